@@ -1,0 +1,3 @@
+//! The `mailrace-perf` binary: load harness.
+
+fn main() {}

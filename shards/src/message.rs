@@ -1,0 +1,233 @@
+//! A message as the engine holds it: its id, its envelope (shared, immutable) and its body (shared bytes).
+
+use crate::time::Timestamp;
+use bytes::Bytes;
+use smallvec::SmallVec;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+/// Which core. Cores are numbered from 0 without gaps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CoreId(pub u16);
+
+/// Names a message for ever: the start that accepted it, the core, and a count on that core.
+///
+/// `generation` is made durable before a core accepts anything and is greater at each start (it is at
+/// least the start's Unix second), so an id is never reused, not even over an emptied data directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageId {
+    /// The start of the engine.
+    pub generation: u32,
+    /// The accepting core at that start.
+    pub core: u16,
+    /// Counts messages of that core; only the low 48 bits are used.
+    pub sequence: u64,
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}{:04x}{:012x}", self.generation, self.core, self.sequence)
+    }
+}
+
+/// The text is not 24 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadMessageId;
+
+impl fmt::Display for BadMessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a message id is 24 hexadecimal digits")
+    }
+}
+
+impl std::error::Error for BadMessageId {}
+
+impl FromStr for MessageId {
+    type Err = BadMessageId;
+
+    fn from_str(text: &str) -> Result<Self, BadMessageId> {
+        if text.len() != 24 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(BadMessageId);
+        }
+        let part = |range: std::ops::Range<usize>| u64::from_str_radix(&text[range], 16).map_err(|_| BadMessageId);
+        Ok(Self {
+            generation: u32::try_from(part(0..8)?).map_err(|_| BadMessageId)?,
+            core: u16::try_from(part(8..12)?).map_err(|_| BadMessageId)?,
+            sequence: part(12..24)?,
+        })
+    }
+}
+
+/// What the SMTP transaction said of the content, and what was found in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContentFlags {
+    /// The body holds octets above 127 (BODY=8BITMIME is needed to send it).
+    pub eight_bit: bool,
+    /// The injector declared SMTPUTF8, or an address or header needs it.
+    pub smtputf8: bool,
+    /// At least one line begins with a dot, so DATA must stuff.
+    pub dot_lines: bool,
+}
+
+/// Marks and wishes that most messages do not have; boxed so that the others do not pay for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Tags (`x-mq-tag`), case kept.
+    pub tags: Vec<Box<str>>,
+    /// Campaign, case kept.
+    pub campaign: Option<Box<str>>,
+    /// Tenant, case kept.
+    pub tenant: Option<Box<str>>,
+    /// Routing domain: resolved instead of the recipient domain. Lower case, A-labels.
+    pub routing_domain: Option<Box<str>>,
+    /// Pool to send from.
+    pub pool: Option<Box<str>>,
+    /// Own addresses to send from; when not empty, `pool` is ignored.
+    pub ips: Vec<IpAddr>,
+    /// Next hop, `host` or `host:port`, instead of MX.
+    pub smarthost: Option<Box<str>>,
+    /// No attempt before this moment.
+    pub not_before: Option<Timestamp>,
+    /// Expires then, instead of `retry.max_age` after reception.
+    pub expires: Option<Timestamp>,
+    /// Attempts after which it fails, at least 1.
+    pub max_attempts: Option<u16>,
+    /// Own retry schedule in seconds; the last repeats. Empty: the configured one.
+    pub retries: Vec<u32>,
+    /// A JSON object of the injector's own properties, returned in records as `meta`. Empty: none.
+    pub meta: Box<str>,
+}
+
+/// Everything known of a message beside its body. Made once at intake, never changed, shared by `Arc`
+/// between the accepting core, the owner cores and the outcome log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    id: MessageId,
+    received: Timestamp,
+    size: u32,
+    flags: ContentFlags,
+    /// Sender and recipients one after the other; `ends[0]` ends the sender, `ends[i + 1]` recipient i.
+    text: Box<str>,
+    ends: SmallVec<[u32; 2]>,
+    extras: Option<Box<Extras>>,
+}
+
+impl Envelope {
+    /// `sender` and `recipients` are addresses without angle brackets; the sender may be empty (null
+    /// reverse-path). Recipient domains are lower case, in A-label form or an address literal.
+    /// `size` is the body's octets.
+    #[must_use]
+    pub fn new<R: AsRef<str>>(
+        id: MessageId,
+        received: Timestamp,
+        size: u32,
+        flags: ContentFlags,
+        sender: &str,
+        recipients: &[R],
+        extras: Option<Box<Extras>>,
+    ) -> Self {
+        let mut text = String::with_capacity(sender.len() + recipients.iter().map(|r| r.as_ref().len()).sum::<usize>());
+        let mut ends = SmallVec::with_capacity(recipients.len() + 1);
+        for part in std::iter::once(sender).chain(recipients.iter().map(AsRef::as_ref)) {
+            text.push_str(part);
+            ends.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
+        }
+        Self { id, received, size, flags, text: text.into_boxed_str(), ends, extras }
+    }
+
+    /// The message's id.
+    #[must_use]
+    pub fn id(&self) -> MessageId {
+        self.id
+    }
+
+    /// When it was accepted.
+    #[must_use]
+    pub fn received(&self) -> Timestamp {
+        self.received
+    }
+
+    /// Octets of the body as stored (CRLF line ends, no dot-stuffing).
+    #[must_use]
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// What the body needs of the next hop.
+    #[must_use]
+    pub fn flags(&self) -> ContentFlags {
+        self.flags
+    }
+
+    /// Reverse-path without angle brackets; empty for the null reverse-path.
+    #[must_use]
+    pub fn sender(&self) -> &str {
+        &self.text[..self.ends[0] as usize]
+    }
+
+    /// How many recipients, at least one.
+    #[must_use]
+    pub fn recipient_count(&self) -> usize {
+        self.ends.len() - 1
+    }
+
+    /// Address of recipient `index` (from 0). Panics when there is no such recipient.
+    #[must_use]
+    pub fn recipient(&self, index: usize) -> &str {
+        &self.text[self.ends[index] as usize..self.ends[index + 1] as usize]
+    }
+
+    /// Domain of recipient `index`: what follows its last `@`.
+    #[must_use]
+    pub fn domain(&self, index: usize) -> &str {
+        domain_of(self.recipient(index))
+    }
+
+    /// Marks and wishes, when it has any.
+    #[must_use]
+    pub fn extras(&self) -> Option<&Extras> {
+        self.extras.as_deref()
+    }
+
+    /// Octets of memory this value occupies with its heap parts, for the memory budget.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        let spilled = if self.ends.spilled() { self.ends.len() * 4 } else { 0 };
+        let extras = self.extras.as_ref().map_or(0, |e| {
+            size_of::<Extras>()
+                + e.tags.iter().map(|t| t.len() + 16).sum::<usize>()
+                + e.meta.len()
+                + e.ips.len() * 17
+                + e.retries.len() * 4
+                + [&e.campaign, &e.tenant, &e.routing_domain, &e.pool, &e.smarthost]
+                    .iter()
+                    .map(|s| s.as_ref().map_or(0, |s| s.len()))
+                    .sum::<usize>()
+        });
+        size_of::<Self>() + 16 + self.text.len() + spilled + extras
+    }
+}
+
+/// What follows the last `@` of an address; empty when it has none.
+#[must_use]
+pub fn domain_of(address: &str) -> &str {
+    address.rfind('@').map_or("", |at| &address[at + 1..])
+}
+
+/// Where a body lies on disk: in the accepting core's spool. Segments are immutable once written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Location {
+    /// Number of the spool directory (`shard-NNN`), which may belong to a core that no longer runs.
+    pub spool: u16,
+    /// Segment number in that directory; never reused.
+    pub segment: u32,
+    /// Offset of the body's first octet in the segment file.
+    pub offset: u64,
+    /// Octets of the body.
+    pub length: u32,
+}
+
+/// A body: octets with CRLF line ends, not dot-stuffed, the last line ended by CRLF unless the message
+/// came by BDAT without one.
+pub type Body = Bytes;

@@ -1,0 +1,3 @@
+//! The `mailrace` binary: control core and command line.
+
+fn main() {}
