@@ -1,1 +1,163 @@
-//! What crosses cores.
+//! What enters and leaves a shard: the vocabulary between the runtime and the brain. Read this file first.
+//!
+//! In: [`Mail`] from other cores, [`Order`]s from the control side, and the `handle_*` calls of
+//! [`crate::shard::Shard`]. Out: [`Command`]s, which the runtime carries out in order.
+
+use crate::message::{Body, CoreId, Envelope, Location, MessageId};
+use crate::outcome::Outcome;
+use crate::path::PermitMessage;
+use crate::queue::DestinationId;
+use crate::rules::Update;
+use crate::settings::{RouteHost, Settings, TlsPolicy};
+use crate::spool::report::Progress;
+use crate::time::Instant;
+use crossbeam::channel::Sender;
+use smallvec::SmallVec;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Recipients of one message for the core that owns their domain.
+#[derive(Clone, Debug)]
+pub struct Post {
+    /// The message.
+    pub envelope: Arc<Envelope>,
+    /// Its recipients of one domain (and equal attempts and due time) that are still open.
+    pub recipients: SmallVec<[u16; 4]>,
+    /// Where the body lies.
+    pub location: Location,
+    /// The body, while the memory budget has room for it.
+    pub body: Option<Body>,
+    /// Attempts made so far.
+    pub attempts: u16,
+    /// Not before.
+    pub due: Option<Timestamp>,
+    /// An earlier attempt may have got through.
+    pub maybe_delivered: bool,
+}
+
+/// The mail lane: what cores post to each other.
+#[derive(Clone, Debug)]
+pub enum Mail {
+    /// Accepting core → owner.
+    Post(Post),
+    /// Owner → core of the spool: what became of recipients, after their records are synced.
+    Progress(u16, Progress),
+    /// Between the cores' permit keepers, with the sender.
+    Permit(CoreId, PermitMessage),
+}
+
+/// The order lane: what the control side tells a core. Drained before anything else, also inside the gate.
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// A numbered change of the rules. The core answers as soon as its table is swapped.
+    Rules {
+        /// The change.
+        update: Arc<Update>,
+        /// Hears the core and the epoch that it has reached.
+        applied: Sender<(CoreId, u64)>,
+    },
+    /// New settings after a reload.
+    Reload(Arc<Settings>),
+    /// Open the log file anew (after an outside rotation).
+    ReopenLog,
+    /// Accept nothing more, let transactions finish, then end.
+    Stop,
+}
+
+/// A session of this core, by its place in the shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u32);
+
+/// A connection to make, or to make again to another host.
+#[derive(Clone, Debug)]
+pub struct Connect {
+    /// Whose.
+    pub session: SessionId,
+    /// Remote host.
+    pub peer: SocketAddr,
+    /// Its name, for TLS and records.
+    pub host: Arc<str>,
+    /// Own address; `None` for the system's choice.
+    pub source: Option<IpAddr>,
+    /// Name to say in EHLO.
+    pub ehlo: Arc<str>,
+    /// STARTTLS.
+    pub tls: TlsPolicy,
+}
+
+/// What to ask of the resolver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// The mail hosts of a domain (or an address literal).
+    MailHosts(Arc<str>),
+    /// The addresses of these hosts, in order of preference.
+    Hosts {
+        /// Names or addresses, with ports.
+        hosts: Vec<RouteHost>,
+        /// Whether the configuration names them; else a caller did, and private addresses may be refused.
+        by_operator: bool,
+    },
+}
+
+/// A host and where it listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its name, or its address as text.
+    pub name: Arc<str>,
+    /// Its addresses, at least one, in the order to try them.
+    pub addresses: SmallVec<[SocketAddr; 2]>,
+}
+
+/// What a lookup found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Hosts that can be tried, in order; at least one.
+    pub hosts: Vec<Host>,
+    /// Names (with a port when it is not 25) of all published hosts in order of preference: they name the site.
+    pub names: Vec<Arc<str>>,
+    /// When to ask again.
+    pub expires: Instant,
+}
+
+/// What a shard asks of the runtime.
+#[derive(Debug)]
+pub enum Command {
+    /// Find the hosts of a destination, answer with `handle_resolved`.
+    Resolve {
+        /// Whose.
+        destination: DestinationId,
+        /// What to look up.
+        lookup: Lookup,
+    },
+    /// Connect, and run a session over it.
+    Connect(Connect),
+    /// The session should ask for a message (or for its end) again.
+    Wake(SessionId),
+    /// Post to another core (or to this one).
+    Post(CoreId, Mail),
+    /// Write a record; answer with `handle_log_synced(number)` when it is durable.
+    Record {
+        /// Counts records of this shard.
+        number: u64,
+        /// The record.
+        outcome: Box<Outcome>,
+    },
+    /// Make an accepted message durable; answer with `handle_stored`.
+    Store {
+        /// Names the answer.
+        ticket: u64,
+        /// The message.
+        envelope: Arc<Envelope>,
+        /// Its body.
+        body: Body,
+    },
+    /// Tell the injecting session of `ticket` how it ended.
+    Accepted {
+        /// As in `Store`.
+        ticket: u64,
+        /// The id, or why it was not stored.
+        result: Result<MessageId, Box<str>>,
+    },
+    /// Tell a spool of this core what became of recipients.
+    Progress(u16, Progress),
+}

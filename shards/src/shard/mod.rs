@@ -1,1 +1,200 @@
-//! To be described by its owner.
+//! The brain of one core. It decides everything about the mail of its destinations and does no I/O: inputs
+//! are `handle_*` calls with the current time, outputs are [`Command`]s. This is the one place where queue,
+//! paths, SMTP outcomes, spool progress and rules meet.
+//!
+//! | file | what happens there |
+//! |---|---|
+//! | `intake` | mail is accepted, stored, posted to its owner, put into the queue |
+//! | `dispatch` | a destination with ready mail gets hosts and connections |
+//! | `deliver` | a session asks for its next message |
+//! | `gate` | a rule may still stop a message before its end-of-data |
+//! | `connection` | sessions come up, fail, end |
+//! | `settle` | results become records, retries and ends |
+//! | `sweep` | long work in slices |
+//! | `tick` | time passes |
+//!
+//! A shard belongs to one core and ends with the process. It never reads a clock, never waits, and never
+//! sends an end-of-data: it only answers whether the runtime may.
+
+mod connection;
+mod deliver;
+mod dispatch;
+mod gate;
+mod intake;
+mod session;
+mod settle;
+mod site;
+mod sweep;
+mod tick;
+
+pub use deliver::{Delivery, Next};
+pub use gate::Covered;
+pub use intake::Submission;
+
+use crate::event::{Command, SessionId};
+use crate::message::CoreId;
+use crate::path::{LimitTable, Permits, Pools, Sources};
+use crate::queue::{BucketId, Queue};
+use crate::rules::{BucketVerdict, HashKey, RuleTable};
+use crate::settings::Settings;
+use crate::spool::report::Progress;
+use hashbrown::HashMap;
+use intake::Storing;
+use session::Session;
+use site::{RouteTable, Sites};
+use slab::Slab;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use sweep::Sweeps;
+
+/// What a shard has done since it started. Plain counts, for reports and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages accepted durably by this core.
+    pub received: u64,
+    /// Recipients delivered.
+    pub delivered: u64,
+    /// Recipients deferred, once for each attempt.
+    pub deferred: u64,
+    /// Recipients that failed for good.
+    pub bounced: u64,
+    /// Entries whose time ran out.
+    pub expired: u64,
+    /// Connections opened.
+    pub connections: u64,
+    /// Messages stopped in the gate.
+    pub gated: u64,
+}
+
+/// What a shard is made from.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Which core.
+    pub core: CoreId,
+    /// How many cores the engine has.
+    pub cores: usize,
+    /// Number of this start, from which message ids are made.
+    pub generation: u32,
+    /// Secret of the rule table's hashes, the same on every core.
+    pub rule_key: HashKey,
+    /// Settings.
+    pub settings: Arc<Settings>,
+}
+
+/// One core's brain.
+#[derive(Debug)]
+pub struct Shard {
+    core: CoreId,
+    cores: usize,
+    settings: Arc<Settings>,
+    generation: u32,
+    next_sequence: u64,
+    next_ticket: u64,
+    next_token: u64,
+    next_session: u64,
+    storing: HashMap<u64, Storing>,
+    queue: Queue,
+    routes: RouteTable,
+    sites: Sites,
+    sources: Sources,
+    pools: Pools,
+    limits: LimitTable,
+    permits: Permits,
+    sessions: Slab<Session>,
+    rules: RuleTable,
+    bucket_verdicts: HashMap<BucketId, BucketVerdict>,
+    sweeps: Sweeps,
+    /// Records handed to the log.
+    recorded: u64,
+    /// Records known to be durable.
+    synced: u64,
+    /// What spools will hear once records are durable, in the order of records.
+    unsynced: VecDeque<(u64, u16, Progress)>,
+    log_failing: bool,
+    stopping: bool,
+    commands: VecDeque<Command>,
+    counters: Counters,
+    no_text: Arc<str>,
+}
+
+impl Shard {
+    /// An empty shard.
+    #[must_use]
+    pub fn new(config: ShardConfig) -> Self {
+        let ShardConfig { core, cores, generation, rule_key, settings } = config;
+        let sources = Sources::new(&settings);
+        Self {
+            core,
+            cores,
+            generation,
+            next_sequence: 0,
+            next_ticket: 0,
+            next_token: 0,
+            next_session: 0,
+            storing: HashMap::new(),
+            queue: Queue::default(),
+            routes: RouteTable::default(),
+            sites: Sites::default(),
+            pools: Pools::new(&settings, &sources),
+            limits: LimitTable::new(&settings),
+            permits: Permits::new(core, cores),
+            sources,
+            sessions: Slab::new(),
+            rules: RuleTable::new(rule_key),
+            bucket_verdicts: HashMap::new(),
+            sweeps: Sweeps::default(),
+            recorded: 0,
+            synced: 0,
+            unsynced: VecDeque::new(),
+            log_failing: false,
+            stopping: false,
+            commands: VecDeque::new(),
+            counters: Counters::default(),
+            no_text: "".into(),
+            settings,
+        }
+    }
+
+    /// The next thing that the runtime must do.
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// What it has done.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Its queue, to look at.
+    #[must_use]
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Its rules, to look at.
+    #[must_use]
+    pub fn rules(&self) -> &RuleTable {
+        &self.rules
+    }
+
+    /// Messages handed to the spool that have no answer yet.
+    #[must_use]
+    pub fn storing(&self) -> usize {
+        self.storing.len()
+    }
+
+    /// Whether everything recorded is durable and told to the spools.
+    #[must_use]
+    pub fn log_settled(&self) -> bool {
+        self.synced == self.recorded && self.unsynced.is_empty()
+    }
+
+    fn session(&self, id: SessionId) -> &Session {
+        &self.sessions[id.0 as usize]
+    }
+
+    fn lanes_of(&self, domain: &str) -> u16 {
+        self.limits.lanes(domain)
+    }
+}

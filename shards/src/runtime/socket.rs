@@ -1,0 +1,92 @@
+//! Making sockets as the runtime needs them: bound to a source before they connect, listening beside the
+//! other cores. Never resolves a name.
+
+use crate::runtime::alarm::Alarm;
+use crate::runtime::clock;
+use crate::time::Instant;
+use futures_lite::AsyncWrite;
+use glommio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::pin::Pin;
+use std::task::Poll;
+
+/// Why a connection was not made.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// The source address is not ours or cannot be used.
+    Source(io::Error),
+    /// The peer refused, is unreachable, or the system has no socket left.
+    Peer(io::Error),
+    /// No answer in time.
+    TimedOut,
+}
+
+/// Connects from `source` (any address of ours when `None`) to `peer`.
+pub async fn connect(
+    source: Option<IpAddr>,
+    peer: SocketAddr,
+    deadline: Instant,
+    alarm: &Alarm,
+) -> Result<TcpStream, ConnectError> {
+    let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP)).map_err(ConnectError::Peer)?;
+    socket.set_nonblocking(true).map_err(ConnectError::Peer)?;
+    socket.set_tcp_nodelay(true).map_err(ConnectError::Peer)?;
+    if let Some(source) = source {
+        // The port is chosen at connect, so that one source reaches more peers than it has ports.
+        socket.set_bind_address_no_port(true).map_err(ConnectError::Source)?;
+        socket.bind(&SocketAddr::new(source, 0).into()).map_err(ConnectError::Source)?;
+    }
+    match socket.connect(&peer.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => return Err(ConnectError::Source(error)),
+        Err(error) => return Err(ConnectError::Peer(error)),
+    }
+    let mut stream = adopt_stream(socket);
+    poll_fn(|cx| {
+        // An empty write waits until the connection stands or fails, and moves no octet.
+        if let Poll::Ready(result) = Pin::new(&mut stream).poll_write(cx, &[]) {
+            return Poll::Ready(result.map(|_| ()).map_err(ConnectError::Peer));
+        }
+        if clock::now().instant >= deadline {
+            return Poll::Ready(Err(ConnectError::TimedOut));
+        }
+        alarm.set(Some(deadline), cx.waker());
+        Poll::Pending
+    })
+    .await?;
+    Ok(stream)
+}
+
+/// Listens at `address` beside the other cores of this process. The preflight has made sure that no other
+/// process holds the address.
+pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    // Accepted connections inherit it.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    let bound = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))?;
+    Ok((adopt_listener(socket), bound))
+}
+
+#[expect(unsafe_code, reason = "glommio takes sockets that it did not make only as raw descriptors")]
+fn adopt_stream(socket: Socket) -> TcpStream {
+    // SAFETY: `into_raw_fd` gives up ownership, so the descriptor has exactly one owner after this line.
+    unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
+}
+
+#[expect(unsafe_code, reason = "glommio takes sockets that it did not make only as raw descriptors")]
+fn adopt_listener(socket: Socket) -> TcpListener {
+    // SAFETY: as above.
+    unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) }
+}

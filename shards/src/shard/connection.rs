@@ -1,0 +1,222 @@
+//! Sessions come up, fail to come up, and end; permits come and go with them.
+
+use super::Shard;
+use super::session::Phase;
+use super::settle::Attempt;
+use crate::event::{Command, Mail, SessionId};
+use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, PICK_DESTINATIONS};
+use crate::path::{Eligible, PermitEvent, PermitId, SourceIndex};
+use crate::queue::DestinationId;
+use crate::smtp::classify::{Failure, Remedy, Scope, consequence};
+use crate::time::Now;
+use smallvec::SmallVec;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What TLS gave a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsFacts {
+    /// Negotiated suite.
+    pub cipher: Option<&'static str>,
+    /// Negotiated version.
+    pub version: Option<&'static str>,
+}
+
+impl Shard {
+    /// A session's greeting is good: it may ask for messages. `local` is our end of the connection.
+    pub fn handle_ready(&mut self, id: SessionId, tls: Option<TlsFacts>, local: Option<IpAddr>) {
+        let session = &mut self.sessions[id.0 as usize];
+        assert_eq!(session.phase, Phase::Opening, "a session is greeted once");
+        session.phase = Phase::Busy;
+        session.served = true;
+        let carrier = Arc::make_mut(&mut session.carrier);
+        carrier.source_address = carrier.source_address.or(local);
+        if let Some(tls) = tls {
+            carrier.tls_cipher = tls.cipher;
+            carrier.tls_version = tls.version;
+        }
+        let path = session.path;
+        self.sites.path_mut(path).opening -= 1;
+    }
+
+    /// The connection is gone, or was never made; the last word on it. A session whose greeting was not
+    /// good tries its next host.
+    pub fn handle_closed(&mut self, id: SessionId, failure: Option<Failure>, now: Now) {
+        let flights = std::mem::take(&mut self.sessions[id.0 as usize].flights);
+        for flight in flights {
+            self.queue.put_back(flight.entry);
+        }
+        let session = self.session(id);
+        if session.phase == Phase::Opening && !self.stopping {
+            match failure {
+                Some(failure) => return self.opening_failed(id, failure, now),
+                None => self.rest_host(id, now),
+            }
+        } else if let Some(failure) = &failure
+            && consequence(failure, session.tls).scope == Scope::Host
+        {
+            let path = session.path;
+            self.sites.path_mut(path).window.host_failed(now.instant);
+        }
+        self.drop_session(id, now);
+    }
+
+    fn opening_failed(&mut self, id: SessionId, failure: Failure, now: Now) {
+        let session = &mut self.sessions[id.0 as usize];
+        let means = consequence(&failure, session.tls);
+        if means.remedy == Remedy::InClear && !session.in_clear {
+            session.in_clear = true;
+            return self.connect(id);
+        }
+        session.in_clear = false;
+        if means.scope == Scope::Source {
+            // The address is not usable at all: no host can be reached from it.
+            let (path, hosts) = (session.path, session.hosts.clone());
+            let source = self.sites.path(path).source;
+            for (_, peer) in hosts {
+                self.rest(source, peer, now);
+            }
+        } else {
+            self.rest_host(id, now);
+            let session = &mut self.sessions[id.0 as usize];
+            if session.host + 1 < session.hosts.len() {
+                session.host += 1;
+                return self.connect(id);
+            }
+        }
+        self.site_failed(id, failure, now);
+    }
+
+    /// No host of the site could be used from this source. When nothing else is left for the mail that waits
+    /// for the site, that was its attempt.
+    fn site_failed(&mut self, id: SessionId, failure: Failure, now: Now) {
+        let session = self.session(id);
+        let (site, path, destination) = (session.site, session.path, session.destination);
+        let attempt = Attempt { carrier: Some(session.carrier.clone()), tls: session.tls, other_host: false };
+        self.sites.path_mut(path).window.host_failed(now.instant);
+        let works = self.sessions.iter().any(|(_, other)| other.site == site && other.served);
+        let waiting: SmallVec<[DestinationId; 8]> = self.sites.site(site).ring.iter().copied().collect();
+        self.drop_session(id, now);
+        if works {
+            return;
+        }
+        for waiting in waiting.into_iter().chain([destination]) {
+            if self.queue.ready(waiting) > 0 && !self.has_other_way(waiting, now) {
+                self.sweep_ready(waiting, failure.clone(), attempt.clone());
+            }
+        }
+    }
+
+    /// Whether some source of the mail in turn at `destination` has a host of its site to try.
+    fn has_other_way(&mut self, destination: DestinationId, now: Now) -> bool {
+        let super::site::Route::Known { site, .. } = self.routes.of(destination).route else {
+            return false;
+        };
+        let Some((bucket, _)) = self.queue.next(destination, |_, _| true) else {
+            return false;
+        };
+        self.eligible(bucket, now).is_some_and(|eligible: Eligible| {
+            eligible.members.iter().any(|member| {
+                let mut peers = self.sites.site(site).hosts.iter().flat_map(|host| &host.addresses);
+                peers.any(|peer| {
+                    member.reaches(peer.ip()) && self.sites.rested(member.source, *peer, now.instant)
+                })
+            })
+        })
+    }
+
+    /// Leaves the host in use alone for a while.
+    pub(super) fn rest_host(&mut self, id: SessionId, now: Now) {
+        let session = self.session(id);
+        let (source, peer) = (self.sites.path(session.path).source, session.peer());
+        self.rest(source, peer, now);
+    }
+
+    fn rest(&mut self, source: SourceIndex, peer: SocketAddr, now: Now) {
+        let least = Duration::from_millis(HOST_REST_MILLIS);
+        self.sites.rest(source, peer, now.instant, least, Duration::from_millis(HOST_REST_MILLIS_MAX));
+    }
+
+    /// The host answered for a message: whatever was held against it is forgotten.
+    pub(super) fn host_served(&mut self, id: SessionId) {
+        let session = self.session(id);
+        let (path, peer) = (session.path, session.peer());
+        let source = self.sites.path(path).source;
+        self.sites.served(source, peer);
+        self.sites.path_mut(path).window.succeeded(crate::limits::PATH_CONNECTIONS_DEFAULT);
+    }
+
+    /// Whether another host of the session's site may be tried now from its source.
+    pub(super) fn has_other_host(&self, id: SessionId, now: Now) -> bool {
+        let session = self.session(id);
+        let source = self.sites.path(session.path).source;
+        let identity = self.sources.get(source);
+        let mut peers = self.sites.site(session.site).hosts.iter().flat_map(|host| &host.addresses);
+        peers.any(|peer| {
+            *peer != session.peer()
+                && identity.bind_for(peer.ip()) != crate::path::source::Bind::Unusable
+                && self.sites.rested(source, *peer, now.instant)
+        })
+    }
+
+    /// Forgets a session that has no connection, and gives its site's mail another chance.
+    pub(super) fn drop_session(&mut self, id: SessionId, now: Now) {
+        self.leave_idle(id);
+        let session = self.sessions.remove(id.0 as usize);
+        let path = self.sites.path_mut(session.path);
+        path.sessions -= 1;
+        if matches!(session.phase, Phase::AwaitingPermit | Phase::Opening) {
+            path.opening -= 1;
+        }
+        if session.permit != PermitId::UNLIMITED {
+            self.permit_sessions.remove(&session.permit);
+            self.permits.release(session.permit, now.instant);
+        }
+        let waiting: SmallVec<[DestinationId; 4]> =
+            self.sites.site(session.site).ring.iter().take(PICK_DESTINATIONS).copied().collect();
+        self.sites.drop_unused(session.site);
+        self.carry_permits(now);
+        for destination in waiting {
+            self.attend(destination, now);
+        }
+    }
+
+    /// Carries what the permit keeper has to say.
+    pub(super) fn carry_permits(&mut self, now: Now) {
+        while let Some((core, message)) = self.permits.poll_message() {
+            self.commands.push_back(Command::Post(core, Mail::Permit(self.core, message)));
+        }
+        while let Some(event) = self.permits.poll_event() {
+            match event {
+                PermitEvent::Granted(permit) => {
+                    if let Some(&id) = self.permit_sessions.get(&permit)
+                        && self.session(id).phase == Phase::AwaitingPermit
+                    {
+                        self.start_connecting(id, now);
+                    }
+                }
+                PermitEvent::Recalled(permit) => {
+                    if let Some(&id) = self.permit_sessions.get(&permit) {
+                        self.recall(id, now);
+                    }
+                }
+                PermitEvent::Tokens(key) => {
+                    for destination in self.token_waiters.remove(&key).unwrap_or_default() {
+                        self.attend(destination, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn recall(&mut self, id: SessionId, now: Now) {
+        let session = &mut self.sessions[id.0 as usize];
+        session.recalled = true;
+        match session.phase {
+            Phase::AwaitingPermit => self.drop_session(id, now),
+            Phase::Idle(_) => self.commands.push_back(Command::Wake(id)),
+            Phase::Opening | Phase::Busy | Phase::Finishing => {}
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! A session asks for its next message.
+
+use super::Shard;
+use super::gate::Judgement;
+use super::session::{Flight, Phase};
+use crate::event::SessionId;
+use crate::limits::{PICK_DESTINATIONS, PICK_SKIPS, UNSYNCED_RECORDS_MAX};
+use crate::message::{Body, Envelope, Location};
+use crate::path::Tokens;
+use crate::queue::{BucketId, DestinationId, EntryId};
+use crate::rules::Stamp;
+use crate::time::Now;
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// A message for a session.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Its name in the session.
+    pub token: u64,
+    /// The message.
+    pub envelope: Arc<Envelope>,
+    /// To which of its recipients.
+    pub recipients: SmallVec<[u16; 4]>,
+    /// The body, when it is in memory.
+    pub body: Option<Body>,
+    /// Where the body lies.
+    pub location: Location,
+}
+
+/// Answer to a session.
+#[derive(Clone, Debug)]
+pub enum Next {
+    /// Send this.
+    Deliver(Delivery),
+    /// Nothing now: wait to be woken.
+    Wait,
+    /// Nothing more: end the session in order.
+    Finish,
+}
+
+impl Shard {
+    /// What session `id`, whose greeting is good, shall do next.
+    pub fn next_delivery(&mut self, id: SessionId, now: Now) -> Next {
+        let session = self.session(id);
+        if session.phase == Phase::Finishing {
+            return Next::Finish;
+        }
+        if self.stopping || session.recalled || session.messages >= session.messages_max {
+            return self.finish(id);
+        }
+        if let Phase::Idle(since) = session.phase
+            && now.instant.since(since) >= session.idle_timeout
+        {
+            return self.finish(id);
+        }
+        if self.log_failing || self.unsynced.len() > UNSYNCED_RECORDS_MAX {
+            return self.idle(id, now);
+        }
+        match self.pick(id, now) {
+            Some((entry, stamp)) => Next::Deliver(self.hand_over(id, entry, stamp)),
+            None => self.idle(id, now),
+        }
+    }
+
+    fn finish(&mut self, id: SessionId) -> Next {
+        self.leave_idle(id);
+        self.sessions[id.0 as usize].phase = Phase::Finishing;
+        Next::Finish
+    }
+
+    fn idle(&mut self, id: SessionId, now: Now) -> Next {
+        let session = &mut self.sessions[id.0 as usize];
+        // A session that still has answers to come is not idle; it asks again by itself.
+        if session.phase == Phase::Busy && session.flights.is_empty() {
+            session.phase = Phase::Idle(now.instant);
+            let (path, deadline) = (session.path, now.instant.after(session.idle_timeout));
+            self.sites.path_mut(path).idle.push_back(id);
+            self.idle_deadlines.push(std::cmp::Reverse((deadline, id)));
+        }
+        Next::Wait
+    }
+
+    pub(super) fn leave_idle(&mut self, id: SessionId) {
+        let session = &mut self.sessions[id.0 as usize];
+        if matches!(session.phase, Phase::Idle(_)) {
+            session.phase = Phase::Busy;
+            let path = session.path;
+            self.sites.path_mut(path).idle.retain(|idle| *idle != id);
+        }
+    }
+
+    /// The next message for a session: destinations of its site in turn, buckets of a destination in turn.
+    fn pick(&mut self, id: SessionId, now: Now) -> Option<(EntryId, Stamp)> {
+        let site = self.session(id).site;
+        let looks = self.sites.site(site).ring.len().min(PICK_DESTINATIONS);
+        for _ in 0..looks {
+            let destination = *self.sites.site(site).ring.front()?;
+            if self.queue.ready(destination) == 0 {
+                self.routes.of(destination).listed = false;
+                self.sites.site_mut(site).ring.pop_front();
+                continue;
+            }
+            let picked = self.pick_from(id, destination, now);
+            self.sites.site_mut(site).ring.rotate_left(1);
+            if picked.is_some() {
+                return picked;
+            }
+        }
+        None
+    }
+
+    fn pick_from(&mut self, id: SessionId, destination: DestinationId, now: Now) -> Option<(EntryId, Stamp)> {
+        let (path, share) = (self.session(id).path, self.session(id).share);
+        self.prepare_buckets(destination, path, now);
+        let source = self.sites.path(path).source;
+        for _ in 0..PICK_SKIPS {
+            let buckets = &self.buckets;
+            let (bucket, entry) = self.queue.next(destination, |bucket, _| {
+                buckets.get(bucket).is_some_and(|state| {
+                    state.eligible.members.iter().any(|member| member.source == source)
+                        && state.limits.iter().any(|(of, limits)| *of == path && limits.share == share)
+                })
+            })?;
+            match self.judge_for_session(entry, id, now) {
+                Judgement::Pass(stamp) => {
+                    return self.take_token(bucket, destination, id, now).then_some((entry, stamp));
+                }
+                acts => self.carry_out(entry, acts, now),
+            }
+        }
+        // The rest of a run of held messages waits for the next turn.
+        self.stall(destination, now.instant);
+        None
+    }
+
+    /// Makes what a look at the destination's buckets needs to know. Cheap when it is there already.
+    fn prepare_buckets(&mut self, destination: DestinationId, path: crate::path::PathId, now: Now) {
+        for at in 0..self.queue.buckets(destination).len() {
+            let Some(&bucket) = self.queue.buckets(destination).get(at) else {
+                return;
+            };
+            let ready = self.buckets.get(bucket).is_some_and(|state| state.limits.iter().any(|(of, _)| *of == path));
+            if !ready && self.eligible(bucket, now).is_some() {
+                self.limits_for(bucket, path);
+            }
+        }
+    }
+
+    /// Whether the rates let one more message go. If not, its destination is attended to when they do.
+    fn take_token(&mut self, bucket: BucketId, destination: DestinationId, id: SessionId, now: Now) -> bool {
+        let limits = self.limits_for(bucket, self.session(id).path);
+        if !limits.needs_token() {
+            return true;
+        }
+        let ready = self.queue.ready(destination);
+        let answer = self.permits.take_token(&limits, ready, now.instant);
+        self.carry_permits(now);
+        match answer {
+            Tokens::Taken => true,
+            Tokens::Wait(key) => {
+                let waiting = self.token_waiters.entry(key).or_default();
+                if !waiting.contains(&destination) {
+                    waiting.push(destination);
+                }
+                false
+            }
+        }
+    }
+
+    fn hand_over(&mut self, id: SessionId, entry_id: EntryId, stamp: Stamp) -> Delivery {
+        self.leave_idle(id);
+        let entry = self.queue.take(entry_id);
+        self.next_token += 1;
+        let token = self.next_token;
+        let delivery = Delivery {
+            token,
+            envelope: entry.envelope.clone(),
+            recipients: entry.recipients.clone(),
+            body: entry.body.clone(),
+            location: entry.location,
+        };
+        let session = &mut self.sessions[id.0 as usize];
+        session.phase = Phase::Busy;
+        session.messages += 1;
+        session.flights.push(Flight { token, entry: entry_id, stamp, end_of_data_sent: false });
+        delivery
+    }
+
+    pub(super) fn take_flight(&mut self, id: SessionId, token: u64) -> Option<Flight> {
+        let flights = &mut self.sessions[id.0 as usize].flights;
+        let at = flights.iter().position(|flight| flight.token == token)?;
+        Some(flights.remove(at))
+    }
+}

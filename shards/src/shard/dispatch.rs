@@ -1,0 +1,381 @@
+//! A destination has ready mail: find its hosts, wake an idle session or open a new one.
+
+use super::Shard;
+use super::session::{Phase, Session};
+use super::settle::Attempt;
+use super::site::{BucketState, Route, SiteId};
+use crate::event::{Command, Connect, Lookup, Resolved, SessionId};
+use crate::limits::{HOSTS_TRIED, PICK_DESTINATIONS, READY_PER_CONNECTION};
+use crate::outcome::Carrier;
+use crate::path::source::Bind;
+use crate::path::{Combination, Eligible, Limits, PathId, PermitId, PermitState, Rotation, path_name, site_name};
+use crate::queue::{BucketId, DestinationId, NextHop};
+use crate::settings::{RouteHost, TlsPolicy};
+use crate::smtp::classify::{Failure, FailureKind};
+use crate::time::{Instant, Now};
+use smallvec::SmallVec;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+impl Shard {
+    /// Sees to it that the ready mail of a destination is on its way, or will be looked at again.
+    pub(super) fn attend(&mut self, destination: DestinationId, now: Now) {
+        if self.queue.ready(destination) == 0 || self.stopping || self.log_failing {
+            return;
+        }
+        match self.routes.of(destination).route {
+            Route::Resolving => {}
+            Route::Known { site, until } if until > now.instant => {
+                let state = self.routes.of(destination);
+                if !state.listed {
+                    state.listed = true;
+                    self.sites.site_mut(site).ring.push_back(destination);
+                }
+                self.serve(site, destination, now);
+            }
+            Route::Unknown | Route::Known { .. } => self.resolve(destination),
+        }
+    }
+
+    fn resolve(&mut self, destination: DestinationId) {
+        let (domain, next_hop) = self.queue.destination(destination);
+        let lookup = match next_hop {
+            NextHop::Recipient => self.lookup_of(domain.clone()),
+            NextHop::Domain(routing_domain) => self.lookup_of((&**routing_domain).into()),
+            NextHop::Host(host) => Lookup::Hosts { hosts: vec![parse_smarthost(host)], by_operator: false },
+        };
+        self.unroute(destination);
+        self.routes.of(destination).route = Route::Resolving;
+        self.commands.push_back(Command::Resolve { destination, lookup });
+    }
+
+    fn lookup_of(&self, domain: Arc<str>) -> Lookup {
+        match self.route_index.get(&*domain).or(self.default_route.as_ref()) {
+            Some(&route) => Lookup::Hosts { hosts: self.settings.routes[route].hosts.clone(), by_operator: true },
+            None => Lookup::MailHosts(domain),
+        }
+    }
+
+    /// The resolver's answer.
+    pub fn handle_resolved(&mut self, destination: DestinationId, answer: Result<Resolved, Failure>, now: Now) {
+        if self.routes.of(destination).route != Route::Resolving || self.queue.total(destination).is_none() {
+            return;
+        }
+        let answer = answer.and_then(|resolved| self.without_ourselves(resolved));
+        match answer {
+            Ok(resolved) => {
+                let names: SmallVec<[&str; 8]> = resolved.names.iter().map(|name| &**name).collect();
+                let site = self.sites.enter(&site_name(&names), resolved.hosts);
+                self.routes.of(destination).route = Route::Known { site, until: resolved.expires };
+                self.attend(destination, now);
+            }
+            Err(failure) => {
+                self.routes.of(destination).route = Route::Unknown;
+                let attempt = Attempt { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false };
+                self.sweep_ready(destination, failure, attempt);
+            }
+        }
+    }
+
+    /// Mail for a host that is this engine would come back: such a host and those after it do not count.
+    fn without_ourselves(&self, mut resolved: Resolved) -> Result<Resolved, Failure> {
+        let ours = |address: &SocketAddr| self.settings.smtp.listen.contains(address);
+        if let Some(at) = resolved.hosts.iter().position(|host| host.addresses.iter().any(ours)) {
+            resolved.hosts.truncate(at);
+        }
+        if resolved.hosts.is_empty() {
+            let text = "mail for this domain would come back to this host";
+            return Err(Failure::own(FailureKind::Loop, crate::outcome::Verb::None, text));
+        }
+        Ok(resolved)
+    }
+
+    /// Forgets where a destination goes.
+    pub(super) fn unroute(&mut self, destination: DestinationId) {
+        let state = self.routes.of(destination);
+        let Route::Known { site, .. } = std::mem::take(&mut state.route) else {
+            return;
+        };
+        if std::mem::take(&mut state.listed) {
+            self.sites.site_mut(site).ring.retain(|listed| *listed != destination);
+        }
+        self.sites.leave(site);
+    }
+
+    /// Wakes an idle session for `destination`, or opens one if it deserves more.
+    pub(super) fn serve(&mut self, site: SiteId, destination: DestinationId, now: Now) {
+        let Some((bucket, _)) = self.queue.next(destination, |_, _| true) else {
+            return;
+        };
+        let Some(eligible) = self.eligible(bucket, now) else {
+            return;
+        };
+        for member in eligible.members.iter() {
+            let Some(path) = self.sites.find_path(site, member.source) else {
+                continue;
+            };
+            if self.sites.path(path).idle.is_empty() {
+                continue;
+            }
+            let share = self.limits_for(bucket, path).share;
+            let idle = &self.sites.path(path).idle;
+            // The last to become idle is the warmest, and the others may reach their time-out.
+            let found = idle.iter().rposition(|id| self.session(*id).share == share && !self.session(*id).recalled);
+            if let Some(at) = found {
+                let id = self.sites.path_mut(path).idle.remove(at).expect("the position was just found");
+                self.sessions[id.0 as usize].phase = Phase::Busy;
+                self.commands.push_back(Command::Wake(id));
+                return;
+            }
+        }
+        self.open_more(site, destination, bucket, &eligible, now);
+    }
+
+    fn open_more(
+        &mut self,
+        site: SiteId,
+        destination: DestinationId,
+        bucket: BucketId,
+        eligible: &Eligible,
+        now: Now,
+    ) {
+        let ready: u32 =
+            self.sites.site(site).ring.iter().take(PICK_DESTINATIONS).map(|listed| self.queue.ready(*listed)).sum();
+        let opening: u32 = self.sites.site(site).paths.iter().map(|path| self.sites.path(*path).opening).sum();
+        if opening >= ready.div_ceil(READY_PER_CONNECTION) {
+            return;
+        }
+        let Some(path) = self.choose_path(site, bucket, eligible, now) else {
+            let again = self.next_chance(site, eligible, now.instant);
+            self.stall(destination, again);
+            return;
+        };
+        let limits = self.limits_for(bucket, path);
+        let permit = if limits.needs_permit() {
+            match self.permits.request(&limits, now.instant) {
+                Some(permit) => permit,
+                // Too many requests wait already; their grants will bring this destination its turn.
+                None => return self.stall(destination, now.instant.after(std::time::Duration::from_millis(100))),
+            }
+        } else {
+            PermitId::UNLIMITED
+        };
+        let pool = eligible.pool.clone();
+        let id = self.new_session(path, destination, &limits, permit, pool);
+        if permit == PermitId::UNLIMITED || self.permits.state(permit) == Some(PermitState::Granted) {
+            self.start_connecting(id, now);
+        } else {
+            self.permit_sessions.insert(permit, id);
+        }
+    }
+
+    /// The path for the next connection: the next source in turn that has room and a host to try.
+    fn choose_path(&mut self, site: SiteId, bucket: BucketId, eligible: &Eligible, now: Now) -> Option<PathId> {
+        let own = eligible.pool.is_none() && !self.queue.bucket_key(bucket).ips.is_empty();
+        let mut rotation = if own {
+            std::mem::take(&mut self.buckets.get_mut(bucket)?.rotation)
+        } else {
+            self.sites.site_mut(site).rotations.remove(&eligible.pool).unwrap_or_default()
+        };
+        if rotation_is_new(&rotation) {
+            rotation = Rotation::starting_at(&eligible.members, self.core.0);
+        }
+        let source = rotation.next(&eligible.members, |member| {
+            let room = self.sites.find_path(site, member.source).is_none_or(|path| {
+                let most = self.limits_of(bucket, path).map_or(u32::MAX, |limits| limits.core_connections);
+                let open = self.sites.path(path).sessions;
+                self.sites.path_mut(path).window.room(open, most, now.instant) > 0
+            });
+            let hosts = &self.sites.site(site).hosts;
+            let mut addresses = hosts.iter().flat_map(|host| &host.addresses);
+            room && addresses
+                .any(|peer| member.reaches(peer.ip()) && self.sites.rested(member.source, *peer, now.instant))
+        });
+        if own {
+            self.buckets.get_mut(bucket)?.rotation = rotation;
+        } else {
+            self.sites.site_mut(site).rotations.insert(eligible.pool.clone(), rotation);
+        }
+        let source = source?;
+        let name = &self.sources.get(source).name;
+        Some(self.sites.path_to(site, source, |site| path_name(name, &site.name)))
+    }
+
+    /// When a destination that has no path now may have one by the passing of time. Events (a session that
+    /// ends, a success) attend to it earlier.
+    fn next_chance(&self, site: SiteId, eligible: &Eligible, now: Instant) -> Instant {
+        let site = self.sites.site(site);
+        let rests = eligible.members.iter().flat_map(|member| {
+            let addresses = site.hosts.iter().flat_map(|host| &host.addresses);
+            addresses.filter_map(|peer| self.sites.rest_until(member.source, *peer))
+        });
+        let windows = site.paths.iter().filter_map(|path| self.sites.path(*path).window.next_change(now));
+        let soonest = rests.chain(windows).filter(|at| *at > now).min();
+        soonest.unwrap_or_else(|| now.after(std::time::Duration::from_secs(1)))
+    }
+
+    /// Attends to a destination again at `at`.
+    pub(super) fn stall(&mut self, destination: DestinationId, at: Instant) {
+        let state = self.routes.of(destination);
+        if state.stalled_until.is_none_or(|until| at < until) {
+            state.stalled_until = Some(at);
+            self.stalled.push(std::cmp::Reverse((at, destination)));
+        }
+    }
+
+    fn new_session(
+        &mut self,
+        path: PathId,
+        destination: DestinationId,
+        limits: &Limits,
+        permit: PermitId,
+        pool: Option<Arc<str>>,
+    ) -> SessionId {
+        self.next_session += 1;
+        let site = self.sites.path(path).site;
+        let source = self.sources.get(self.sites.path(path).source);
+        let carrier = Carrier {
+            session: self.next_session,
+            site: self.sites.site(site).name.clone(),
+            pool,
+            source: Some(source.name.clone()),
+            ..Carrier::default()
+        };
+        let of_path = self.sites.path_mut(path);
+        of_path.sessions += 1;
+        of_path.opening += 1;
+        let session = Session {
+            phase: Phase::AwaitingPermit,
+            site,
+            path,
+            destination,
+            share: limits.share,
+            permit,
+            hosts: SmallVec::new(),
+            host: 0,
+            tls: limits.tls,
+            in_clear: false,
+            served: false,
+            carrier: Arc::new(carrier),
+            flights: SmallVec::new(),
+            messages: 0,
+            messages_max: limits.messages_per_connection,
+            idle_timeout: limits.idle_timeout,
+            recalled: false,
+        };
+        SessionId(u32::try_from(self.sessions.insert(session)).expect("sessions are bounded by open files"))
+    }
+
+    /// Leave is given: choose the hosts to try and connect to the first.
+    pub(super) fn start_connecting(&mut self, id: SessionId, now: Now) {
+        let session = &self.sessions[id.0 as usize];
+        let source = self.sites.path(session.path).source;
+        let identity = self.sources.get(source);
+        let hosts: SmallVec<[(Arc<str>, SocketAddr); 2]> = self
+            .sites
+            .site(session.site)
+            .hosts
+            .iter()
+            .flat_map(|host| host.addresses.iter().map(|peer| (host.name.clone(), *peer)))
+            .filter(|(_, peer)| identity.bind_for(peer.ip()) != Bind::Unusable)
+            .filter(|(_, peer)| self.sites.rested(source, *peer, now.instant))
+            .take(HOSTS_TRIED)
+            .collect();
+        if hosts.is_empty() {
+            self.drop_session(id, now);
+            return;
+        }
+        let session = &mut self.sessions[id.0 as usize];
+        session.phase = Phase::Opening;
+        session.hosts = hosts;
+        self.connect(id);
+    }
+
+    /// Connects to the host in turn.
+    pub(super) fn connect(&mut self, id: SessionId) {
+        let session = &mut self.sessions[id.0 as usize];
+        let identity = self.sources.get(self.sites.path(session.path).source);
+        let (host, peer) = session.hosts[session.host].clone();
+        let source = match identity.bind_for(peer.ip()) {
+            Bind::Address(address) => Some(address),
+            Bind::System | Bind::Unusable => None,
+        };
+        let carrier = Arc::make_mut(&mut session.carrier);
+        carrier.peer_name = host.clone();
+        carrier.peer = Some(peer);
+        carrier.source_address = source;
+        let tls = if session.in_clear { TlsPolicy::Disabled } else { session.tls };
+        self.counters.connections += 1;
+        self.commands.push_back(Command::Connect(Connect {
+            session: id,
+            peer,
+            host,
+            source,
+            ehlo: identity.ehlo.clone(),
+            tls,
+        }));
+    }
+
+    /// From which sources a bucket may be sent; ends its mail when it names what is not configured.
+    pub(super) fn eligible(&mut self, bucket: BucketId, now: Now) -> Option<Eligible> {
+        if let Some(state) = self.buckets.get(bucket) {
+            return Some(state.eligible.clone());
+        }
+        let key = self.queue.bucket_key(bucket);
+        match self.pools.choose(&self.sources, key.pool.as_deref(), &key.ips) {
+            Ok(eligible) => {
+                let state = BucketState {
+                    eligible: eligible.clone(),
+                    rotation: Rotation::default(),
+                    limits: SmallVec::new(),
+                    verdict: None,
+                };
+                self.buckets.set(bucket, state);
+                Some(eligible)
+            }
+            Err(error) => {
+                self.misdirected(bucket, &error.to_string(), now);
+                None
+            }
+        }
+    }
+
+    fn limits_of(&self, bucket: BucketId, path: PathId) -> Option<&Arc<Limits>> {
+        let state = self.buckets.get(bucket)?;
+        state.limits.iter().find(|(of, _)| *of == path).map(|(_, limits)| limits)
+    }
+
+    /// What limits a bucket's messages on a path.
+    pub(super) fn limits_for(&mut self, bucket: BucketId, path: PathId) -> Arc<Limits> {
+        if let Some(limits) = self.limits_of(bucket, path) {
+            return limits.clone();
+        }
+        let of_path = self.sites.path(path);
+        let (domain, _) = self.queue.destination(self.queue.destination_of(bucket));
+        let pool = self.buckets.get(bucket).and_then(|state| state.eligible.pool.as_deref());
+        let limits = Arc::new(self.limits.resolve(&Combination {
+            domain,
+            site: &self.sites.site(of_path.site).name,
+            source: &self.sources.get(of_path.source).name,
+            pool,
+        }));
+        if let Some(state) = self.buckets.get_mut(bucket) {
+            state.limits.push((path, limits.clone()));
+        }
+        limits
+    }
+}
+
+/// `host`, `host:port` or `[address]:port`; checked where the message came in.
+fn parse_smarthost(text: &str) -> RouteHost {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return RouteHost { host: address.ip().to_string().into(), port: address.port() };
+    }
+    if let Some((host, port)) = text.rsplit_once(':')
+        && let Ok(port) = port.parse()
+        && !host.contains(':')
+    {
+        return RouteHost { host: host.into(), port };
+    }
+    RouteHost { host: text.trim_matches(['[', ']']).into(), port: 25 }
+}

@@ -1,0 +1,280 @@
+//! What the rules say of a message, when it is picked and again in the last moment before its end-of-data.
+//!
+//! The runtime asks [`Shard::gate`] inside the poll that sends, with nothing awaited in between, so a rule
+//! that a core has acknowledged is never followed by an end-of-data that it covers.
+
+use super::Shard;
+use crate::event::SessionId;
+use crate::outcome::{RecordType, Response, RuleMark, Verb};
+use crate::queue::{BucketId, EntryId, HeldBy, NextHop, State};
+use crate::rules::{BucketFacts, Decision, Facts, MessageFacts, Moment, PathFacts, RuleTable, Ruling, Stamp};
+use crate::spool::report::{Progress, Standing};
+use crate::time::{Now, Timestamp};
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// Recipients of a message that may not be sent now.
+pub type Covered = SmallVec<[u16; 4]>;
+
+/// What becomes of one recipient.
+#[derive(Clone, Debug)]
+pub(super) enum Fate {
+    Pass,
+    Hold { rule: Arc<str>, until: Timestamp },
+    End { kind: RecordType, response: Response, mark: RuleMark, silent: bool },
+    Defer { response: Response, mark: RuleMark },
+}
+
+/// What becomes of an entry.
+#[derive(Clone, Debug)]
+pub(super) enum Judgement {
+    /// All its recipients may go.
+    Pass(Stamp),
+    /// Its whole bucket is held.
+    HoldBucket(BucketId, HeldBy),
+    /// Its recipients fare differently, or not all may go.
+    Each(SmallVec<[(u16, Fate); 4]>),
+}
+
+impl Shard {
+    /// Whether the end-of-data of `token` may be sent now. If not: the recipients that a rule covers, which
+    /// the caller withdraws.
+    pub fn gate(&mut self, id: SessionId, token: u64, now: Now) -> Option<Covered> {
+        let epoch = self.rules.epoch();
+        let session = self.sessions.get_mut(id.0 as usize)?;
+        let flight = session.flights.iter().find(|flight| flight.token == token)?;
+        if flight.stamp.holds(epoch, now.utc) {
+            return None;
+        }
+        let entry = flight.entry;
+        match self.judge_for_session(entry, id, now) {
+            Judgement::Pass(stamp) => {
+                let flights = &mut self.sessions[id.0 as usize].flights;
+                if let Some(flight) = flights.iter_mut().find(|flight| flight.token == token) {
+                    flight.stamp = stamp;
+                }
+                None
+            }
+            Judgement::HoldBucket(..) => {
+                self.counters.gated += 1;
+                Some(self.queue.entry(entry).recipients.clone())
+            }
+            Judgement::Each(fates) => {
+                self.counters.gated += 1;
+                Some(fates.iter().filter(|(_, fate)| !matches!(fate, Fate::Pass)).map(|(index, _)| *index).collect())
+            }
+        }
+    }
+
+    /// The octet that completes a message was passed to `send(2)`: from now on it may be delivered.
+    pub fn handle_end_of_data_sent(&mut self, id: SessionId, token: u64) {
+        if let Some(session) = self.sessions.get_mut(id.0 as usize)
+            && let Some(flight) = session.flights.iter_mut().find(|flight| flight.token == token)
+        {
+            flight.end_of_data_sent = true;
+        }
+    }
+
+    /// What the rules say of an entry on the connection of a session.
+    pub(super) fn judge_for_session(&mut self, entry: EntryId, id: SessionId, now: Now) -> Judgement {
+        if self.rules.is_empty() && self.rules.suppressions().is_empty() {
+            let stamp =
+                Stamp { epoch: self.rules.epoch(), at: now.utc, next_transition: self.rules.next_transition() };
+            return Judgement::Pass(stamp);
+        }
+        let session = &self.sessions[id.0 as usize];
+        let path_name = self.sites.path(session.path).name.clone();
+        let (source_ip, remote_ip) = (session.carrier.source_address, session.carrier.peer.map(|peer| peer.ip()));
+        self.judge(entry, PathFacts { source_ip, path: Some(&path_name), remote_ip }, Moment::Attempt, now)
+    }
+
+    /// What the rules say of an entry.
+    pub(super) fn judge(&mut self, id: EntryId, path: PathFacts<'_>, moment: Moment, now: Now) -> Judgement {
+        let Self { rules, queue, buckets, .. } = self;
+        let entry = queue.entry(id);
+        let key = queue.bucket_key(entry.bucket);
+        let (domain, next_hop) = queue.destination(queue.destination_of(entry.bucket));
+        let known = buckets.get(entry.bucket);
+        let bucket_facts = BucketFacts {
+            domain,
+            routing_domain: match next_hop {
+                NextHop::Domain(domain) => Some(domain),
+                NextHop::Recipient | NextHop::Host(_) => None,
+            },
+            campaign: key.campaign.as_deref(),
+            tenant: key.tenant.as_deref(),
+            pool: known.and_then(|state| state.eligible.pool.as_deref()).or(key.pool.as_deref()),
+            queue: queue.bucket_name(entry.bucket),
+        };
+        let kept = known.and_then(|state| state.verdict.as_ref());
+        let fresh;
+        let verdict = match kept.filter(|verdict| verdict.stamp.holds(rules.epoch(), now.utc)) {
+            Some(verdict) => verdict,
+            None => {
+                fresh = rules.bucket(&bucket_facts, now.utc);
+                if let Some(state) = buckets.get_mut(entry.bucket) {
+                    &*state.verdict.insert(fresh)
+                } else {
+                    &fresh
+                }
+            }
+        };
+        if !verdict.per_message
+            && !verdict.per_path
+            && let Decision::Hold { rule, until } = verdict.decision(moment)
+        {
+            return Judgement::HoldBucket(entry.bucket, HeldBy { rule: rule.id.clone(), until });
+        }
+        let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);
+        let mut stamp = verdict.stamp;
+        let mut fates = SmallVec::<[(u16, Fate); 4]>::new();
+        let mut all_pass = true;
+        for &recipient in &entry.recipients {
+            let address = entry.envelope.recipient(usize::from(recipient));
+            let message = Some(MessageFacts { address, tags });
+            let facts = Facts { bucket: bucket_facts, message, path };
+            let answer = rules.complete(verdict, &facts, moment, now.utc);
+            stamp.next_transition = stamp.next_transition.min(answer.next_transition());
+            let fate = fate_of(&answer.decision, address);
+            all_pass &= matches!(fate, Fate::Pass);
+            fates.push((recipient, fate));
+        }
+        if all_pass { Judgement::Pass(stamp) } else { Judgement::Each(fates) }
+    }
+
+    /// Does to an entry that is not in flight what was judged.
+    pub(super) fn carry_out(&mut self, id: EntryId, judgement: Judgement, now: Now) {
+        let fates = match judgement {
+            Judgement::Pass(_) => return,
+            Judgement::HoldBucket(bucket, by) => {
+                self.held.entry(by.rule.clone()).or_default().buckets.push(bucket);
+                self.queue.hold_bucket(bucket, by);
+                return;
+            }
+            Judgement::Each(fates) => fates,
+        };
+        let entry = self.queue.entry(id);
+        let (spool, message, attempts) = (entry.location.spool, entry.envelope.id(), entry.attempts);
+        let mut done = SmallVec::new();
+        let mut parts = Parts::default();
+        for (recipient, fate) in fates {
+            match fate {
+                Fate::Pass => parts.keep.push(recipient),
+                Fate::Hold { rule, .. } => match parts.hold.iter_mut().find(|(of, _)| *of == rule) {
+                    Some((_, recipients)) => recipients.push(recipient),
+                    None => parts.hold.push((rule, SmallVec::from_slice(&[recipient]))),
+                },
+                Fate::End { kind, response, mark, silent } => {
+                    self.counters.ended_by_rule += 1;
+                    if !silent {
+                        self.record_by_rule(id, recipient, kind, response, mark, attempts, now.utc);
+                    }
+                    done.push(recipient);
+                }
+                Fate::Defer { response, mark } => {
+                    let attempts = attempts.saturating_add(1);
+                    self.counters.deferred += 1;
+                    self.record_by_rule(id, recipient, RecordType::TransientFailure, response, mark, attempts, now.utc);
+                    parts.later.push(recipient);
+                }
+            }
+        }
+        if !done.is_empty() {
+            self.tell_spool(spool, Progress::Done { id: message, recipients: done });
+        }
+        self.part(id, parts, now);
+    }
+
+    /// Splits an entry by what becomes of its recipients. The first part stays the entry.
+    fn part(&mut self, id: EntryId, parts: Parts, now: Now) {
+        let mut own = Some(id);
+        let mut place = |shard: &mut Self, recipients: SmallVec<[u16; 4]>| match own.take() {
+            Some(id) => {
+                shard.queue.entry_mut(id).recipients = recipients;
+                id
+            }
+            None => shard.split_off(id, recipients, now),
+        };
+        if !parts.keep.is_empty() {
+            place(self, parts.keep);
+        }
+        for (rule, recipients) in parts.hold {
+            let held = place(self, recipients);
+            if self.queue.entry(held).state == State::Ready {
+                let at = self.queue.entry(held).place;
+                self.queue.hold(held);
+                self.held.entry(rule).or_default().entries.push((held, at));
+            }
+        }
+        if !parts.later.is_empty() {
+            let later = place(self, parts.later);
+            self.defer_by_rule(later, now);
+        }
+        if own.is_some() {
+            let entry = self.queue.remove(id);
+            self.note_empty(entry.bucket, now);
+        }
+    }
+
+    fn defer_by_rule(&mut self, id: EntryId, now: Now) {
+        let entry = self.queue.entry_mut(id);
+        entry.attempts = entry.attempts.saturating_add(1);
+        let entry = self.queue.entry(id);
+        let due = crate::queue::due_after(&self.settings.retry, &entry.envelope, entry.attempts, now.utc);
+        let standing = Standing { attempts: entry.attempts, due, maybe_delivered: entry.maybe_delivered };
+        let progress =
+            Progress::Attempt { id: entry.envelope.id(), recipients: entry.recipients.clone(), standing };
+        let spool = entry.location.spool;
+        self.queue.defer(id, due);
+        self.tell_spool(spool, progress);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one record, spelled out once")]
+    fn record_by_rule(
+        &mut self,
+        id: EntryId,
+        recipient: u16,
+        kind: RecordType,
+        response: Response,
+        mark: RuleMark,
+        attempts: u16,
+        at: Timestamp,
+    ) {
+        let mut outcome = self.outcome_of(id, recipient, kind, response, None, at);
+        outcome.rule = Some(mark);
+        outcome.attempts = attempts;
+        self.record(outcome);
+    }
+}
+
+#[derive(Default)]
+struct Parts {
+    keep: SmallVec<[u16; 4]>,
+    hold: SmallVec<[(Arc<str>, SmallVec<[u16; 4]>); 1]>,
+    later: SmallVec<[u16; 4]>,
+}
+
+fn fate_of(decision: &Decision<'_>, address: &str) -> Fate {
+    match decision {
+        Decision::Pass => Fate::Pass,
+        Decision::Hold { rule, until } => Fate::Hold { rule: rule.id.clone(), until: *until },
+        Decision::End(ruling) => Fate::End {
+            kind: ruling.record(),
+            response: response_of(*ruling),
+            mark: ruling.mark(address),
+            silent: ruling.suppress_logging(),
+        },
+        Decision::Defer(ruling) => Fate::Defer { response: response_of(*ruling), mark: ruling.mark(address) },
+    }
+}
+
+fn response_of(ruling: Ruling<'_>) -> Response {
+    let answer = ruling.answer();
+    Response { code: answer.code(), enhanced: answer.enhanced(), text: (&**answer.text()).into(), verb: Verb::None }
+}
+
+/// Whether a table may cover anything at all.
+#[must_use]
+pub(super) fn is_blank(rules: &RuleTable) -> bool {
+    rules.is_empty() && rules.suppressions().is_empty()
+}

@@ -1,0 +1,202 @@
+//! Mail comes in. On the accepting core: store it, and once it is durable answer the injector and post each
+//! recipient to its owner. On the owner core: put what was posted into the queue.
+//!
+//! Nothing here answers an injector before the spool has said that the message is stored.
+
+use super::Shard;
+use crate::event::{Command, Mail, Post};
+use crate::message::{Body, ContentFlags, Envelope, Extras, Location, MessageId};
+use crate::outcome::{Carrier, Outcome, RecordType, Response, Verb};
+use crate::queue::{NewEntry, expires_at};
+use crate::route;
+use crate::spool::report::{RecoveredMessage, Standing};
+use crate::time::{Now, Timestamp};
+use smallvec::SmallVec;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A message as an injecting session hands it over.
+#[derive(Debug)]
+pub struct Submission {
+    /// Id, taken before with [`Shard::next_message_id`].
+    pub id: MessageId,
+    /// Reverse-path, empty for none.
+    pub sender: Box<str>,
+    /// Recipients, at least one, domains in lower case and A-labels.
+    pub recipients: Vec<Box<str>>,
+    /// What the content needs.
+    pub flags: ContentFlags,
+    /// Marks and wishes.
+    pub extras: Option<Box<Extras>>,
+    /// The message.
+    pub body: Body,
+    /// `ESMTP` and the like.
+    pub protocol: &'static str,
+    /// Who injects.
+    pub peer: Option<SocketAddr>,
+}
+
+/// A message that the spool is writing.
+#[derive(Debug)]
+pub(super) struct Storing {
+    envelope: Arc<Envelope>,
+    body: Body,
+    protocol: &'static str,
+    peer: Option<SocketAddr>,
+}
+
+impl Shard {
+    /// An id for a message that this core may accept.
+    pub fn next_message_id(&mut self) -> MessageId {
+        self.next_sequence += 1;
+        MessageId { generation: self.generation, core: self.core.0, sequence: self.next_sequence }
+    }
+
+    /// Hands a submission to the spool. Answered by [`Command::Accepted`] with the ticket returned.
+    pub fn accept(&mut self, submission: Submission, now: Now) -> u64 {
+        let size = u32::try_from(submission.body.len()).expect("the session bounds a message below 4 GiB");
+        let envelope = Arc::new(Envelope::new(
+            submission.id,
+            now.utc,
+            size,
+            submission.flags,
+            &submission.sender,
+            &submission.recipients,
+            submission.extras,
+        ));
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.commands.push_back(Command::Store { ticket, envelope: envelope.clone(), body: submission.body.clone() });
+        self.storing.insert(
+            ticket,
+            Storing { envelope, body: submission.body, protocol: submission.protocol, peer: submission.peer },
+        );
+        ticket
+    }
+
+    /// The spool's word on a ticket.
+    pub fn handle_stored(&mut self, ticket: u64, result: Result<Location, Arc<str>>, now: Now) {
+        let Some(storing) = self.storing.remove(&ticket) else {
+            return;
+        };
+        let location = match result {
+            Ok(location) => location,
+            Err(why) => {
+                self.commands.push_back(Command::Accepted { ticket, result: Err((*why).into()) });
+                return;
+            }
+        };
+        let id = storing.envelope.id();
+        self.commands.push_back(Command::Accepted { ticket, result: Ok(id) });
+        self.counters.received += 1;
+        let due = storing.envelope.extras().and_then(|extras| extras.not_before).filter(|due| *due > now.utc);
+        let standing = Standing { attempts: 0, due: due.unwrap_or_default(), maybe_delivered: false };
+        let open = (0..storing.envelope.recipient_count()).map(|index| (index_of(index), standing));
+        let body = (due.is_none() && self.bodies_fit(storing.body.len())).then_some(storing.body);
+        self.record_reception(&storing.envelope, storing.protocol, storing.peer, now.utc);
+        self.post(&storing.envelope, location, body.as_ref(), open);
+    }
+
+    /// An open message that was found on disk at start, in a spool that belongs to this core.
+    pub fn handle_recovered(&mut self, message: RecoveredMessage) {
+        let open = message.open.iter().map(|open| (open.index, open.standing));
+        self.post(&message.envelope, message.location, None, open);
+    }
+
+    /// Groups recipients by owner, domain and standing, and posts each group.
+    fn post(
+        &mut self,
+        envelope: &Arc<Envelope>,
+        location: Location,
+        body: Option<&Body>,
+        open: impl Iterator<Item = (u16, Standing)>,
+    ) {
+        let mut open: SmallVec<[(u16, Standing); 4]> = open.collect();
+        if open.len() > 1 {
+            open.sort_by(|a, b| {
+                let domain = |index: u16| envelope.domain(usize::from(index));
+                let key = |standing: &Standing| (standing.due, standing.attempts, standing.maybe_delivered);
+                (domain(a.0), key(&a.1), a.0).cmp(&(domain(b.0), key(&b.1), b.0))
+            });
+        }
+        for group in open.chunk_by(|a, b| {
+            a.1 == b.1 && envelope.domain(usize::from(a.0)) == envelope.domain(usize::from(b.0))
+        }) {
+            let (first, standing) = group[0];
+            let domain = envelope.domain(usize::from(first));
+            let owner = match self.lanes_of(domain) {
+                0 | 1 => route::owner(domain, self.cores),
+                lanes => {
+                    let lane = u16::try_from(envelope.id().sequence % u64::from(lanes)).unwrap_or(0);
+                    route::lane_owner(domain, lane, self.cores)
+                }
+            };
+            let post = Post {
+                envelope: envelope.clone(),
+                recipients: group.iter().map(|(index, _)| *index).collect(),
+                location,
+                body: body.cloned(),
+                attempts: standing.attempts,
+                due: (standing.due > Timestamp::default()).then_some(standing.due),
+                maybe_delivered: standing.maybe_delivered,
+            };
+            self.commands.push_back(Command::Post(owner, Mail::Post(post)));
+        }
+    }
+
+    /// Mail of the mail lane.
+    pub fn handle_mail(&mut self, mail: Mail, now: Now) {
+        match mail {
+            Mail::Post(post) => self.enqueue(post, now),
+            Mail::Progress(spool, progress) => self.commands.push_back(Command::Progress(spool, progress)),
+            Mail::ToHome(from, message) => self.handle_to_home(from, message, now),
+            Mail::ToHolder(message) => self.handle_to_holder(message, now),
+        }
+    }
+
+    fn enqueue(&mut self, post: Post, now: Now) {
+        let expires = expires_at(&self.settings.retry, &post.envelope);
+        let entry = self.queue.insert(
+            NewEntry {
+                envelope: post.envelope,
+                recipients: post.recipients,
+                location: post.location,
+                body: post.body,
+                attempts: post.attempts,
+                due: post.due,
+                expires,
+                maybe_delivered: post.maybe_delivered,
+            },
+            now.utc,
+        );
+        let destination = self.queue.destination_of(self.queue.entry(entry).bucket);
+        self.attend(destination, now);
+    }
+
+    fn record_reception(
+        &mut self,
+        envelope: &Arc<Envelope>,
+        protocol: &'static str,
+        peer: Option<SocketAddr>,
+        at: Timestamp,
+    ) {
+        let carrier = Carrier { peer, ..Carrier::default() };
+        self.record(Outcome {
+            kind: RecordType::Reception,
+            envelope: envelope.clone(),
+            recipient: None,
+            queue: self.no_text.clone(),
+            at,
+            attempts: 0,
+            response: Response { code: 250, enhanced: None, text: "".into(), verb: Verb::None },
+            carrier: Some(Arc::new(carrier)),
+            reception_protocol: Some(protocol),
+            rule: None,
+            maybe_delivered: false,
+        });
+    }
+}
+
+fn index_of(recipient: usize) -> u16 {
+    u16::try_from(recipient).expect("the session bounds recipients to 16 bits")
+}

@@ -1,0 +1,81 @@
+//! What the brain knows of one connection to a remote host: from the wish to have it until it is gone.
+
+use crate::message::CoreId;
+use crate::outcome::Carrier;
+use crate::path::{PathId, PermitId};
+use crate::queue::{DestinationId, EntryId};
+use crate::rules::Stamp;
+use crate::settings::TlsPolicy;
+use crate::time::Instant;
+use smallvec::SmallVec;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::site::SiteId;
+
+/// Where a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Waits for leave to connect.
+    AwaitingPermit,
+    /// Connecting, or greeting.
+    Opening,
+    /// Asked for a message and got one, or is about to ask.
+    Busy,
+    /// Asked for a message and there was none, since then.
+    Idle(Instant),
+    /// Was told to end.
+    Finishing,
+}
+
+/// A message with a session.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flight {
+    /// Its name in the SMTP session.
+    pub token: u64,
+    /// The entry.
+    pub entry: EntryId,
+    /// The last verdict that let it go, and how long that holds.
+    pub stamp: Stamp,
+    /// The octet that completes it was passed to `send(2)`.
+    pub end_of_data_sent: bool,
+}
+
+/// One session. Owned by the shard; ends in `handle_closed`.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub phase: Phase,
+    pub site: SiteId,
+    pub path: PathId,
+    /// The destination for which it was opened.
+    pub destination: DestinationId,
+    /// Whether it may carry mail of that destination only.
+    pub exclusive: bool,
+    pub permit: Option<PermitId>,
+    /// Hosts to try, in order, as (name, address); `host` is the one in use.
+    pub hosts: SmallVec<[(Arc<str>, SocketAddr); 2]>,
+    pub host: usize,
+    /// STARTTLS policy of the path.
+    pub tls: TlsPolicy,
+    /// The handshake with this host failed before, and the policy allows to go without.
+    pub in_clear: bool,
+    /// It has been ready: its greeting was good.
+    pub served: bool,
+    pub carrier: Arc<Carrier>,
+    pub flights: SmallVec<[Flight; 2]>,
+    /// Messages handed to it.
+    pub messages: u32,
+    pub messages_max: u32,
+    pub idle_timeout_ms: u64,
+    /// The home of its permit wants it back.
+    pub recalled: bool,
+    /// Which core it runs on, for assertions.
+    pub core: CoreId,
+}
+
+impl Session {
+    /// The peer in use.
+    pub fn peer(&self) -> SocketAddr {
+        self.hosts[self.host].1
+    }
+}

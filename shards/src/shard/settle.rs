@@ -1,0 +1,275 @@
+//! What becomes of a message after an attempt, or instead of one: records, retries and ends.
+//!
+//! The spool hears of a recipient's end only after the record of it is synced (`handle_log_synced`).
+
+use super::Shard;
+use crate::event::{Command, Mail, SessionId};
+use crate::message::CoreId;
+use crate::outcome::{Carrier, EnhancedCode, Outcome, RecordType, Response, RuleMark, Verb};
+use crate::queue::{EntryId, NewEntry, due_after};
+use crate::settings::TlsPolicy;
+use crate::smtp::classify::{Failure, Remedy, Scope, consequence};
+use crate::smtp::client::{RecipientResult, Results};
+use crate::spool::report::{Progress, Standing};
+use crate::time::{Now, Timestamp};
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+type Recipients = SmallVec<[u16; 4]>;
+
+/// How an attempt travelled, for what is decided from its results.
+pub(super) struct Attempt {
+    pub carrier: Option<Arc<Carrier>>,
+    pub tls: TlsPolicy,
+    /// Whether a host of the site is left that may be tried at once.
+    pub other_host: bool,
+}
+
+impl Shard {
+    /// Every recipient of a transaction has its result.
+    pub fn handle_finished(&mut self, session: SessionId, token: u64, results: Results, now: Now) {
+        let Some(flight) = self.take_flight(session, token) else {
+            return;
+        };
+        let host_failed = results.iter().any(|(_, result)| match result {
+            RecipientResult::Failed(failure) => {
+                let means = consequence(failure, self.session(session).tls);
+                means.scope == Scope::Host && means.remedy == Remedy::Elsewhere
+            }
+            RecipientResult::Delivered(_) => false,
+        });
+        if host_failed {
+            self.rest_host(session, now);
+        } else if results.iter().any(|(_, result)| matches!(result, RecipientResult::Delivered(_))) {
+            self.host_served(session);
+        }
+        let attempt = Attempt {
+            carrier: Some(self.session(session).carrier.clone()),
+            tls: self.session(session).tls,
+            other_host: host_failed && self.has_other_host(session, now),
+        };
+        let destination = self.queue.destination_of(self.queue.entry(flight.entry).bucket);
+        self.settle(flight.entry, results, &attempt, now);
+        self.attend(destination, now);
+    }
+
+    /// A transaction is given back uncharged.
+    pub fn handle_aborted(&mut self, session: SessionId, token: u64, now: Now) {
+        let Some(flight) = self.take_flight(session, token) else {
+            return;
+        };
+        self.queue.put_back(flight.entry);
+        let destination = self.queue.destination_of(self.queue.entry(flight.entry).bucket);
+        self.attend(destination, now);
+    }
+
+    /// Writes the records of an attempt, and ends, defers or puts back its recipients. The entry is in
+    /// flight or ready.
+    pub(super) fn settle(&mut self, id: EntryId, results: Results, attempt: &Attempt, now: Now) {
+        let mut done = Recipients::new();
+        let mut later = Recipients::new();
+        let mut again = Recipients::new();
+        let mut charged = false;
+        for (_, result) in &results {
+            if let RecipientResult::Failed(failure) = result {
+                charged |= !goes_again(remedy_of(failure, attempt));
+                self.queue.entry_mut(id).maybe_delivered |= failure.maybe_delivered;
+            }
+        }
+        charged |= results.iter().any(|(_, result)| matches!(result, RecipientResult::Delivered(_)));
+        if charged {
+            let entry = self.queue.entry_mut(id);
+            entry.attempts = entry.attempts.saturating_add(1);
+        }
+        for (recipient, result) in results {
+            match result {
+                RecipientResult::Delivered(response) => {
+                    self.counters.delivered += 1;
+                    self.record_of(id, recipient, RecordType::Delivery, response, attempt, now.utc);
+                    done.push(recipient);
+                }
+                RecipientResult::Failed(failure) => match remedy_of(&failure, attempt) {
+                    remedy if goes_again(remedy) => again.push(recipient),
+                    Remedy::Never => {
+                        self.counters.bounced += 1;
+                        self.record_of(id, recipient, RecordType::Bounce, failure.response, attempt, now.utc);
+                        done.push(recipient);
+                    }
+                    _ if self.attempts_exhausted(id) => {
+                        self.counters.bounced += 1;
+                        self.record_of(id, recipient, RecordType::Bounce, failure.response, attempt, now.utc);
+                        done.push(recipient);
+                    }
+                    _ => {
+                        self.counters.deferred += 1;
+                        self.record_of(id, recipient, RecordType::TransientFailure, failure.response, attempt, now.utc);
+                        later.push(recipient);
+                    }
+                },
+            }
+        }
+        self.dispose(id, done, later, again, now);
+    }
+
+    /// Ends one entry with the same record for all its recipients.
+    pub(super) fn end(
+        &mut self,
+        id: EntryId,
+        kind: RecordType,
+        response: &Response,
+        rule: Option<&RuleMark>,
+        at: Timestamp,
+    ) {
+        let recipients = self.queue.entry(id).recipients.clone();
+        for recipient in &recipients {
+            let mut outcome = self.outcome_of(id, *recipient, kind, response.clone(), None, at);
+            outcome.rule = rule.cloned();
+            self.record(outcome);
+        }
+        let entry = self.queue.remove(id);
+        let spool = entry.location.spool;
+        self.tell_spool(spool, Progress::Done { id: entry.envelope.id(), recipients });
+        self.note_empty(entry.bucket);
+    }
+
+    /// The message's time ran out.
+    pub(super) fn expire(&mut self, id: EntryId, now: Now) {
+        self.counters.expired += 1;
+        let response = Response {
+            code: 551,
+            enhanced: Some(EnhancedCode { class: 5, subject: 4, detail: 7 }),
+            text: "Delivery time expired".into(),
+            verb: Verb::None,
+        };
+        self.end(id, RecordType::Expiration, &response, None, now.utc);
+    }
+
+    /// The records up to `number` are durable: tell the spools what they were about.
+    pub fn handle_log_synced(&mut self, number: u64) {
+        while self.unsynced.front().is_some_and(|(of, ..)| *of <= number) {
+            let (_, spool, progress) = self.unsynced.pop_front().expect("looked at above");
+            let home = CoreId(spool % u16::try_from(self.cores).expect("CORES_MAX fits 16 bits"));
+            if home == self.core {
+                self.commands.push_back(Command::Progress(spool, progress));
+            } else {
+                self.commands.push_back(Command::Post(home, Mail::Progress(spool, progress)));
+            }
+        }
+        self.synced = self.synced.max(number);
+    }
+
+    /// Numbers a record and hands it to the log.
+    pub(super) fn record(&mut self, outcome: Outcome) {
+        self.recorded += 1;
+        self.commands.push_back(Command::Record { number: self.recorded, outcome: Box::new(outcome) });
+    }
+
+    fn dispose(&mut self, id: EntryId, done: Recipients, later: Recipients, again: Recipients, now: Now) {
+        let entry = self.queue.entry(id);
+        let (spool, message) = (entry.location.spool, entry.envelope.id());
+        if !done.is_empty() {
+            self.tell_spool(spool, Progress::Done { id: message, recipients: done });
+        }
+        match (later.is_empty(), again.is_empty()) {
+            (true, true) => {
+                let entry = self.queue.remove(id);
+                self.note_empty(entry.bucket);
+            }
+            (true, false) => {
+                self.queue.entry_mut(id).recipients = again;
+                if self.queue.entry(id).state == crate::queue::State::InFlight {
+                    self.queue.put_back(id);
+                }
+            }
+            (false, _) => {
+                if !again.is_empty() {
+                    self.split_off(id, again, now);
+                }
+                let entry = self.queue.entry(id);
+                let due = due_after(&self.settings.retry, &entry.envelope, entry.attempts, now.utc);
+                let standing = Standing { attempts: entry.attempts, due, maybe_delivered: entry.maybe_delivered };
+                self.queue.entry_mut(id).recipients = later.clone();
+                self.queue.defer(id, due);
+                self.tell_spool(spool, Progress::Attempt { id: message, recipients: later, standing });
+            }
+        }
+    }
+
+    /// Makes an entry of its own for recipients that need not wait with the others.
+    fn split_off(&mut self, id: EntryId, recipients: Recipients, now: Now) {
+        let entry = self.queue.entry(id);
+        let new = NewEntry {
+            envelope: entry.envelope.clone(),
+            recipients,
+            location: entry.location,
+            body: entry.body.clone(),
+            attempts: entry.attempts,
+            due: None,
+            expires: entry.expires,
+            maybe_delivered: entry.maybe_delivered,
+        };
+        self.queue.insert(new, now.utc);
+    }
+
+    /// Tells a spool what became of recipients, once everything recorded so far is synced.
+    fn tell_spool(&mut self, spool: u16, progress: Progress) {
+        self.unsynced.push_back((self.recorded, spool, progress));
+    }
+
+    fn attempts_exhausted(&self, id: EntryId) -> bool {
+        let entry = self.queue.entry(id);
+        let most = entry.envelope.extras().and_then(|extras| extras.max_attempts);
+        most.is_some_and(|most| entry.attempts >= most)
+    }
+
+    fn record_of(
+        &mut self,
+        id: EntryId,
+        recipient: u16,
+        kind: RecordType,
+        response: Response,
+        attempt: &Attempt,
+        at: Timestamp,
+    ) {
+        let outcome = self.outcome_of(id, recipient, kind, response, attempt.carrier.clone(), at);
+        self.record(outcome);
+    }
+
+    fn outcome_of(
+        &self,
+        id: EntryId,
+        recipient: u16,
+        kind: RecordType,
+        response: Response,
+        carrier: Option<Arc<Carrier>>,
+        at: Timestamp,
+    ) -> Outcome {
+        let entry = self.queue.entry(id);
+        Outcome {
+            kind,
+            envelope: entry.envelope.clone(),
+            recipient: Some(recipient),
+            queue: self.queue.bucket_name(entry.bucket).clone(),
+            at,
+            attempts: entry.attempts,
+            response,
+            carrier,
+            reception_protocol: None,
+            rule: None,
+            maybe_delivered: entry.maybe_delivered && kind != RecordType::Delivery,
+        }
+    }
+}
+
+/// What helps against `failure`, given that trying elsewhere needs another host.
+fn remedy_of(failure: &Failure, attempt: &Attempt) -> Remedy {
+    match consequence(failure, attempt.tls).remedy {
+        Remedy::Elsewhere if !attempt.other_host => Remedy::Later,
+        remedy => remedy,
+    }
+}
+
+/// Whether the message goes again at once, without an attempt being counted.
+fn goes_again(remedy: Remedy) -> bool {
+    matches!(remedy, Remedy::Again | Remedy::InClear | Remedy::Elsewhere)
+}

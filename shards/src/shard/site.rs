@@ -1,0 +1,276 @@
+//! Sites (sets of hosts), the paths to them, and which destination goes to which site.
+
+use crate::event::{Host, SessionId};
+use crate::path::{Eligible, Limits, PathId, Rotation, SourceIndex, Window};
+use crate::queue::{BucketId, DestinationId};
+use crate::rules::BucketVerdict;
+use crate::time::Instant;
+use hashbrown::HashMap;
+use slab::Slab;
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A site on one core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct SiteId(pub u32);
+
+/// A set of hosts that take the mail of some destinations.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub name: Arc<str>,
+    pub hosts: Vec<Host>,
+    /// Destinations with ready mail, in turn.
+    pub ring: VecDeque<DestinationId>,
+    pub paths: SmallVec<[PathId; 1]>,
+    /// Whose turn it is among the sources of each pool (or of all sources).
+    pub rotations: HashMap<Option<Arc<str>>, Rotation>,
+    /// Destinations that are routed here.
+    pub destinations: u32,
+}
+
+/// One source's way to one site.
+#[derive(Debug)]
+pub(super) struct Path {
+    pub site: SiteId,
+    pub source: SourceIndex,
+    pub name: Arc<str>,
+    pub window: Window,
+    /// Sessions, wanted ones included.
+    pub sessions: u32,
+    /// Sessions that wait for a permit, connect or greet.
+    pub opening: u32,
+    /// Sessions without a message, the longest idle first.
+    pub idle: VecDeque<SessionId>,
+}
+
+/// Where a destination's mail goes, as far as is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Route {
+    /// Not asked yet, or forgotten.
+    #[default]
+    Unknown,
+    /// Asked.
+    Resolving,
+    /// To this site, until it must be asked again.
+    Known {
+        site: SiteId,
+        until: Instant,
+    },
+}
+
+/// What the shard keeps for a destination beside the queue.
+#[derive(Debug, Default)]
+pub(super) struct RouteState {
+    pub route: Route,
+    /// It is in its site's ring.
+    pub listed: bool,
+    /// It will be attended again at that time.
+    pub stalled_until: Option<Instant>,
+}
+
+/// Routes by destination.
+#[derive(Debug, Default)]
+pub(super) struct RouteTable {
+    states: Vec<RouteState>,
+}
+
+impl RouteTable {
+    pub fn of(&mut self, id: DestinationId) -> &mut RouteState {
+        let at = id.0 as usize;
+        if at >= self.states.len() {
+            self.states.resize_with(at + 1, RouteState::default);
+        }
+        &mut self.states[at]
+    }
+}
+
+/// What the shard keeps for a bucket beside the queue. Made when first needed, gone with the bucket.
+#[derive(Debug)]
+pub(super) struct BucketState {
+    pub eligible: Eligible,
+    /// Own rotation, for a bucket whose messages name addresses.
+    pub rotation: Rotation,
+    pub limits: SmallVec<[(PathId, Arc<Limits>); 1]>,
+    pub verdict: Option<BucketVerdict>,
+}
+
+/// Bucket states by bucket.
+#[derive(Debug, Default)]
+pub(super) struct BucketStates {
+    states: Vec<Option<BucketState>>,
+}
+
+impl BucketStates {
+    pub fn get(&self, id: BucketId) -> Option<&BucketState> {
+        self.states.get(id.0 as usize)?.as_ref()
+    }
+
+    pub fn get_mut(&mut self, id: BucketId) -> Option<&mut BucketState> {
+        self.states.get_mut(id.0 as usize)?.as_mut()
+    }
+
+    pub fn set(&mut self, id: BucketId, state: BucketState) {
+        let at = id.0 as usize;
+        if at >= self.states.len() {
+            self.states.resize_with(at + 1, || None);
+        }
+        self.states[at] = Some(state);
+    }
+
+    pub fn remove(&mut self, id: BucketId) {
+        if let Some(state) = self.states.get_mut(id.0 as usize) {
+            *state = None;
+        }
+    }
+
+    /// Forgets everything, after a reload.
+    pub fn clear(&mut self) {
+        self.states.clear();
+    }
+}
+
+/// A host that failed from one source.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rest {
+    pub until: Instant,
+    pub failures: u32,
+}
+
+/// All sites and paths of a core.
+#[derive(Debug, Default)]
+pub(super) struct Sites {
+    sites: Slab<Site>,
+    by_name: HashMap<Arc<str>, SiteId>,
+    paths: Slab<Path>,
+    rests: HashMap<(SourceIndex, SocketAddr), Rest>,
+}
+
+impl Sites {
+    pub fn site(&self, id: SiteId) -> &Site {
+        &self.sites[id.0 as usize]
+    }
+
+    pub fn site_mut(&mut self, id: SiteId) -> &mut Site {
+        &mut self.sites[id.0 as usize]
+    }
+
+    pub fn path(&self, id: PathId) -> &Path {
+        &self.paths[id.0 as usize]
+    }
+
+    pub fn path_mut(&mut self, id: PathId) -> &mut Path {
+        &mut self.paths[id.0 as usize]
+    }
+
+    /// The site of that name with these hosts now; made when there is none. Counts one destination more.
+    pub fn enter(&mut self, name: &str, hosts: Vec<Host>) -> SiteId {
+        if let Some(&id) = self.by_name.get(name) {
+            let site = self.site_mut(id);
+            site.hosts = hosts;
+            site.destinations += 1;
+            return id;
+        }
+        let name: Arc<str> = name.into();
+        let site = Site {
+            name: name.clone(),
+            hosts,
+            ring: VecDeque::new(),
+            paths: SmallVec::new(),
+            rotations: HashMap::new(),
+            destinations: 1,
+        };
+        let id = SiteId(u32::try_from(self.sites.insert(site)).expect("fewer sites than destinations"));
+        self.by_name.insert(name, id);
+        id
+    }
+
+    /// A destination is no longer routed to `id`; a site without destinations and sessions goes.
+    pub fn leave(&mut self, id: SiteId) {
+        self.site_mut(id).destinations -= 1;
+        self.drop_unused(id);
+    }
+
+    /// Forgets a site that nobody uses.
+    pub fn drop_unused(&mut self, id: SiteId) {
+        let site = self.site(id);
+        if site.destinations > 0 || site.paths.iter().any(|path| self.path(*path).sessions > 0) {
+            return;
+        }
+        let site = self.sites.remove(id.0 as usize);
+        for path in site.paths {
+            self.paths.remove(path.0 as usize);
+        }
+        self.by_name.remove(&site.name);
+    }
+
+    /// The path from `source` to `site`, made when there is none; `name` names it.
+    pub fn path_to(&mut self, site: SiteId, source: SourceIndex, name: impl FnOnce(&Site) -> String) -> PathId {
+        if let Some(path) = self.find_path(site, source) {
+            return path;
+        }
+        let path = Path {
+            site,
+            source,
+            name: name(self.site(site)).into(),
+            window: Window::new(),
+            sessions: 0,
+            opening: 0,
+            idle: VecDeque::new(),
+        };
+        let id = PathId(u32::try_from(self.paths.insert(path)).expect("fewer paths than 2^32"));
+        self.site_mut(site).paths.push(id);
+        id
+    }
+
+    pub fn find_path(&self, site: SiteId, source: SourceIndex) -> Option<PathId> {
+        self.site(site).paths.iter().copied().find(|path| self.path(*path).source == source)
+    }
+
+    /// Whether `peer` may be tried from `source` now.
+    pub fn rested(&self, source: SourceIndex, peer: SocketAddr, now: Instant) -> bool {
+        self.rests.get(&(source, peer)).is_none_or(|rest| rest.until <= now)
+    }
+
+    /// Until when `peer` is left alone by `source`.
+    pub fn rest_until(&self, source: SourceIndex, peer: SocketAddr) -> Option<Instant> {
+        self.rests.get(&(source, peer)).map(|rest| rest.until)
+    }
+
+    /// `peer` failed from `source`: it is left alone for `least` at first, doubled with each failure in a row
+    /// up to `most`.
+    pub fn rest(
+        &mut self,
+        source: SourceIndex,
+        peer: SocketAddr,
+        now: Instant,
+        least: std::time::Duration,
+        most: std::time::Duration,
+    ) {
+        let rest = self.rests.entry((source, peer)).or_insert(Rest { until: now, failures: 0 });
+        if rest.until > now {
+            return;
+        }
+        let wait = least.saturating_mul(1 << rest.failures.min(16)).min(most);
+        rest.failures += 1;
+        rest.until = now.after(wait);
+    }
+
+    /// `peer` served `source`.
+    pub fn served(&mut self, source: SourceIndex, peer: SocketAddr) {
+        if !self.rests.is_empty() {
+            self.rests.remove(&(source, peer));
+        }
+    }
+
+    /// Drops rests that ended long ago, so that hosts seen once are not remembered for ever.
+    pub fn forget_rests(&mut self, before: Instant) {
+        self.rests.retain(|_, rest| rest.until > before);
+    }
+
+    /// All sites, to look at.
+    pub fn iter(&self) -> impl Iterator<Item = &Site> {
+        self.sites.iter().map(|(_, site)| site)
+    }
+}

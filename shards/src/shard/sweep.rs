@@ -1,0 +1,210 @@
+//! Long work in slices: destinations whose hosts all failed, mail that a rule ends, mail that a rule no
+//! longer holds. Each tick does a bounded part; nothing here runs to the end in one go.
+
+use super::Shard;
+use super::gate::{Judgement, is_blank};
+use super::settle::Attempt;
+use crate::limits::SWEEP_ENTRIES_PER_TICK;
+use crate::queue::{BucketId, DestinationId, EntryId, State};
+use crate::rules::{Change, Moment, PathFacts, Phase, Transition, Update};
+use crate::smtp::classify::Failure;
+use crate::smtp::client::{RecipientResult, Results};
+use crate::time::Now;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What a rule holds.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// Whole buckets.
+    pub buckets: Vec<BucketId>,
+    /// Single entries, with their places.
+    pub entries: Vec<(EntryId, u64)>,
+}
+
+/// All ready entries of a destination share a failure.
+#[derive(Debug)]
+struct FailedDestination {
+    destination: DestinationId,
+    /// Entries that came later are not meant.
+    last_place: u64,
+    failure: Failure,
+    attempt: Attempt,
+}
+
+/// Work that is not finished.
+#[derive(Debug, Default)]
+pub(super) struct Sweeps {
+    failed: VecDeque<FailedDestination>,
+    releasing: VecDeque<(EntryId, u64)>,
+    /// The whole queue is judged anew, from the entry after this one.
+    scan: Option<Option<EntryId>>,
+    /// A rule came while a scan was under way: another one follows.
+    scan_again: bool,
+}
+
+impl Shard {
+    /// The ready mail of a destination has failed as a whole.
+    pub(super) fn sweep_ready(&mut self, destination: DestinationId, failure: Failure, attempt: Attempt) {
+        if self.sweeps.failed.iter().any(|sweep| sweep.destination == destination) {
+            return;
+        }
+        let last_place = self.queue.last_place();
+        self.sweeps.failed.push_back(FailedDestination { destination, last_place, failure, attempt });
+    }
+
+    /// Applies a numbered change of the rules. From the moment it returns, the gate follows it.
+    ///
+    /// # Panics
+    /// When an update was lost: this core's rules would be unknown, and it must not deliver.
+    pub fn handle_rules(&mut self, update: Update, now: Now) {
+        let mut ends = false;
+        let mut touched: Vec<Arc<str>> = Vec::new();
+        for change in &update.changes {
+            match change {
+                Change::Put(rule) => {
+                    ends |= rule.kind.record().is_some() && !rule.waits_for_attempt();
+                    touched.push(rule.id.clone());
+                }
+                Change::Remove(id) => touched.push(id.clone()),
+                Change::Suppress { .. } => ends = true,
+                Change::Unsuppress { .. } => {}
+            }
+        }
+        if let Err(gap) = self.rules.apply(update, now.utc) {
+            panic!("{gap}: this core may not deliver by unknown rules");
+        }
+        for id in touched {
+            self.let_go(&id, now);
+        }
+        if ends {
+            self.scan();
+        }
+    }
+
+    /// Time has moved some rules.
+    pub(super) fn handle_transitions(&mut self, transitions: Vec<Transition>, now: Now) {
+        for Transition { rule, phase } in transitions {
+            match phase {
+                Phase::Began if rule.kind.record().is_some() && !rule.waits_for_attempt() => self.scan(),
+                Phase::Began => {}
+                Phase::Lapsed | Phase::Ended => self.let_go(&rule.id, now),
+            }
+        }
+    }
+
+    /// What a rule held is judged anew: buckets at once, single entries in slices.
+    fn let_go(&mut self, rule: &str, now: Now) {
+        let Some(held) = self.held.remove(rule) else {
+            return;
+        };
+        for bucket in held.buckets {
+            if self.queue.bucket_held(bucket).is_some_and(|by| *by.rule == *rule) {
+                self.queue.release_bucket(bucket);
+                let destination = self.queue.destination_of(bucket);
+                self.attend(destination, now);
+            }
+        }
+        self.sweeps.releasing.extend(held.entries);
+    }
+
+    fn scan(&mut self) {
+        if self.sweeps.scan.is_some() {
+            self.sweeps.scan_again = true;
+        } else {
+            self.sweeps.scan = Some(None);
+        }
+    }
+
+    /// One slice of everything. Whether work is left.
+    pub(super) fn sweep(&mut self, now: Now) -> bool {
+        let mut budget = SWEEP_ENTRIES_PER_TICK;
+        self.sweep_failed(&mut budget, now);
+        self.sweep_releasing(&mut budget, now);
+        self.sweep_scan(&mut budget, now);
+        !self.sweeps.failed.is_empty() || !self.sweeps.releasing.is_empty() || self.sweeps.scan.is_some()
+    }
+
+    fn sweep_failed(&mut self, budget: &mut usize, now: Now) {
+        while *budget > 0
+            && let Some(sweep) = self.sweeps.failed.front()
+        {
+            let (destination, last_place) = (sweep.destination, sweep.last_place);
+            let next = match self.queue.total(destination) {
+                Some(_) => self.queue.next(destination, |_, _| true),
+                None => None,
+            };
+            let Some((_, id)) = next.filter(|(_, id)| self.queue.entry(*id).place <= last_place) else {
+                self.sweeps.failed.pop_front();
+                self.attend_if_there(destination, now);
+                continue;
+            };
+            *budget -= 1;
+            let (failure, attempt) = (sweep.failure.clone(), sweep.attempt.clone());
+            // A message that a rule covers is not failed by its hosts: the rule comes first.
+            match self.judge(id, PathFacts::default(), Moment::Attempt, now) {
+                Judgement::Pass(_) => {
+                    let recipients = self.queue.entry(id).recipients.clone();
+                    let results: Results = recipients
+                        .into_iter()
+                        .map(|recipient| (recipient, RecipientResult::Failed(failure.clone())))
+                        .collect();
+                    self.settle(id, results, &attempt, now);
+                }
+                acts => self.carry_out(id, acts, now),
+            }
+        }
+    }
+
+    fn attend_if_there(&mut self, destination: DestinationId, now: Now) {
+        if self.queue.total(destination).is_some() {
+            self.attend(destination, now);
+        }
+    }
+
+    fn sweep_releasing(&mut self, budget: &mut usize, now: Now) {
+        while *budget > 0
+            && let Some((id, place)) = self.sweeps.releasing.pop_front()
+        {
+            *budget -= 1;
+            if self.queue.entry_at(id, place).is_some_and(|entry| entry.state == State::Held) {
+                self.queue.release(id);
+                let destination = self.queue.destination_of(self.queue.entry(id).bucket);
+                self.attend(destination, now);
+            }
+        }
+    }
+
+    fn sweep_scan(&mut self, budget: &mut usize, now: Now) {
+        let Some(after) = self.sweeps.scan else {
+            return;
+        };
+        if is_blank(&self.rules) {
+            self.sweeps.scan = None;
+            return;
+        }
+        let slice: Vec<EntryId> = self
+            .queue
+            .entries_after(after, *budget)
+            .filter(|(_, entry)| entry.state != State::InFlight)
+            .map(|(id, _)| id)
+            .collect();
+        let reached = after.map_or(0, |id| id.0 as usize + 1) + *budget;
+        for id in slice {
+            *budget = budget.saturating_sub(1);
+            let judged = self.judge(id, PathFacts::default(), Moment::Queued, now);
+            if let Judgement::Each(fates) = judged
+                && fates.iter().any(|(_, fate)| matches!(fate, super::gate::Fate::End { .. }))
+            {
+                self.carry_out(id, Judgement::Each(fates), now);
+            }
+        }
+        self.sweeps.scan = if reached < self.queue.entry_id_bound() {
+            Some(Some(EntryId(u32::try_from(reached - 1).expect("entry ids have 32 bits"))))
+        } else if std::mem::take(&mut self.sweeps.scan_again) {
+            Some(None)
+        } else {
+            None
+        };
+    }
+}

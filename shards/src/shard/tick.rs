@@ -1,0 +1,159 @@
+//! Time passes: what is due, stalled, idle for too long, or empty.
+
+use super::Shard;
+use super::session::Phase;
+use crate::event::{Command, SessionId};
+use crate::limits::{DESTINATION_KEPT_SECONDS, DUE_ENTRIES_PER_TICK, RULE_TRANSITIONS_PER_TICK};
+use crate::queue::{BucketId, Due, State};
+use crate::settings::Settings;
+use crate::time::Now;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Shard {
+    /// To be called every [`crate::limits::TICK_MILLIS`].
+    pub fn tick(&mut self, now: Now) {
+        if self.permits.next_deadline().is_some_and(|deadline| deadline <= now.instant) {
+            self.permits.handle_tick(now.instant);
+        }
+        self.carry_permits(now);
+        let mut transitions = Vec::new();
+        if self.rules.next_transition() <= now.utc {
+            self.rules.expire(now.utc, RULE_TRANSITIONS_PER_TICK, &mut transitions);
+            self.handle_transitions(transitions, now);
+        }
+        self.ring_due(now);
+        self.sweep(now);
+        self.attend_stalled(now);
+        self.end_idle(now);
+        self.forget_empty(now);
+    }
+
+    fn ring_due(&mut self, now: Now) {
+        for _ in 0..DUE_ENTRIES_PER_TICK {
+            match self.queue.pop_due(now.utc) {
+                Some(Due::Ready(id)) => {
+                    let destination = self.queue.destination_of(self.queue.entry(id).bucket);
+                    self.attend(destination, now);
+                }
+                // A session has it: if the attempt fails, its timer rings again.
+                Some(Due::Expired(id)) if self.queue.entry(id).state == State::InFlight => {}
+                Some(Due::Expired(id)) => self.expire(id, now),
+                None => break,
+            }
+        }
+    }
+
+    fn attend_stalled(&mut self, now: Now) {
+        while let Some(&std::cmp::Reverse((at, destination))) = self.stalled.peek()
+            && at <= now.instant
+        {
+            self.stalled.pop();
+            let state = self.routes.of(destination);
+            if state.stalled_until == Some(at) {
+                state.stalled_until = None;
+                if self.queue.total(destination).is_some() {
+                    self.attend(destination, now);
+                }
+            }
+        }
+    }
+
+    fn end_idle(&mut self, now: Now) {
+        while let Some(&std::cmp::Reverse((at, id))) = self.idle_deadlines.peek()
+            && at <= now.instant
+        {
+            self.idle_deadlines.pop();
+            let session = self.sessions.get(id.0 as usize);
+            if session.is_some_and(|session| {
+                matches!(session.phase, Phase::Idle(since) if now.instant.since(since) >= session.idle_timeout)
+            }) {
+                // It asks, and is told to finish.
+                self.commands.push_back(Command::Wake(id));
+            }
+        }
+    }
+
+    /// An entry left a bucket: its destination may be empty now.
+    pub(super) fn note_empty(&mut self, bucket: BucketId, now: Now) {
+        let destination = self.queue.destination_of(bucket);
+        if self.queue.total(destination) == Some(0) {
+            let at = now.instant.after(Duration::from_secs(DESTINATION_KEPT_SECONDS));
+            let state = self.routes.of(destination);
+            // One note for each destination: the last emptying counts.
+            if state.empty_until.replace(at).is_none() {
+                self.emptied.push_back(destination);
+            }
+        }
+    }
+
+    fn forget_empty(&mut self, now: Now) {
+        while let Some(&destination) = self.emptied.front() {
+            let until = self.routes.of(destination).empty_until;
+            if until.is_some_and(|until| until > now.instant) {
+                break;
+            }
+            self.emptied.pop_front();
+            self.routes.of(destination).empty_until = None;
+            if self.queue.total(destination) != Some(0) {
+                continue;
+            }
+            self.unroute(destination);
+            for &bucket in self.queue.buckets(destination) {
+                self.buckets.remove(bucket);
+            }
+            self.queue.forget(destination);
+            *self.routes.of(destination) = super::site::RouteState::default();
+        }
+        if now.instant >= self.next_rest_cleaning {
+            self.sites.forget_rests(now.instant);
+            self.next_rest_cleaning = now.instant.after(Duration::from_secs(DESTINATION_KEPT_SECONDS));
+        }
+    }
+
+    /// The log cannot be written or synced (`true`), or can again: no delivery goes on without its record.
+    pub fn handle_log_failing(&mut self, failing: bool, now: Now) {
+        if std::mem::replace(&mut self.log_failing, failing) && !failing {
+            self.attend_all(now);
+        }
+    }
+
+    /// No message is picked any more, and sessions end when they have their answers.
+    pub fn handle_stop(&mut self, now: Now) {
+        self.stopping = true;
+        let waiting: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.phase == Phase::AwaitingPermit)
+            .map(|(at, _)| session_id(at))
+            .collect();
+        for id in waiting {
+            self.drop_session(id, now);
+        }
+        for (at, _) in self.sessions.iter().filter(|(_, session)| matches!(session.phase, Phase::Idle(_))) {
+            self.commands.push_back(Command::Wake(session_id(at)));
+        }
+    }
+
+    /// Sessions that are not ended yet.
+    #[must_use]
+    pub fn open_sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// New settings. Open sessions go on as they were made; everything chosen later follows the new ones.
+    pub fn handle_reload(&mut self, settings: Arc<Settings>, now: Now) {
+        self.adopt(settings);
+        self.attend_all(now);
+    }
+
+    fn attend_all(&mut self, now: Now) {
+        for destination in self.queue.destination_ids() {
+            self.attend(destination, now);
+        }
+    }
+}
+
+fn session_id(at: usize) -> SessionId {
+    SessionId(u32::try_from(at).expect("sessions are bounded by open files"))
+}
