@@ -32,8 +32,11 @@ pub const PERMIT_AGED_MS: u64 = 1_000;
 pub const PERMIT_REQUESTS_MAX: usize = 65_536;
 /// Waiting requests that the permit home looks at in one call; the rest follow at its next call.
 pub const PERMIT_SCAN_MAX: u32 = 1_024;
-/// Counters that the permit home looks over in one tick for ones that nobody uses any more.
-pub const PERMIT_SWEEP_MAX: usize = 64;
+/// Counters that the permit home looks over, whenever it makes a new one, for ones that nobody uses any more.
+pub const PERMIT_SWEEP_MAX: usize = 4;
+/// A request of a destination that already has connections waits so long before permits are recalled for it
+/// as for one that has none.
+pub const PERMIT_PATIENCE_MS: u64 = 5_000;
 /// Burst of a configured rate: one, and what the rate yields in this time.
 pub const RATE_BURST_MS: u64 = 100;
 /// Message tokens that a core has not used lapse after this time and go back.

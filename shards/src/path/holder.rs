@@ -6,7 +6,8 @@ use crate::path::limit::{Arbiter, Limits, TokenKey};
 use crate::path::permit::{HOME_CORE, PermitEvent, PermitId, PermitState, ToHolder, ToHome, Tokens};
 use crate::time::Instant;
 use hashbrown::HashMap;
-use std::collections::VecDeque;
+use smallvec::SmallVec;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Permits and tokens of one core.
@@ -17,6 +18,8 @@ pub struct PermitHolder {
     permits: HashMap<PermitId, Held>,
     waiting: usize,
     stashes: HashMap<TokenKey, Stash>,
+    /// When which tokens lapse, one entry for each batch.
+    agenda: BTreeSet<(Instant, TokenKey)>,
     to_own: VecDeque<ToHome>,
     to_engine: VecDeque<ToHome>,
     events: VecDeque<PermitEvent>,
@@ -29,20 +32,21 @@ struct Held {
 }
 
 /// Tokens of one kind.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Stash {
-    limits: Arc<Limits>,
     /// In the order of their grants, which is the order in which they lapse.
     batches: VecDeque<Batch>,
-    /// A request is on its way.
-    asked: bool,
+    /// With which limits a request is on its way.
+    asked: Option<Arc<Limits>>,
     /// A message was told to wait.
     wanted: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Batch {
-    count: u32,
+    limits: Arc<Limits>,
+    granted: u32,
+    left: u32,
     granted_at: Instant,
     lapse_at: Instant,
 }
@@ -57,6 +61,7 @@ impl PermitHolder {
             permits: HashMap::new(),
             waiting: 0,
             stashes: HashMap::new(),
+            agenda: BTreeSet::new(),
             to_own: VecDeque::new(),
             to_engine: VecDeque::new(),
             events: VecDeque::new(),
@@ -64,7 +69,7 @@ impl PermitHolder {
     }
 
     /// See [`Permits::request`](crate::path::permit::Permits::request).
-    pub fn request(&mut self, limits: &Arc<Limits>) -> Option<PermitId> {
+    pub fn request(&mut self, limits: &Arc<Limits>, held: u32) -> Option<PermitId> {
         if !limits.needs_permit() {
             return Some(PermitId::UNLIMITED);
         }
@@ -76,7 +81,7 @@ impl PermitHolder {
         let arbiter = limits.connection_arbiter;
         self.permits.insert(permit, Held { state: PermitState::Waiting, arbiter });
         self.waiting += 1;
-        self.send(arbiter, ToHome::Connect { permit, limits: limits.clone() });
+        self.send(arbiter, ToHome::Connect { permit, held, limits: limits.clone() });
         Some(permit)
     }
 
@@ -103,23 +108,15 @@ impl PermitHolder {
 
     /// Takes a token when there is one; asks for more when few are left.
     pub fn take_token(&mut self, limits: &Arc<Limits>, ready: u32, now: Instant) -> Tokens {
-        let stash = self.stashes.entry(limits.tokens).or_insert_with(|| Stash {
-            limits: limits.clone(),
-            batches: VecDeque::new(),
-            asked: false,
-            wanted: false,
-        });
-        if stash.limits.version != limits.version {
-            stash.limits = limits.clone();
-        }
+        let stash = self.stashes.entry(limits.tokens).or_default();
         let taken = stash.take(now);
         stash.wanted |= !taken;
         let left = stash.left(now);
         let still_ready = ready.saturating_sub(u32::from(taken));
         // Ask when half of a batch is left, so that the answer is there before the rest is used.
-        let ask = !stash.asked && (!taken || (still_ready > left && left <= stash.last_batch() / 2));
-        if ask {
-            stash.asked = true;
+        let running_out = still_ready > left && left <= stash.last_granted() / 2;
+        if stash.asked.is_none() && (!taken || running_out) {
+            stash.asked = Some(limits.clone());
             let want = still_ready.saturating_sub(left).clamp(1, TOKEN_BATCH_MAX);
             self.send(limits.message_arbiter, ToHome::Tokens { limits: limits.clone(), want });
         }
@@ -134,11 +131,14 @@ impl PermitHolder {
 
     /// Tells the home of limits that a reload changed.
     pub fn changed(&mut self, limits: &Arc<Limits>) {
-        if limits.needs_permit() {
-            self.send(limits.connection_arbiter, ToHome::Changed { limits: limits.clone() });
-        }
-        if limits.needs_token() && limits.message_arbiter != limits.connection_arbiter {
-            self.send(limits.message_arbiter, ToHome::Changed { limits: limits.clone() });
+        let arbiters = [
+            limits.needs_permit().then_some(limits.connection_arbiter),
+            limits.needs_token().then_some(limits.message_arbiter),
+        ];
+        for arbiter in [Arbiter::Own, Arbiter::Engine] {
+            if arbiters.contains(&Some(arbiter)) {
+                self.send(arbiter, ToHome::Changed { limits: limits.clone() });
+            }
         }
     }
 
@@ -163,8 +163,9 @@ impl PermitHolder {
             }
             ToHolder::Tokens { tokens, count, granted_at, lapse_at } => {
                 let stash = self.stashes.get_mut(&tokens).expect("a stash stays while its request is on its way");
-                stash.asked = false;
-                stash.batches.push_back(Batch { count, granted_at, lapse_at });
+                let limits = stash.asked.take().expect("tokens come only when asked for, once for each request");
+                stash.batches.push_back(Batch { limits, granted: count, left: count, granted_at, lapse_at });
+                self.agenda.insert((lapse_at, tokens));
                 if std::mem::take(&mut stash.wanted) {
                     self.events.push_back(PermitEvent::Tokens(tokens));
                 }
@@ -174,29 +175,33 @@ impl PermitHolder {
 
     /// Returns lapsed tokens and forgets kinds that nobody uses.
     pub fn handle_tick(&mut self, now: Instant) {
-        let mut back: Vec<ToHome> = Vec::new();
-        self.stashes.retain(|_, stash| {
-            while let Some(batch) = stash.batches.front().copied()
-                && (batch.lapse_at <= now || batch.count == 0)
-            {
-                stash.batches.pop_front();
-                if batch.count > 0 {
-                    let limits = stash.limits.clone();
-                    back.push(ToHome::TokensBack { limits, count: batch.count, granted_at: batch.granted_at });
+        let mut back: SmallVec<[ToHome; 4]> = SmallVec::new();
+        while let Some(&(lapse_at, tokens)) = self.agenda.first()
+            && lapse_at <= now
+        {
+            self.agenda.pop_first();
+            let stash = self.stashes.get_mut(&tokens).expect("a stash stays while it has batches");
+            while let Some(batch) = stash.batches.pop_front_if(|batch| batch.lapse_at <= now) {
+                if batch.left > 0 {
+                    let Batch { limits, left: count, granted_at, .. } = batch;
+                    back.push(ToHome::TokensBack { limits, count, granted_at });
                 }
             }
-            stash.asked || !stash.batches.is_empty()
-        });
+            if stash.batches.is_empty() && stash.asked.is_none() {
+                self.stashes.remove(&tokens);
+            }
+        }
         for message in back {
-            let ToHome::TokensBack { limits, .. } = &message else { continue };
-            self.send(limits.message_arbiter, message);
+            if let ToHome::TokensBack { limits, .. } = &message {
+                self.send(limits.message_arbiter, message);
+            }
         }
     }
 
     /// When the next tokens lapse.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.stashes.values().filter_map(|stash| stash.batches.front().map(|batch| batch.lapse_at)).min()
+        self.agenda.first().map(|&(lapse_at, _)| lapse_at)
     }
 
     /// The next message to another core's home.
@@ -225,20 +230,20 @@ impl PermitHolder {
 
 impl Stash {
     fn take(&mut self, now: Instant) -> bool {
-        for batch in &mut self.batches {
-            if batch.count > 0 && batch.lapse_at > now {
-                batch.count -= 1;
-                return true;
+        match self.batches.iter_mut().find(|batch| batch.left > 0 && batch.lapse_at > now) {
+            Some(batch) => {
+                batch.left -= 1;
+                true
             }
+            None => false,
         }
-        false
     }
 
     fn left(&self, now: Instant) -> u32 {
-        self.batches.iter().filter(|batch| batch.lapse_at > now).map(|batch| batch.count).sum()
+        self.batches.iter().filter(|batch| batch.lapse_at > now).map(|batch| batch.left).sum()
     }
 
-    fn last_batch(&self) -> u32 {
-        self.batches.back().map_or(0, |batch| batch.count)
+    fn last_granted(&self) -> u32 {
+        self.batches.back().map_or(0, |batch| batch.granted)
     }
 }

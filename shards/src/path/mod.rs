@@ -9,6 +9,7 @@
 //! can take.
 
 pub mod bucket;
+mod counter;
 pub mod holder;
 pub mod home;
 pub mod limit;

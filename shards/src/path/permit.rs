@@ -69,6 +69,8 @@ pub enum ToHome {
     Connect {
         /// Named by the asking core.
         permit: PermitId,
+        /// Permits that the same destination holds or waits for already.
+        held: u32,
         /// What is counted.
         limits: Arc<Limits>,
     },
@@ -147,12 +149,17 @@ impl Permits {
     /// For core `core`.
     #[must_use]
     pub fn new(core: CoreId) -> Self {
-        Self { core, home: PermitHome::new(), holder: PermitHolder::new(core) }
+        Self { core, home: PermitHome::new(core), holder: PermitHolder::new(core) }
     }
 
-    /// Asks for a permit to open one connection. `None` when too many requests wait already: ask later.
-    pub fn request(&mut self, limits: &Arc<Limits>, now: Instant) -> Option<PermitId> {
-        let permit = self.holder.request(limits)?;
+    /// Asks for a permit to open one connection, for a destination that on this path holds or waits for `held`
+    /// others already. `None` when too many requests wait: ask later.
+    ///
+    /// For a destination that has none, permits of others are recalled as soon as they were held long enough;
+    /// for others only those of destinations that have clearly more. So the share of each destination evens out,
+    /// and equals do not take each other's connections to and fro.
+    pub fn request(&mut self, limits: &Arc<Limits>, held: u32, now: Instant) -> Option<PermitId> {
+        let permit = self.holder.request(limits, held)?;
         self.deliver_own(now);
         Some(permit)
     }
@@ -183,7 +190,9 @@ impl Permits {
         answer
     }
 
-    /// The limits of a path with connections in force were computed anew after a reload.
+    /// The limits of a path with connections in force were computed anew after a reload: permits in force are kept,
+    /// those beyond the new limit are recalled. A request that waits keeps waiting for what it asked for: release
+    /// it and ask anew when its limits are other ones now.
     pub fn changed(&mut self, limits: &Arc<Limits>, now: Instant) {
         self.holder.changed(limits);
         self.deliver_own(now);
@@ -229,7 +238,7 @@ impl Permits {
         while let Some(message) = self.holder.poll_own_message() {
             self.home.handle(self.core, message, now);
         }
-        while let Some(message) = self.home.poll_message_for(self.core) {
+        while let Some(message) = self.home.poll_own_message() {
             self.holder.handle(message);
         }
     }
