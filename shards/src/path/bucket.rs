@@ -1,0 +1,160 @@
+//! A token bucket in whole numbers: what a configured rate has yielded and nobody has taken. It is told the
+//! time and never waits.
+
+use crate::limits::RATE_BURST_MS;
+use crate::settings::Rate;
+use crate::time::Instant;
+use std::time::Duration;
+
+/// What a rate has yielded. In any window at most `rate × window + burst` are taken, the burst being one and
+/// what the rate yields in [`RATE_BURST_MS`]: enough that a late look loses nothing, too little to be felt.
+///
+/// Kept in parts of a token, of which one token has as many as the period has microseconds, and of which
+/// each microsecond adds as many as the rate's count: so no fraction is ever lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    rate: Rate,
+    parts: u128,
+    at: Instant,
+}
+
+impl Bucket {
+    /// A full bucket.
+    #[must_use]
+    pub fn new(rate: Rate, now: Instant) -> Self {
+        let mut bucket = Self { rate, parts: 0, at: now };
+        bucket.parts = bucket.capacity();
+        bucket
+    }
+
+    /// The rate it was made of.
+    #[must_use]
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// Another rate from now on. What is in the bucket stays, up to the new burst.
+    pub fn set_rate(&mut self, rate: Rate, now: Instant) {
+        let (level, token) = (self.level(now), self.token());
+        self.rate = rate;
+        self.at = now;
+        self.parts = (level * self.token() / token).min(self.capacity());
+    }
+
+    /// Whole tokens in it.
+    #[must_use]
+    pub fn available(&self, now: Instant) -> u32 {
+        u32::try_from(self.level(now) / self.token()).unwrap_or(u32::MAX)
+    }
+
+    /// Takes `count` tokens, which must be available.
+    pub fn take(&mut self, count: u32, now: Instant) {
+        let cost = u128::from(count) * self.token();
+        let level = self.level(now);
+        assert!(level >= cost, "only available tokens are taken");
+        self.parts = level - cost;
+        self.at = self.at.max(now);
+    }
+
+    /// Puts back `count` tokens that were taken at `taken_at` and not used.
+    ///
+    /// What the bucket gained meanwhile is taken off, so that tokens that go to and fro unused do not pile up
+    /// outside the bucket beyond its burst.
+    pub fn put_back(&mut self, count: u32, taken_at: Instant, now: Instant) {
+        let gained = now.since(taken_at).as_micros() * u128::from(self.rate.count);
+        let back = (u128::from(count) * self.token()).saturating_sub(gained);
+        self.parts = (self.level(now) + back).min(self.capacity());
+        self.at = self.at.max(now);
+    }
+
+    /// When one token will be there; not after `now` when it is.
+    #[must_use]
+    pub fn ready_at(&self, now: Instant) -> Instant {
+        let missing = self.token().saturating_sub(self.level(now));
+        let micros = missing.div_ceil(u128::from(self.rate.count.max(1)));
+        now.after(Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
+    }
+
+    /// Whether a new bucket would be no fuller.
+    #[must_use]
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.level(now) >= self.capacity()
+    }
+
+    fn level(&self, now: Instant) -> u128 {
+        let gained = now.since(self.at).as_micros() * u128::from(self.rate.count);
+        (self.parts + gained).min(self.capacity())
+    }
+
+    fn token(&self) -> u128 {
+        self.rate.period.as_micros().max(1)
+    }
+
+    fn capacity(&self) -> u128 {
+        self.token() + u128::from(self.rate.count) * u128::from(RATE_BURST_MS) * 1000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Bucket;
+    use crate::settings::Rate;
+    use crate::time::Instant;
+    use std::time::Duration;
+
+    #[test]
+    fn yields_the_rate_and_no_more() {
+        for (count, period_ms, step_us) in
+            [(10, 1000, 1), (10, 1000, 7_919), (1000, 60_000, 50_000), (1, 3_600_000, 999_983)]
+        {
+            let rate = Rate { count, period: Duration::from_millis(period_ms) };
+            let mut bucket = Bucket::new(rate, Instant(0));
+            let burst = u64::from(bucket.available(Instant(0)));
+            let (mut taken, mut now) = (0_u64, 0);
+            while now < period_ms * 1000 * 3 {
+                now += if count == 10 && step_us == 1 { 11 } else { step_us };
+                let some = bucket.available(Instant(now));
+                bucket.take(some, Instant(now));
+                taken += u64::from(some);
+            }
+            let yielded = now * u64::from(count) / (period_ms * 1000);
+            assert!((yielded..=yielded + burst).contains(&taken), "{count}/{period_ms} ms: {taken} of {yielded}");
+        }
+    }
+
+    #[test]
+    fn says_when_the_next_is_there() {
+        let mut bucket = Bucket::new(Rate { count: 3, period: Duration::from_secs(1) }, Instant(0));
+        bucket.take(bucket.available(Instant(0)), Instant(0));
+        let at = bucket.ready_at(Instant(0));
+        assert_eq!(bucket.available(Instant(at.0 - 1)), 0);
+        assert_eq!(bucket.available(at), 1);
+    }
+
+    #[test]
+    fn tokens_put_back_do_not_pile_up() {
+        let rate = Rate { count: 1000, period: Duration::from_secs(1) };
+        let mut bucket = Bucket::new(rate, Instant(0));
+        let mut out: Vec<(u32, Instant)> = Vec::new();
+        for turn in 1..1000_u64 {
+            let now = Instant(turn * 10_000);
+            if out.len() == 10 {
+                let (count, taken_at) = out.remove(0);
+                bucket.put_back(count, taken_at, now);
+            }
+            let some = bucket.available(now);
+            bucket.take(some, now);
+            out.push((some, now));
+        }
+        let outside: u32 = out.iter().map(|(count, _)| count).sum();
+        assert!(outside <= 101 + 100, "{outside} tokens are outside");
+    }
+
+    #[test]
+    fn a_slow_token_put_back_is_not_lost() {
+        let mut bucket = Bucket::new(Rate { count: 1, period: Duration::from_secs(3600) }, Instant(0));
+        bucket.take(1, Instant(0));
+        bucket.put_back(1, Instant(0), Instant(100_000));
+        assert_eq!(bucket.available(Instant(100_000)), 1);
+    }
+}

@@ -1,0 +1,205 @@
+//! One counter at its home: how much of it is in use, what its rate has left, who waits for it and who could
+//! give something back. Grants nothing itself.
+
+use crate::limits::{PERMIT_HELD_MIN_MS, PERMIT_PATIENCE_MS};
+use crate::path::bucket::Bucket;
+use crate::path::limit::{Counter, CounterKey};
+use crate::time::Instant;
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Orders requests by their arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Ticket(pub u64);
+
+/// Numbers grants in their order, so also by how long they are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct GrantNumber(pub u64);
+
+/// The state of one counter. Lives on the home core from its first use until nothing refers to it and its rate
+/// has recovered.
+#[derive(Debug)]
+pub(super) struct CounterState {
+    pub(super) key: CounterKey,
+    /// Of the settings from which limit and rate are.
+    version: u32,
+    limit: Option<u32>,
+    bucket: Option<Bucket>,
+    /// Requests and permits that refer to it.
+    pub(super) references: u32,
+    /// Permits, and claims of requests that take their counters one by one.
+    in_use: u32,
+    /// Requests that wait for this counter, in order of arrival.
+    pub(super) parked: BTreeSet<Ticket>,
+    /// Of those, requests of destinations that have no connection yet.
+    pub(super) urgent: u32,
+    /// Permits that were not recalled yet: those of the destinations with most, then the longest-held, first.
+    recallable: BTreeSet<(Reverse<u32>, GrantNumber)>,
+    /// Permits recalled and not yet returned.
+    recalled: u32,
+    /// When it is to be looked at again.
+    pub(super) check_at: Option<Instant>,
+    /// It is in the queue of counters that may have room.
+    pub(super) stirred: bool,
+}
+
+/// The request at the head of the line.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    pub(super) held: u32,
+    pub(super) since: Instant,
+}
+
+/// Whether the first recallable permit is to be recalled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recall {
+    /// Yes.
+    Now(GrantNumber),
+    /// Not before then.
+    At(GrantNumber, Instant),
+    /// Nobody needs it.
+    None,
+}
+
+impl CounterState {
+    pub(super) fn new(counter: &Counter, version: u32, now: Instant) -> Self {
+        Self {
+            key: counter.key,
+            version,
+            limit: counter.connections,
+            bucket: counter.rate.map(|rate| Bucket::new(rate, now)),
+            references: 0,
+            in_use: 0,
+            parked: BTreeSet::new(),
+            urgent: 0,
+            recallable: BTreeSet::new(),
+            recalled: 0,
+            check_at: None,
+            stirred: false,
+        }
+    }
+
+    /// Takes over the allowance of newer settings. Says whether something changed.
+    pub(super) fn learn(&mut self, counter: &Counter, version: u32, now: Instant) -> bool {
+        if version <= self.version {
+            return false;
+        }
+        self.version = version;
+        let old = (self.limit, self.bucket.as_ref().map(Bucket::rate));
+        if old == (counter.connections, counter.rate) {
+            return false;
+        }
+        self.limit = counter.connections;
+        match (&mut self.bucket, counter.rate) {
+            (Some(bucket), Some(rate)) => bucket.set_rate(rate, now),
+            (bucket, rate) => *bucket = rate.map(|rate| Bucket::new(rate, now)),
+        }
+        true
+    }
+
+    /// Whether one more may be granted now.
+    pub(super) fn has_room(&self, now: Instant) -> bool {
+        !self.is_full() && self.tokens(now) > 0
+    }
+
+    /// Whether it has room, and nobody who came before `ticket` waits for it.
+    pub(super) fn has_room_for(&self, ticket: Ticket, now: Instant) -> bool {
+        self.has_room(now) && self.parked.first().is_none_or(|&first| first > ticket)
+    }
+
+    /// What the rate has left; without a rate there is no end.
+    pub(super) fn tokens(&self, now: Instant) -> u32 {
+        self.bucket.as_ref().map_or(u32::MAX, |bucket| bucket.available(now))
+    }
+
+    pub(super) fn take_tokens(&mut self, count: u32, now: Instant) {
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(count, now);
+        }
+    }
+
+    pub(super) fn put_tokens_back(&mut self, count: u32, taken_at: Instant, now: Instant) {
+        if let Some(bucket) = &mut self.bucket {
+            bucket.put_back(count, taken_at, now);
+        }
+    }
+
+    /// One connection more, which must have room.
+    pub(super) fn claim(&mut self, now: Instant) {
+        assert!(!self.is_full(), "a counter is not granted beyond its limit");
+        self.in_use += 1;
+        self.take_tokens(1, now);
+    }
+
+    /// A claim is given up before a connection came of it.
+    pub(super) fn unclaim(&mut self, now: Instant) {
+        self.in_use -= 1;
+        self.put_tokens_back(1, now, now);
+    }
+
+    /// A claim became a permit.
+    pub(super) fn add_permit(&mut self, rank: u32, number: GrantNumber) {
+        self.recallable.insert((Reverse(rank), number));
+    }
+
+    pub(super) fn mark_recalled(&mut self, rank: u32, number: GrantNumber) {
+        let was_there = self.recallable.remove(&(Reverse(rank), number));
+        assert!(was_there, "a permit is recalled once");
+        self.recalled += 1;
+    }
+
+    /// The permit came back.
+    pub(super) fn remove_permit(&mut self, rank: u32, number: GrantNumber, recalled: bool) {
+        self.in_use -= 1;
+        if recalled {
+            self.recalled -= 1;
+        } else {
+            self.recallable.remove(&(Reverse(rank), number));
+        }
+    }
+
+    /// Whether a permit is to be recalled for those who wait, `head` being the first of them, or because a
+    /// reload lowered the limit. `granted_at` tells when a grant was made.
+    pub(super) fn recall(
+        &self,
+        head: Option<Head>,
+        granted_at: impl Fn(GrantNumber) -> Instant,
+        now: Instant,
+    ) -> Recall {
+        let Some(&(Reverse(rank), number)) = self.recallable.first() else { return Recall::None };
+        let over = self.limit.map_or(0, |limit| self.in_use.saturating_sub(limit));
+        if self.recalled < over {
+            return Recall::Now(number);
+        }
+        let Some(head) = head.filter(|_| self.is_full()) else { return Recall::None };
+        let settled = granted_at(number).after(Duration::from_millis(PERMIT_HELD_MIN_MS));
+        let at = if self.recalled < over + self.urgent || (self.recalled == over && rank > head.held + 1) {
+            settled
+        } else if self.recalled == over {
+            settled.max(head.since.after(Duration::from_millis(PERMIT_PATIENCE_MS)))
+        } else {
+            return Recall::None;
+        };
+        if at <= now { Recall::Now(number) } else { Recall::At(number, at) }
+    }
+
+    /// When the rate will have a token again, if that is what is missing.
+    pub(super) fn refilled_at(&self, now: Instant) -> Option<Instant> {
+        self.bucket.as_ref().filter(|_| !self.is_full()).map(|bucket| bucket.ready_at(now))
+    }
+
+    /// Whether it is as good as a new one.
+    pub(super) fn is_unused(&self, now: Instant) -> bool {
+        self.references == 0 && self.bucket.as_ref().is_none_or(|bucket| bucket.is_full(now))
+    }
+
+    /// Whether somebody waits, or too many permits are out.
+    pub(super) fn needs_care(&self) -> bool {
+        !self.parked.is_empty() || self.limit.is_some_and(|limit| self.in_use > limit)
+    }
+
+    fn is_full(&self) -> bool {
+        self.limit.is_some_and(|limit| self.in_use >= limit)
+    }
+}

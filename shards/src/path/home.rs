@@ -1,0 +1,403 @@
+//! The home's side of permits: grants connections and messages to cores so that no counter is ever exceeded.
+//! It opens nothing, and knows the destinations behind the requests only by how many permits they have.
+//!
+//! A request is under several counters and gets all of them at once. While it must wait, it is parked on one
+//! counter that has no room, so it blocks nobody who needs others. Each counter serves who is parked on it in
+//! order of arrival. So that a request under two busy counters is not overtaken for ever by those that need only
+//! one, it claims its counters one by one once it is old ([`PERMIT_AGED_MS`]): always in the same order, so two
+//! such requests cannot wait for each other.
+
+use crate::limits::{PERMIT_AGED_MS, PERMIT_SCAN_MAX, PERMIT_SWEEP_MAX, TOKEN_LAPSE_MS};
+use crate::message::CoreId;
+use crate::path::counter::{CounterState, GrantNumber, Head, Recall, Ticket};
+use crate::path::limit::{Counter, CounterKey, Limits, TokenKey};
+use crate::path::permit::{PermitId, ToHolder, ToHome};
+use crate::time::Instant;
+use hashbrown::HashMap;
+use slab::Slab;
+use smallvec::SmallVec;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// Index of a counter in the slab.
+type CounterIndex = usize;
+type CounterIndices = SmallVec<[CounterIndex; 4]>;
+
+/// All counters that have their home on this core, and what was granted and asked of them.
+#[derive(Debug)]
+pub struct PermitHome {
+    core: CoreId,
+    counters: Slab<CounterState>,
+    by_key: HashMap<CounterKey, CounterIndex>,
+    requests: HashMap<Ticket, Request>,
+    grants: HashMap<GrantNumber, Grant>,
+    permits: HashMap<(CoreId, PermitId), Place>,
+    last_number: u64,
+    /// Counters that may have room for one who waits.
+    stirred: VecDeque<CounterIndex>,
+    /// When to look at which counter again; each is in it at most once.
+    agenda: BTreeSet<(Instant, CounterIndex)>,
+    swept: CounterIndex,
+    to_own: VecDeque<ToHolder>,
+    to_others: VecDeque<(CoreId, ToHolder)>,
+}
+
+#[derive(Debug)]
+struct Request {
+    core: CoreId,
+    ask: Ask,
+    /// In ascending order of their keys.
+    counters: CounterIndices,
+    since: Instant,
+    parked_on: CounterIndex,
+    /// So many of the first counters are claimed already; only an old request claims them one by one.
+    claimed: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ask {
+    Connection { permit: PermitId, held: u32 },
+    Messages { tokens: TokenKey, want: u32 },
+}
+
+impl Ask {
+    /// Permits that the destination has; a request for tokens recalls nobody's.
+    fn held(self) -> u32 {
+        match self {
+            Self::Connection { held, .. } => held,
+            Self::Messages { .. } => u32::MAX - 1,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Grant {
+    core: CoreId,
+    permit: PermitId,
+    counters: CounterIndices,
+    at: Instant,
+    /// The how-manieth of its destination, from 1.
+    rank: u32,
+    recalled: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Waiting(Ticket),
+    Granted(GrantNumber),
+}
+
+impl PermitHome {
+    /// The home on core `core`; nothing is granted.
+    #[must_use]
+    pub fn new(core: CoreId) -> Self {
+        Self {
+            core,
+            counters: Slab::new(),
+            by_key: HashMap::new(),
+            requests: HashMap::new(),
+            grants: HashMap::new(),
+            permits: HashMap::new(),
+            last_number: 0,
+            stirred: VecDeque::new(),
+            agenda: BTreeSet::new(),
+            swept: 0,
+            to_own: VecDeque::new(),
+            to_others: VecDeque::new(),
+        }
+    }
+
+    /// A core said something.
+    pub fn handle(&mut self, from: CoreId, message: ToHome, now: Instant) {
+        match message {
+            ToHome::Connect { permit, held, limits } => {
+                let counters = self.learn(&limits.connections, limits.version, now);
+                self.arrive(from, Ask::Connection { permit, held }, counters, now);
+            }
+            ToHome::Tokens { limits, want } => {
+                let counters = self.learn(&limits.messages, limits.version, now);
+                self.arrive(from, Ask::Messages { tokens: limits.tokens, want }, counters, now);
+            }
+            ToHome::Return { permit } => self.take_back(from, permit, now),
+            ToHome::TokensBack { limits, count, granted_at } => self.tokens_back(&limits, count, granted_at, now),
+            ToHome::Changed { limits } => {
+                self.relearn(&limits.connections, limits.version, now);
+                self.relearn(&limits.messages, limits.version, now);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Time passed: rates have more, permits were held long enough.
+    pub fn handle_tick(&mut self, now: Instant) {
+        while let Some(&(at, index)) = self.agenda.first()
+            && at <= now
+        {
+            self.agenda.pop_first();
+            self.counters[index].check_at = None;
+            self.stir(index);
+        }
+        self.settle(now);
+    }
+
+    /// When to call [`handle_tick`](Self::handle_tick) at the latest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.stirred.is_empty() { self.agenda.first().map(|&(at, _)| at) } else { Some(Instant(0)) }
+    }
+
+    /// The next message to another core.
+    pub fn poll_message(&mut self) -> Option<(CoreId, ToHolder)> {
+        self.to_others.pop_front()
+    }
+
+    /// The next message to the holder on this core.
+    pub fn poll_own_message(&mut self) -> Option<ToHolder> {
+        self.to_own.pop_front()
+    }
+
+    /// The counters of a request, made when they are new, one reference more each.
+    fn learn(&mut self, wanted: &[Counter], version: u32, now: Instant) -> CounterIndices {
+        self.relearn(wanted, version, now);
+        let mut sorted: SmallVec<[&Counter; 4]> = wanted.iter().collect();
+        sorted.sort_unstable_by_key(|counter| counter.key);
+        let mut indices = CounterIndices::new();
+        for counter in sorted {
+            let index = match self.by_key.get(&counter.key) {
+                Some(&index) => index,
+                None => self.make(counter, version, now),
+            };
+            self.counters[index].references += 1;
+            indices.push(index);
+        }
+        indices
+    }
+
+    /// Newer allowances of counters that are in use.
+    fn relearn(&mut self, wanted: &[Counter], version: u32, now: Instant) {
+        for counter in wanted {
+            if let Some(&index) = self.by_key.get(&counter.key)
+                && self.counters[index].learn(counter, version, now)
+            {
+                self.stir(index);
+            }
+        }
+    }
+
+    fn make(&mut self, counter: &Counter, version: u32, now: Instant) -> CounterIndex {
+        self.sweep(now);
+        let index = self.counters.insert(CounterState::new(counter, version, now));
+        self.by_key.insert(counter.key, index);
+        index
+    }
+
+    /// Forgets a few counters that nobody uses any more.
+    fn sweep(&mut self, now: Instant) {
+        for _ in 0..PERMIT_SWEEP_MAX.min(self.counters.capacity()) {
+            self.swept = (self.swept + 1) % self.counters.capacity();
+            if self.counters.get(self.swept).is_some_and(|counter| counter.is_unused(now) && !counter.stirred) {
+                let counter = self.counters.remove(self.swept);
+                self.by_key.remove(&counter.key);
+                if let Some(at) = counter.check_at {
+                    self.agenda.remove(&(at, self.swept));
+                }
+            }
+        }
+    }
+
+    fn arrive(&mut self, core: CoreId, ask: Ask, counters: CounterIndices, now: Instant) {
+        assert!(!counters.is_empty(), "what no limit counts needs no leave");
+        let ticket = Ticket(self.next_number());
+        if let Ask::Connection { permit, .. } = ask {
+            let before = self.permits.insert((core, permit), Place::Waiting(ticket));
+            assert!(before.is_none(), "a core gives each permit its own number");
+        }
+        let parked_on = counters[0];
+        self.requests.insert(ticket, Request { core, ask, counters, since: now, parked_on, claimed: 0 });
+        self.admit(ticket, now);
+    }
+
+    /// Grants the request, which is parked nowhere, or parks it.
+    fn admit(&mut self, ticket: Ticket, now: Instant) {
+        let request = self.requests.get_mut(&ticket).expect("only waiting requests are admitted");
+        let is_connection = matches!(request.ask, Ask::Connection { .. });
+        let is_aged = now.since(request.since) >= Duration::from_millis(PERMIT_AGED_MS);
+        let rest = &request.counters[request.claimed..];
+        let lacking = rest.iter().copied().position(|index| !self.counters[index].has_room_for(ticket, now));
+        if is_connection && (lacking.is_none() || is_aged) {
+            let may_claim = lacking.unwrap_or(rest.len());
+            for &index in &rest[..may_claim] {
+                self.counters[index].claim(now);
+            }
+            request.claimed += may_claim;
+        }
+        let Some(lacking) = lacking else {
+            return self.grant(ticket, now);
+        };
+        let index = if is_connection && is_aged { request.counters[request.claimed] } else { rest[lacking] };
+        request.parked_on = index;
+        let counter = &mut self.counters[index];
+        counter.parked.insert(ticket);
+        counter.urgent += u32::from(request.ask.held() == 0);
+        self.stir(index);
+    }
+
+    /// Everything that the request needs has room; for a connection it is claimed already.
+    fn grant(&mut self, ticket: Ticket, now: Instant) {
+        let Request { core, ask, counters, .. } =
+            self.requests.remove(&ticket).expect("only waiting requests are granted");
+        match ask {
+            Ask::Connection { permit, held } => {
+                let number = GrantNumber(self.next_number());
+                let rank = held.saturating_add(1);
+                for &index in &counters {
+                    self.counters[index].add_permit(rank, number);
+                }
+                self.grants.insert(number, Grant { core, permit, counters, at: now, rank, recalled: false });
+                self.permits.insert((core, permit), Place::Granted(number));
+                self.send(core, ToHolder::Granted { permit });
+            }
+            Ask::Messages { tokens, want } => {
+                // Those who wait get a share each, so that the first does not take what has come together.
+                let share = |&index: &CounterIndex| {
+                    let counter = &self.counters[index];
+                    let waiting = u32::try_from(counter.parked.len()).unwrap_or(u32::MAX - 1);
+                    counter.tokens(now) / (waiting + 1)
+                };
+                let count = counters.iter().map(share).min().unwrap_or(1).clamp(1, want.max(1));
+                for &index in &counters {
+                    self.counters[index].take_tokens(count, now);
+                    self.counters[index].references -= 1;
+                }
+                let lapse_at = now.after(Duration::from_millis(TOKEN_LAPSE_MS));
+                self.send(core, ToHolder::Tokens { tokens, count, granted_at: now, lapse_at });
+            }
+        }
+    }
+
+    /// A permit is returned, or a request withdrawn.
+    fn take_back(&mut self, core: CoreId, permit: PermitId, now: Instant) {
+        let place = self.permits.remove(&(core, permit)).expect("a core returns only what it asked for, once");
+        let counters = match place {
+            Place::Waiting(ticket) => {
+                let request = self.requests.remove(&ticket).expect("a waiting request is known");
+                self.unpark(ticket, &request);
+                for &index in &request.counters[..request.claimed] {
+                    self.counters[index].unclaim(now);
+                }
+                request.counters
+            }
+            Place::Granted(number) => {
+                let grant = self.grants.remove(&number).expect("a granted permit is known");
+                for &index in &grant.counters {
+                    self.counters[index].remove_permit(grant.rank, number, grant.recalled);
+                }
+                grant.counters
+            }
+        };
+        for index in counters {
+            self.counters[index].references -= 1;
+            self.stir(index);
+        }
+    }
+
+    fn unpark(&mut self, ticket: Ticket, request: &Request) {
+        let counter = &mut self.counters[request.parked_on];
+        let was_there = counter.parked.remove(&ticket);
+        assert!(was_there, "a waiting request is parked");
+        counter.urgent -= u32::from(request.ask.held() == 0);
+    }
+
+    fn tokens_back(&mut self, limits: &Limits, count: u32, granted_at: Instant, now: Instant) {
+        for counter in &limits.messages {
+            if let Some(&index) = self.by_key.get(&counter.key) {
+                self.counters[index].put_tokens_back(count, granted_at, now);
+                self.stir(index);
+            }
+        }
+    }
+
+    fn stir(&mut self, index: CounterIndex) {
+        let counter = &mut self.counters[index];
+        if !counter.stirred && counter.needs_care() {
+            counter.stirred = true;
+            self.stirred.push_back(index);
+        }
+    }
+
+    /// Serves those who are parked on counters with room, a bounded number of them.
+    fn settle(&mut self, now: Instant) {
+        let mut budget = PERMIT_SCAN_MAX;
+        while let Some(index) = self.stirred.pop_front() {
+            self.counters[index].stirred = false;
+            while self.counters[index].has_room(now)
+                && let Some(&ticket) = self.counters[index].parked.first()
+            {
+                if budget == 0 {
+                    self.counters[index].stirred = true;
+                    self.stirred.push_front(index);
+                    return;
+                }
+                budget -= 1;
+                let request = self.requests.remove(&ticket).expect("who is parked waits");
+                self.unpark(ticket, &request);
+                self.requests.insert(ticket, request);
+                self.admit(ticket, now);
+            }
+            self.care(index, now);
+        }
+    }
+
+    /// Recalls permits for those who wait for a full counter, and sees to it that it is looked at again.
+    fn care(&mut self, index: CounterIndex, now: Instant) {
+        let mut check_at = None;
+        while self.counters[index].needs_care() {
+            let counter = &self.counters[index];
+            let head = counter.parked.first().map(|ticket| {
+                let request = &self.requests[ticket];
+                Head { held: request.ask.held(), since: request.since }
+            });
+            match counter.recall(head, |number| self.grants[&number].at, now) {
+                Recall::Now(number) => self.recall(number),
+                Recall::At(_, at) => {
+                    check_at = Some(at);
+                    break;
+                }
+                Recall::None => {
+                    check_at = head.and_then(|_| counter.refilled_at(now));
+                    break;
+                }
+            }
+        }
+        let counter = &mut self.counters[index];
+        if let Some(old) = std::mem::replace(&mut counter.check_at, check_at) {
+            self.agenda.remove(&(old, index));
+        }
+        if let Some(at) = check_at {
+            self.agenda.insert((at, index));
+        }
+    }
+
+    fn recall(&mut self, number: GrantNumber) {
+        let grant = self.grants.get_mut(&number).expect("a recallable permit is granted");
+        grant.recalled = true;
+        let (core, permit, rank) = (grant.core, grant.permit, grant.rank);
+        for &index in &grant.counters {
+            self.counters[index].mark_recalled(rank, number);
+        }
+        self.send(core, ToHolder::Recalled { permit });
+    }
+
+    fn send(&mut self, core: CoreId, message: ToHolder) {
+        if core == self.core {
+            self.to_own.push_back(message);
+        } else {
+            self.to_others.push_back((core, message));
+        }
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+}

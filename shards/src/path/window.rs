@@ -1,0 +1,193 @@
+//! How many connections a path may open, learned from what the site answers. Counts nothing itself: the
+//! caller says how many connections are open and what became of them.
+
+use crate::limits::{
+    WINDOW_BACKOFF_MAX_MS, WINDOW_BACKOFF_MIN_MS, WINDOW_DEAD_FAILURES, WINDOW_RAMP_STEP_MS, WINDOW_START,
+};
+use crate::time::Instant;
+use std::time::Duration;
+
+/// What a host failure made of the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is used on, more carefully.
+    Alive,
+    /// It is left alone until then; then one connection tries it.
+    DeadUntil(Instant),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// In use.
+    Alive,
+    /// Left alone.
+    Dead { until: Instant },
+    /// One connection tries it, since the back-off ended.
+    Probing,
+}
+
+/// The adaptive concurrency of one path on one core, after Postfix's destination concurrency scheduler.
+///
+/// Starts at [`WINDOW_START`]. Until the first host failure each success opens it by one; afterwards by one
+/// for each window of successes. A host failure (no connection, 4yz or 5yz to the connection, 421, connection
+/// lost) halves it, at most once for each window of results, never below one. After
+/// [`WINDOW_DEAD_FAILURES`] failures in a row the path is dead; after the back-off one connection probes it.
+#[derive(Clone, Debug)]
+pub struct Window {
+    size: u32,
+    /// Below it a success opens the window by one, above it by a fraction.
+    threshold: u32,
+    successes: u32,
+    failures_in_row: u32,
+    /// Results until another failure may halve the window again.
+    calm: u32,
+    backoff: Duration,
+    state: State,
+    ramp: Option<Ramp>,
+}
+
+/// A rising bound after a hold ended.
+#[derive(Clone, Copy, Debug)]
+struct Ramp {
+    start: u32,
+    since: Instant,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Window {
+    /// A path of which nothing is known.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            size: WINDOW_START,
+            threshold: u32::MAX,
+            successes: 0,
+            failures_in_row: 0,
+            calm: 0,
+            backoff: Duration::from_millis(WINDOW_BACKOFF_MIN_MS),
+            state: State::Alive,
+            ramp: None,
+        }
+    }
+
+    /// How many more connections may be opened now, when `open` are open or being opened and the limits
+    /// allow `most` on this core.
+    pub fn room(&mut self, open: u32, most: u32, now: Instant) -> u32 {
+        if let State::Dead { until } = self.state
+            && now >= until
+        {
+            self.state = State::Probing;
+        }
+        let allowed = match self.state {
+            State::Dead { .. } => 0,
+            State::Probing => 1,
+            State::Alive => self.ramped(now),
+        };
+        allowed.min(most).saturating_sub(open)
+    }
+
+    /// When [`room`](Self::room) may grow by itself: the end of a back-off or the next step of a ramp.
+    #[must_use]
+    pub fn next_change(&self, now: Instant) -> Option<Instant> {
+        match (self.state, self.ramp) {
+            (State::Dead { until }, _) => Some(until),
+            (State::Alive, Some(ramp)) => {
+                let step = Duration::from_millis(WINDOW_RAMP_STEP_MS);
+                let steps = now.since(ramp.since).as_micros() / step.as_micros() + 1;
+                Some(ramp.since.after(step * u32::try_from(steps).unwrap_or(u32::MAX)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The site took a message, or (for a probe) answered EHLO. `most` is what the limits allow on this core.
+    pub fn succeeded(&mut self, most: u32) {
+        self.failures_in_row = 0;
+        self.calm = self.calm.saturating_sub(1);
+        match self.state {
+            State::Alive => {}
+            State::Dead { .. } | State::Probing => {
+                self.state = State::Alive;
+                self.backoff = Duration::from_millis(WINDOW_BACKOFF_MIN_MS);
+            }
+        }
+        self.successes += 1;
+        if self.size < self.threshold || self.successes >= self.size {
+            self.successes = 0;
+            self.size = (self.size + 1).min(most.max(1));
+        }
+    }
+
+    /// The host failed: no connection, 4yz or 5yz to the connection, 421, connection lost. Failures of one message
+    /// or one recipient are not the host's and do not come here.
+    pub fn host_failed(&mut self, now: Instant) -> Verdict {
+        self.failures_in_row += 1;
+        match self.state {
+            // A connection that was under way when the path was declared dead tells nothing new.
+            State::Dead { until } => return Verdict::DeadUntil(until),
+            State::Probing => {
+                self.backoff = (self.backoff * 2).min(Duration::from_millis(WINDOW_BACKOFF_MAX_MS));
+                return self.die(now);
+            }
+            State::Alive if self.failures_in_row >= WINDOW_DEAD_FAILURES => return self.die(now),
+            State::Alive => {}
+        }
+        if self.calm > 0 {
+            self.calm -= 1;
+        } else {
+            self.size = (self.size / 2).max(1);
+            self.threshold = self.size;
+            self.successes = 0;
+            self.calm = self.size;
+        }
+        Verdict::Alive
+    }
+
+    /// A hold over the path's mail ended, when `before` connections were in use at its start: begin with
+    /// half of them and double in each step.
+    pub fn released(&mut self, before: u32, now: Instant) {
+        self.ramp = Some(Ramp { start: (before / 2).max(1), since: now });
+    }
+
+    /// Connections allowed without regard of open ones, back-off, ramp and limits.
+    #[must_use]
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// Until when the path is left alone, if it is.
+    #[must_use]
+    pub fn dead_until(&self) -> Option<Instant> {
+        match self.state {
+            State::Dead { until } => Some(until),
+            State::Alive | State::Probing => None,
+        }
+    }
+
+    fn die(&mut self, now: Instant) -> Verdict {
+        let until = now.after(self.backoff);
+        self.state = State::Dead { until };
+        self.threshold = (self.size / 2).max(WINDOW_START);
+        self.size = 1;
+        self.calm = 0;
+        self.successes = 0;
+        Verdict::DeadUntil(until)
+    }
+
+    fn ramped(&mut self, now: Instant) -> u32 {
+        let Some(ramp) = self.ramp else { return self.size };
+        let steps = now.since(ramp.since).as_millis() / u128::from(WINDOW_RAMP_STEP_MS);
+        let bound =
+            if steps >= 32 { u64::from(u32::MAX) } else { u64::from(ramp.start) << u32::try_from(steps).unwrap_or(31) };
+        if bound >= u64::from(self.size) {
+            self.ramp = None;
+            return self.size;
+        }
+        u32::try_from(bound).unwrap_or(u32::MAX)
+    }
+}
