@@ -243,9 +243,11 @@ impl RuleTable {
         }
         self.count_in(fields);
         let at = rule.validity.at(now);
-        let due = (at.next, self.serial);
+        // One that is over already goes the usual way, so that whoever waits for its end hears of it.
+        let next = if rule.validity.ended(now) { rule.validity.end() } else { at.next };
+        let due = (next, self.serial);
         self.serial += 1;
-        if at.next != Timestamp::NEVER {
+        if next != Timestamp::NEVER {
             self.agenda.insert(due, Arc::clone(&rule.id));
         }
         let hash = self.key.fast(rule.id.as_bytes());
