@@ -1,0 +1,5 @@
+//! Medians of the rule table's look-ups.
+
+fn main() {
+    divan::main();
+}

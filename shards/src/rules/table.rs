@@ -1,0 +1,324 @@
+//! The rules of one core. Owned by its shard, changed by its rule lane only. Look-ups are in `lookup`; here
+//! is how rules get in, how they go, and when time alone changes something.
+//!
+//! Every step that may meet many rules is bounded by what the caller allows ([`RuleTable::expire`]) or by what
+//! one update may hold; no step doubles one large allocation.
+
+use super::lookup::{Key, hash_ip};
+use super::rule::Rule;
+use super::scope::{Fields, Scope};
+use super::subtables::Subtables;
+use super::suppression::{HashKey, Suppressions};
+use super::update::{Change, EpochGap, Update};
+use crate::limits::RULE_CHANGES_MAX;
+use crate::time::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A rule under one key of its group. A rule that names several queues stands under each.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) key: u64,
+    pub(super) fields: Fields,
+    /// Which of the scope's queue names; 0 when it names none.
+    pub(super) queue: u32,
+    pub(super) rule: Arc<Rule>,
+}
+
+/// A combination of fields that at least one rule names.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Group {
+    pub(super) fields: Fields,
+    /// The field of it that becomes known last; one of the bucket's for rules that name none.
+    pub(super) latest: Fields,
+    rules: usize,
+}
+
+/// A rule by its id.
+#[derive(Debug)]
+struct Kept {
+    hash: u64,
+    rule: Arc<Rule>,
+    /// Its place on the agenda.
+    due: Due,
+    in_force: bool,
+}
+
+/// A moment, and a number that tells rules of the same moment apart.
+type Due = (Timestamp, u64);
+
+/// What time did to a rule.
+#[derive(Clone, Debug)]
+pub struct Transition {
+    /// The rule.
+    pub rule: Arc<Rule>,
+    /// Its new state.
+    pub phase: Phase,
+}
+
+/// The states that time moves a rule to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It is in force now: mail that it covers must be swept.
+    Began,
+    /// It is not in force for now, and will be again or be over.
+    Lapsed,
+    /// It is over, and no longer in the table. If it was in force, mail that it held must be released.
+    Ended,
+}
+
+/// The rules of one core.
+#[derive(Debug)]
+pub struct RuleTable {
+    pub(super) key: HashKey,
+    epoch: u64,
+    entries: Subtables<Entry>,
+    groups: Vec<Group>,
+    /// All fields that some rule names.
+    named: Fields,
+    by_id: Subtables<Kept>,
+    /// Rules by the moment at which they next change; those that never do are not in it.
+    agenda: BTreeMap<Due, Arc<str>>,
+    /// Numbers the places on the agenda.
+    serial: u64,
+    suppressions: Suppressions,
+    /// The latest moment that the agenda was brought up to.
+    advanced_to: Timestamp,
+    /// While the agenda is being made anew because the clock was set back: the next part of `by_id`.
+    rewinding: Option<usize>,
+}
+
+impl RuleTable {
+    /// Empty, at epoch 0. `key` is secret and the same for the whole engine.
+    #[must_use]
+    pub fn new(key: HashKey) -> Self {
+        Self {
+            key,
+            epoch: 0,
+            entries: Subtables::new(),
+            groups: Vec::new(),
+            named: Fields::NONE,
+            by_id: Subtables::new(),
+            agenda: BTreeMap::new(),
+            serial: 0,
+            suppressions: Suppressions::new(key),
+            advanced_to: Timestamp(i64::MIN),
+            rewinding: None,
+        }
+    }
+
+    /// The number of the last update applied.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// How many rules, without suppressions in bulk; those that ended may be among them for a tick.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is no rule.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_id.len() == 0
+    }
+
+    /// The suppressions in bulk.
+    #[must_use]
+    pub fn suppressions(&self) -> &Suppressions {
+        &self.suppressions
+    }
+
+    /// The rule with this id.
+    #[must_use]
+    pub fn rule(&self, id: &str) -> Option<&Arc<Rule>> {
+        self.by_id.find(self.key.fast(id.as_bytes()), |kept| *kept.rule.id == *id).map(|kept| &kept.rule)
+    }
+
+    /// Applies an update as a whole.
+    ///
+    /// # Errors
+    /// It does not follow the one before; nothing was applied, and the core must not go on delivering.
+    pub fn apply(&mut self, update: Update, now: Timestamp) -> Result<(), EpochGap> {
+        if update.after != self.epoch || update.epoch <= update.after {
+            return Err(EpochGap { at: self.epoch, after: update.after, epoch: update.epoch });
+        }
+        assert!(update.cost() <= RULE_CHANGES_MAX, "the control core splits what is larger");
+        for change in update.changes {
+            match change {
+                Change::Put(rule) => self.put(rule, now),
+                Change::Remove(id) => drop(self.take(&id)),
+                Change::Suppress { key, cause } => self.suppressions.put(key, &cause),
+                Change::Unsuppress { key } => drop(self.suppressions.remove(key)),
+            }
+        }
+        self.epoch = update.epoch;
+        Ok(())
+    }
+
+    /// The first moment at which time alone changes the answer to some question, or may have: in the past
+    /// until [`Self::expire`] has caught up.
+    #[must_use]
+    pub fn next_transition(&self) -> Timestamp {
+        if self.rewinding.is_some() {
+            return Timestamp(i64::MIN);
+        }
+        self.agenda.first_key_value().map_or(Timestamp::NEVER, |((due, _), _)| *due)
+    }
+
+    /// Brings the agenda up to `now`, at most `budget` rules at a time (more by one sub-table after the clock
+    /// was set back), and says what changed. Look-ups do not depend on it: they compare each rule with `now`.
+    /// Whether more is left to do.
+    pub fn expire(&mut self, now: Timestamp, budget: usize, changed: &mut Vec<Transition>) -> bool {
+        if now < self.advanced_to {
+            self.rewinding = Some(0);
+        }
+        self.advanced_to = now;
+        let mut left = budget.max(1);
+        if self.rewinding.is_some() {
+            self.rewind(now, &mut left, changed);
+        }
+        while left > 0
+            && let Some(first) = self.agenda.first_entry()
+            && first.key().0 <= now
+        {
+            let id = first.remove();
+            self.advance(&id, now, changed);
+            left -= 1;
+        }
+        self.next_transition() <= now
+    }
+
+    /// Looks at rules again whatever the agenda says.
+    fn rewind(&mut self, now: Timestamp, left: &mut usize, changed: &mut Vec<Transition>) {
+        while let Some(part) = self.rewinding
+            && *left > 0
+        {
+            let ids: Vec<(Arc<str>, Due)> =
+                self.by_id.part(part).map(|kept| (Arc::clone(&kept.rule.id), kept.due)).collect();
+            *left = left.saturating_sub(ids.len().max(1));
+            for (id, due) in ids {
+                self.agenda.remove(&due);
+                self.advance(&id, now, changed);
+            }
+            self.rewinding = Some(part + 1).filter(|next| *next < self.by_id.parts());
+        }
+    }
+
+    /// Says what the rule, which is not on the agenda, has become, and gives it its next place there.
+    fn advance(&mut self, id: &Arc<str>, now: Timestamp, changed: &mut Vec<Transition>) {
+        let hash = self.key.fast(id.as_bytes());
+        let serial = self.serial;
+        self.serial += 1;
+        let kept = self.by_id.find_mut(hash, |kept| kept.rule.id == *id);
+        let kept = kept.expect("what is on the agenda is in the table: both change together");
+        let rule = Arc::clone(&kept.rule);
+        if rule.validity.ended(now) {
+            self.take(id);
+            changed.push(Transition { rule, phase: Phase::Ended });
+            return;
+        }
+        let at = rule.validity.at(now);
+        kept.due = (at.next, serial);
+        let was = std::mem::replace(&mut kept.in_force, at.in_force);
+        if at.next != Timestamp::NEVER {
+            self.agenda.insert((at.next, serial), Arc::clone(id));
+        }
+        if was != at.in_force {
+            changed.push(Transition { rule, phase: if at.in_force { Phase::Began } else { Phase::Lapsed } });
+        }
+    }
+
+    fn put(&mut self, rule: Arc<Rule>, now: Timestamp) {
+        self.take(&rule.id);
+        let fields = rule.scope.fields();
+        let names = rule.scope.queues.len().max(1);
+        for queue in 0..names {
+            let key = self.key_of(&rule.scope, fields, queue);
+            let queue = u32::try_from(queue).expect("a scope names at most RULE_QUEUES_MAX queues");
+            let entry = Entry { key, fields, queue, rule: Arc::clone(&rule) };
+            self.entries.insert(key, entry, |entry| entry.key);
+        }
+        self.count_in(fields);
+        let at = rule.validity.at(now);
+        // One that is over already goes the usual way, so that whoever waits for its end hears of it.
+        let next = if rule.validity.ended(now) { rule.validity.end() } else { at.next };
+        let due = (next, self.serial);
+        self.serial += 1;
+        if next != Timestamp::NEVER {
+            self.agenda.insert(due, Arc::clone(&rule.id));
+        }
+        let hash = self.key.fast(rule.id.as_bytes());
+        self.by_id.insert(hash, Kept { hash, rule, due, in_force: at.in_force }, |kept| kept.hash);
+    }
+
+    /// Removes a rule.
+    fn take(&mut self, id: &str) -> Option<Arc<Rule>> {
+        let kept = self.by_id.remove(self.key.fast(id.as_bytes()), |kept| *kept.rule.id == *id)?;
+        self.agenda.remove(&kept.due);
+        let scope = &kept.rule.scope;
+        let fields = scope.fields();
+        for queue in 0..scope.queues.len().max(1) {
+            let key = self.key_of(scope, fields, queue);
+            let entry =
+                self.entries.remove(key, |entry| entry.queue as usize == queue && Arc::ptr_eq(&entry.rule, &kept.rule));
+            assert!(entry.is_some(), "a rule stands under each of its keys");
+        }
+        self.count_out(fields);
+        Some(kept.rule)
+    }
+
+    /// The key of a scope in its group, with the queue name of that index.
+    fn key_of(&self, scope: &Scope, fields: Fields, queue: usize) -> u64 {
+        let text = |text: &Option<Arc<str>>| text.as_ref().map(|text| self.key.fast(text.as_bytes()));
+        // In the order of the bits of `Fields`, as look-ups combine them.
+        let hashes: [Option<u64>; Fields::COUNT] = [
+            text(&scope.pool),
+            text(&scope.domain),
+            text(&scope.campaign),
+            text(&scope.tenant),
+            text(&scope.routing_domain),
+            scope.queues.get(queue).map(|name| self.key.fast(name.as_bytes())),
+            text(&scope.tag),
+            text(&scope.address),
+            scope.source_ip.map(|ip| hash_ip(self.key, ip)),
+            text(&scope.path),
+            scope.remote_ip.map(|ip| hash_ip(self.key, ip)),
+        ];
+        hashes.into_iter().flatten().fold(Key::of_group(fields), Key::add).0
+    }
+
+    fn count_in(&mut self, fields: Fields) {
+        if let Some(group) = self.groups.iter_mut().find(|group| group.fields == fields) {
+            group.rules += 1;
+            return;
+        }
+        let latest = fields.0.checked_ilog2().map_or(Fields::POOL, |last| Fields(1 << last));
+        self.groups.push(Group { fields, latest, rules: 1 });
+        self.named = self.named.with(fields);
+    }
+
+    fn count_out(&mut self, fields: Fields) {
+        let place = self.groups.iter().position(|group| group.fields == fields);
+        let place = place.expect("the group of a rule that is in the table exists");
+        self.groups[place].rules -= 1;
+        if self.groups[place].rules == 0 {
+            self.groups.swap_remove(place);
+            self.named = self.groups.iter().fold(Fields::NONE, |all, group| all.with(group.fields));
+        }
+    }
+
+    pub(super) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    pub(super) fn named(&self) -> Fields {
+        self.named
+    }
+
+    pub(super) fn candidates(&self, key: u64) -> impl Iterator<Item = &Entry> {
+        self.entries.candidates(key)
+    }
+}
