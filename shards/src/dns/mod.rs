@@ -2,7 +2,15 @@
 //! name to its addresses. [`resolve::Resolver`] is a state machine: queries come out, replies and time go
 //! in. It must never open a socket, read a clock or draw a random number; `runtime::dns_socket` does.
 
+pub mod answer;
+pub mod cache;
+pub mod exchange;
+pub mod name;
+pub mod port;
 pub mod private;
+pub mod query;
+pub mod resolve;
+pub mod server;
 
 use crate::time::Instant;
 use smallvec::SmallVec;
@@ -25,7 +33,7 @@ pub struct MailHost {
     pub addresses: Addresses,
 }
 
-/// Where a domain's mail goes. Belongs to one core; shared there by `Arc` until it expires.
+/// Where a domain's mail goes, or the one host of a route. Belongs to one core; shared there by `Arc` until it expires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MailHosts {
     /// Hosts with an address, at least one, by preference; equals were shuffled for this answer.
@@ -33,15 +41,6 @@ pub struct MailHosts {
     /// The names of all mail hosts that the domain publishes, with or without an address, by preference
     /// and among equals by name: the same for every core and answer, so it can name a site.
     pub names: Box<[Arc<str>]>,
-    /// When it must be asked for again.
-    pub expires: Instant,
-}
-
-/// Addresses of one host that was named by a route or a caller.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostAddresses {
-    /// At least one.
-    pub addresses: Addresses,
     /// When it must be asked for again.
     pub expires: Instant,
 }

@@ -1,7 +1,7 @@
 //! The sockets of the resolver: one [`DnsClient`] per core drives a [`crate::dns::resolve::Resolver`] over
 //! UDP and TCP. It decides nothing about DNS.
 
-use crate::dns::{DnsFailure, DnsStats, HostAddresses, MailHosts, NamedBy};
+use crate::dns::{DnsFailure, DnsStats, MailHosts, NamedBy};
 use crate::settings::DnsSettings;
 use crate::time::Now;
 use std::io;
@@ -37,7 +37,7 @@ impl DnsClient {
     ///
     /// # Errors
     /// See [`DnsFailure`]; never `NullMx`.
-    pub async fn host_addresses(&self, host: &str, named_by: NamedBy) -> Result<Arc<HostAddresses>, DnsFailure> {
+    pub async fn host_addresses(&self, host: &str, named_by: NamedBy) -> Result<Arc<MailHosts>, DnsFailure> {
         let _ = named_by;
         Err(DnsFailure::Temporary(host.into()))
     }
