@@ -62,6 +62,12 @@ pub const DNS_PARTIAL_TTL_S: u32 = 300;
 pub const DNS_CACHED_RECORDS_MAX: usize = 32 * 1024;
 /// Entries of the cache of finished resolutions. Beyond it an entry not used lately goes.
 pub const DNS_CACHED_RESOLUTIONS_MAX: usize = 32 * 1024;
+/// Queries sent in one turn. The rest goes with the next reply or tick.
+pub const DNS_QUERIES_PER_TURN: usize = 64;
+/// Datagrams taken from one socket without a pause. Then the core's other tasks have their turn.
+pub const DNS_DATAGRAMS_PER_TURN: usize = 64;
+/// How often the time is told while queries are under way.
+pub const DNS_TICK_MS: u64 = 20;
 
 const _: () = {
     assert!(DNS_SERVERS_MAX <= 8, "the servers asked are bits of a u8");

@@ -9,7 +9,7 @@ use crate::limits::{
 };
 use crate::time::Instant;
 use smallvec::SmallVec;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,6 +103,17 @@ pub fn interpret(reply: &Reply, name: &Arc<str>, kind: Kind, aliases: usize, ttl
 pub fn failure(name: Arc<str>, text: Box<str>, now: Instant) -> Answer {
     let expires = now.after(Duration::from_secs(u64::from(DNS_FAILURE_TTL_S)));
     Answer { canonical: name, data: Data::Failed(text), expires }
+}
+
+/// The answer about `localhost` and names below it, which nobody is asked for (RFC 6761 §6.3).
+#[must_use]
+pub fn localhost(name: &Arc<str>, kind: Kind, now: Instant) -> Answer {
+    let data = match kind {
+        Kind::Mx => Data::NoRecords,
+        Kind::A => Data::Addresses(SmallVec::from_slice(&[IpAddr::V4(Ipv4Addr::LOCALHOST)])),
+        Kind::Aaaa => Data::Addresses(SmallVec::from_slice(&[IpAddr::V6(Ipv6Addr::LOCALHOST)])),
+    };
+    Answer { canonical: name.clone(), data, expires: positive_expiry(now, DNS_TTL_MAX_S) }
 }
 
 /// RFC 2308 §5: for as long as the SOA says, within our bounds; without SOA for the least time.

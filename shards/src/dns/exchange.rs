@@ -234,7 +234,7 @@ impl Exchange {
             Ok(reply) => Some(reply),
         };
         self.forget(id);
-        self.servers.answered(lookup_server(&self.lookups, key));
+        self.servers.answered(self.lookups[key].server);
         stats.replies += 1;
         let Some(reply) = reply else {
             stats.malformed += 1;
@@ -309,7 +309,7 @@ impl Exchange {
             .collect();
         if let Some(&(_, key)) = affected.first() {
             stats.unreachable += 1;
-            self.servers.failed(lookup_server(&self.lookups, key), now);
+            self.servers.failed(self.lookups[key].server, now);
         }
         for (id, key) in affected {
             if self.servers.has_other(self.lookups[key].asked) {
@@ -331,7 +331,7 @@ impl Exchange {
         for (id, key) in silent {
             self.forget(id);
             stats.timeouts += 1;
-            self.servers.failed(lookup_server(&self.lookups, key), now);
+            self.servers.failed(self.lookups[key].server, now);
             self.try_again(key, Next::Other, "no answer", now);
         }
         while let Some(&key) = self.fresh.front()
@@ -347,6 +347,12 @@ impl Exchange {
     /// A question that has ended, if there is one.
     pub fn poll_finished(&mut self) -> Option<Finished> {
         self.finished.pop_front()
+    }
+
+    /// Whether [`Self::poll_finished`] has something to give.
+    #[must_use]
+    pub fn has_finished(&self) -> bool {
+        !self.finished.is_empty()
     }
 
     /// A port whose socket may be closed.
@@ -391,8 +397,4 @@ impl Exchange {
         self.by_name[kind.index()].remove(&name);
         self.finished.push_back(Finished { name, kind, answer: Arc::new(answer), waiters });
     }
-}
-
-fn lookup_server(lookups: &Slab<Lookup>, key: usize) -> usize {
-    lookups[key].server
 }

@@ -4,6 +4,7 @@
 
 pub mod answer;
 pub mod cache;
+pub mod candidate;
 pub mod exchange;
 pub mod name;
 pub mod port;

@@ -2,14 +2,15 @@
 //! state machine: ask it, send what [`Resolver::poll_query`] gives, hand it replies and the passing of time,
 //! take results from [`Resolver::poll_answer`]. It must never do I/O.
 
-use super::answer::{Answer, Data};
+use super::answer::{self, Answer, Data};
 use super::cache::Cache;
+use super::candidate::{Candidate, Tally};
 use super::exchange::{Exchange, Transmit, Via};
 use super::name::{self, Subject};
 use super::port::Port;
 use super::private::is_private;
 use super::query::Kind;
-use super::{Addresses, DnsFailure, DnsStats, MailHost, MailHosts, NamedBy};
+use super::{DnsFailure, DnsStats, MailHost, MailHosts, NamedBy};
 use crate::limits::{
     DNS_CACHED_RECORDS_MAX, DNS_CACHED_RESOLUTIONS_MAX, DNS_PARTIAL_TTL_S, DNS_RESOLUTIONS_MAX, DNS_SERVERS_MAX,
     DNS_TTL_MAX_S, DNS_TTL_MIN_S,
@@ -18,7 +19,7 @@ use crate::time::Instant;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,16 +79,7 @@ enum Stage {
     /// Waits for the MX records.
     Exchangers,
     /// Waits for addresses of the hosts.
-    Addresses { hosts: SmallVec<[Host; 2]>, names: Box<[Arc<str>]>, missing: usize },
-}
-
-/// A mail host whose addresses are being asked for.
-#[derive(Debug)]
-struct Host {
-    name: Arc<str>,
-    preference: u16,
-    v4: Option<Arc<Answer>>,
-    v6: Option<Arc<Answer>>,
+    Addresses { hosts: SmallVec<[Candidate; 2]>, names: Box<[Arc<str>]>, missing: usize },
 }
 
 impl Resolver {
@@ -159,6 +151,12 @@ impl Resolver {
             }
         }
         self.answers.pop_front()
+    }
+
+    /// Whether [`Self::poll_answer`] has something to do.
+    #[must_use]
+    pub fn has_answers(&self) -> bool {
+        !self.answers.is_empty() || self.exchange.has_finished()
     }
 
     /// A port whose socket may be closed.
@@ -303,7 +301,7 @@ impl Resolver {
                 let v4 = self.fetch(now, name, Kind::A, ticket);
                 let v6 = self.fetch(now, name, Kind::Aaaa, ticket);
                 missing += usize::from(v4.is_none()) + usize::from(v6.is_none());
-                Host { name: name.clone(), preference: *preference, v4, v6 }
+                Candidate { name: name.clone(), preference: *preference, v4, v6 }
             })
             .collect();
         resolution.stage = Stage::Addresses { hosts, names, missing };
@@ -313,7 +311,7 @@ impl Resolver {
     /// An answer that is known, or `None` and `ticket` will be told.
     fn fetch(&mut self, now: Instant, name: &Arc<str>, kind: Kind, ticket: Ticket) -> Option<Arc<Answer>> {
         if name::is_localhost(name) {
-            return Some(Arc::new(localhost(name, kind, now)));
+            return Some(Arc::new(answer::localhost(name, kind, now)));
         }
         if let Some(answer) = self.records[kind.index()].get(name, now) {
             return Some(answer.clone());
@@ -337,10 +335,11 @@ impl Resolver {
         let usable: Vec<MailHost> = hosts.iter().filter_map(|host| tally.add(host)).collect();
         if usable.is_empty() {
             resolution.expires = resolution.expires.min(tally.known_until).min(tally.failed_until);
-            return Err(tally.failure(resolution.purpose));
+            let unknown_host = resolution.purpose != Purpose::Mail && tally.has_no_name();
+            return Err(if unknown_host { DnsFailure::NoSuchDomain } else { tally.failure() });
         }
         resolution.expires = resolution.expires.min(tally.known_until);
-        if tally.failed.is_some() {
+        if tally.has_failed() {
             // The hosts that failed are asked for again before long, but not at each retry of the failure.
             resolution.expires = resolution.expires.min(seconds_after(now, DNS_PARTIAL_TTL_S));
         }
@@ -381,75 +380,6 @@ impl Resolver {
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         bits ^ (bits >> 31)
     }
-}
-
-impl Host {
-    fn place(&mut self, kind: Kind) -> &mut Option<Arc<Answer>> {
-        if kind == Kind::A { &mut self.v4 } else { &mut self.v6 }
-    }
-}
-
-/// What the answers about all hosts come to.
-#[derive(Debug)]
-struct Tally {
-    /// Whether private addresses are refused.
-    checked: bool,
-    refused: Option<IpAddr>,
-    failed: Option<Box<str>>,
-    /// Some name exists.
-    exists: bool,
-    known_until: Instant,
-    failed_until: Instant,
-}
-
-impl Tally {
-    fn new(checked: bool) -> Self {
-        let never = Instant(u64::MAX);
-        Self { checked, refused: None, failed: None, exists: false, known_until: never, failed_until: never }
-    }
-
-    /// The host with its usable addresses, if it has any.
-    fn add(&mut self, host: &Host) -> Option<MailHost> {
-        let mut addresses = Addresses::new();
-        for answer in host.v4.iter().chain(&host.v6) {
-            if let Data::Failed(text) = &answer.data {
-                self.failed.get_or_insert_with(|| text.clone());
-                self.failed_until = self.failed_until.min(answer.expires);
-                continue;
-            }
-            self.known_until = self.known_until.min(answer.expires);
-            self.exists |= answer.data != Data::NoName;
-            let Data::Addresses(found) = &answer.data else { continue };
-            for &address in found {
-                if self.checked && is_private(address) {
-                    self.refused.get_or_insert(address);
-                } else {
-                    addresses.push(address);
-                }
-            }
-        }
-        let usable = !addresses.is_empty();
-        usable.then(|| MailHost { name: host.name.clone(), preference: host.preference, addresses })
-    }
-
-    /// Why no host is usable.
-    fn failure(self, purpose: Purpose) -> DnsFailure {
-        match (self.failed, self.refused) {
-            (Some(text), _) => DnsFailure::Temporary(text),
-            (None, Some(address)) => DnsFailure::PrivateAddress(address),
-            (None, None) if purpose != Purpose::Mail && !self.exists => DnsFailure::NoSuchDomain,
-            (None, None) => DnsFailure::NoAddress,
-        }
-    }
-}
-
-fn localhost(name: &Arc<str>, kind: Kind, now: Instant) -> Answer {
-    let data = match kind {
-        Kind::Mx => Data::NoRecords,
-        Kind::A => Data::Addresses(SmallVec::from_slice(&[IpAddr::V4(Ipv4Addr::LOCALHOST)])),
-        Kind::Aaaa => Data::Addresses(SmallVec::from_slice(&[IpAddr::V6(Ipv6Addr::LOCALHOST)])),
-    };
-    Answer { canonical: name.clone(), data, expires: seconds_after(now, DNS_TTL_MAX_S) }
 }
 
 fn overloaded() -> DnsFailure {
