@@ -2,6 +2,11 @@
 
 pub mod clock;
 pub mod dns_socket;
+pub mod outcome_file;
+pub mod outcome_line;
 pub mod outcome_log;
+pub mod spool_disk;
 pub mod spool_file;
+pub mod spool_generation;
+pub mod spool_reader;
 pub mod tls;

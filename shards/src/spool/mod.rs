@@ -1,1 +1,20 @@
-//! To be described by its owner.
+//! The spool: what was accepted and is not finished, on disk, one directory for each accepting core.
+//!
+//! A spool is an append-only log in segment files. A message is one record (envelope and body); what becomes
+//! of its recipients is told by small records behind it. Recovery reads the whole log once, newest segment
+//! first, and knows which recipients are open.
+//!
+//! Nothing in here opens a file: all of the disk is behind the [`disk::Disk`] trait, so that a test can take
+//! it away after any operation. `runtime::spool_file` puts a thread around a [`journal::Journal`].
+//!
+//! | what a crash can leave | what recovery does |
+//! |---|---|
+//! | a torn tail | reads to the last valid record, cuts the rest off, says how much that was |
+//! | a segment without its index | reads the segment, verifies everything, writes the index |
+//! | a message in two segments (compaction was under way) | keeps the newer copy and removes the older segment before any later one |
+//! | a segment whose sync failed | ignores what lies beyond the last good sync, as the `cut` record behind it says |
+//! | a removed segment that is still there | finds nothing open and nothing needed in it, and removes it |
+
+pub mod disk;
+pub mod envelope;
+pub mod report;
