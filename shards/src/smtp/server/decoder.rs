@@ -1,0 +1,235 @@
+//! Message text off the wire into a body: dots unstuffed, line ends checked, control headers removed.
+//!
+//! The end of data is CRLF.CRLF and nothing else; a CR or LF that stands alone gets the whole message refused,
+//! after reading to that one true end, so that no two readers can disagree on where a message ends
+//! (RFC 5321 §2.3.8, §4.1.1.4). Text that comes by BDAT is held to the same line ends.
+//! Works on runs of octets, never on single ones: this is the hottest loop of injection.
+
+use super::ServerConfig;
+use super::control::Marks;
+use super::header::HeaderScan;
+use crate::limits::TEXT_LINE_BYTES_MAX;
+use crate::message::ContentFlags;
+use std::sync::Arc;
+
+/// Why a content is not taken. The first reason found stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ContentRefusal {
+    /// More octets than SIZE allows.
+    TooLarge,
+    /// CR or LF alone.
+    BareLineEnd,
+    /// An octet of value zero.
+    Nul,
+    /// A line over [`TEXT_LINE_BYTES_MAX`].
+    LongLine,
+    /// A header block over `HEADER_BYTES_MAX`.
+    LargeHeader,
+    /// More Received headers than any route has hops.
+    Loop,
+    /// A control header that is wrong, or that is not carried out: its name, and why.
+    Control(Box<str>, &'static str),
+}
+
+/// A content that was taken.
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) body: Vec<u8>,
+    pub(super) eight_bit: bool,
+    pub(super) dot_lines: bool,
+    pub(super) marks: Marks,
+}
+
+/// Where in a line the next octet stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    /// First of a line.
+    Start,
+    /// Behind a dot that began a line and was taken off.
+    Dot,
+    /// Behind such a dot and CR.
+    DotCr,
+    /// Within.
+    Inside,
+    /// Behind CR.
+    Cr,
+}
+
+/// Takes one message's text in any pieces.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    body: Vec<u8>,
+    /// Octets of `body` before the message: our Received header.
+    prefix: usize,
+    line: Line,
+    line_bytes: usize,
+    /// Octets of text so far, kept or not, without stuffing.
+    octets: u64,
+    max_octets: u64,
+    flags: ContentFlags,
+    scan: HeaderScan,
+    refusal: Option<ContentRefusal>,
+}
+
+impl Decoder {
+    /// `body` holds our own header and has room for what is expected.
+    pub(super) fn new(body: Vec<u8>, config: Arc<ServerConfig>, trusted: bool) -> Self {
+        let max_octets = u64::from(config.max_message_bytes);
+        Self {
+            prefix: body.len(),
+            line: Line::Start,
+            line_bytes: 0,
+            octets: 0,
+            max_octets,
+            flags: ContentFlags::default(),
+            scan: HeaderScan::new(config, trusted, body.len()),
+            refusal: None,
+            body,
+        }
+    }
+
+    /// Octets of text that came, those that were thrown away included.
+    pub(super) fn octets(&self) -> u64 {
+        self.octets
+    }
+
+    /// Why the content will not be taken, as soon as it is known.
+    pub(super) fn refusal(&self) -> Option<&ContentRefusal> {
+        self.refusal.as_ref()
+    }
+
+    /// Refuses the content; what still comes is read and thrown away.
+    pub(super) fn refuse(&mut self, reason: ContentRefusal) {
+        if self.refusal.is_none() {
+            self.refusal = Some(reason);
+            self.body = Vec::new();
+            self.scan.stop();
+        }
+    }
+
+    /// Takes octets of a DATA text up to the end of data. Says how many, and whether the end was among them.
+    pub(super) fn data(&mut self, input: &[u8]) -> (usize, bool) {
+        self.run(input, true)
+    }
+
+    /// Takes all octets of (a piece of) a BDAT chunk.
+    pub(super) fn chunk(&mut self, input: &[u8]) {
+        let (taken, ended) = self.run(input, false);
+        debug_assert!(taken == input.len() && !ended, "a chunk has no end-of-data mark");
+    }
+
+    /// The message is complete.
+    pub(super) fn finish(mut self) -> Result<Content, ContentRefusal> {
+        if self.line == Line::Cr {
+            self.refuse(ContentRefusal::BareLineEnd);
+        }
+        if self.scan.active() {
+            if let Err(reason) = self.scan.end(&mut self.body) {
+                self.refuse(reason);
+            }
+            self.header_ended();
+        }
+        match self.refusal {
+            Some(reason) => Err(reason),
+            None => Ok(Content {
+                eight_bit: self.flags.eight_bit,
+                dot_lines: self.flags.dot_lines,
+                body: self.body,
+                marks: self.scan.into_marks(),
+            }),
+        }
+    }
+
+    fn run(&mut self, input: &[u8], stuffed: bool) -> (usize, bool) {
+        // `input[kept..at]` is looked at, wanted, and not yet copied.
+        let (mut kept, mut at) = (0, 0);
+        while let Some(&octet) = input.get(at) {
+            match self.line {
+                Line::Inside => at = self.within_line(input, at),
+                Line::Cr if octet == b'\n' => {
+                    at += 1;
+                    (self.line, self.line_bytes) = (Line::Start, 0);
+                }
+                Line::Cr => {
+                    self.refuse(ContentRefusal::BareLineEnd);
+                    self.line = Line::Inside;
+                }
+                Line::Start if stuffed && octet == b'.' => {
+                    self.keep(&input[kept..at]);
+                    at += 1;
+                    kept = at;
+                    self.line = Line::Dot;
+                }
+                Line::Dot if octet == b'\r' => {
+                    at += 1;
+                    kept = at;
+                    self.line = Line::DotCr;
+                }
+                Line::Start | Line::Dot => {
+                    if self.scan.active() {
+                        self.keep(&input[kept..at]);
+                        kept = at;
+                        self.header_line(octet);
+                    }
+                    self.flags.dot_lines |= octet == b'.';
+                    self.line = Line::Inside;
+                }
+                Line::DotCr if octet == b'\n' => return (at + 1, true),
+                Line::DotCr => {
+                    self.refuse(ContentRefusal::BareLineEnd);
+                    self.line = Line::Inside;
+                }
+            }
+        }
+        self.keep(&input[kept..at]);
+        (at, false)
+    }
+
+    /// Goes on from `at` to behind the next octet that matters, or to the end.
+    fn within_line(&mut self, input: &[u8], at: usize) -> usize {
+        let found = memchr::memchr3(b'\r', b'\n', 0, &input[at..]);
+        let length = found.unwrap_or(input.len() - at);
+        self.line_bytes += length;
+        if self.line_bytes > TEXT_LINE_BYTES_MAX {
+            self.refuse(ContentRefusal::LongLine);
+        }
+        if found.is_none() {
+            return input.len();
+        }
+        match input[at + length] {
+            b'\r' => self.line = Line::Cr,
+            b'\n' => self.refuse(ContentRefusal::BareLineEnd),
+            _ => self.refuse(ContentRefusal::Nul),
+        }
+        at + length + 1
+    }
+
+    fn keep(&mut self, run: &[u8]) {
+        self.octets += run.len() as u64;
+        if self.octets > self.max_octets {
+            self.refuse(ContentRefusal::TooLarge);
+        }
+        if self.refusal.is_some() {
+            return;
+        }
+        // Header fields that are removed must not count; `header_ended` looks at those that stay.
+        if !self.scan.active() && !self.flags.eight_bit {
+            self.flags.eight_bit = !run.is_ascii();
+        }
+        self.body.extend_from_slice(run);
+    }
+
+    /// A line of the header block begins with `first`; those before it are in the body.
+    fn header_line(&mut self, first: u8) {
+        if let Err(reason) = self.scan.line_begins(&mut self.body, first) {
+            self.refuse(reason);
+        }
+        if !self.scan.active() {
+            self.header_ended();
+        }
+    }
+
+    fn header_ended(&mut self) {
+        self.flags.eight_bit |= self.body.get(self.prefix..).is_some_and(|header| !header.is_ascii());
+    }
+}

@@ -1,0 +1,417 @@
+//! One conversation with an injector. Feeds lines and content to the handlers in `greeting`, `envelope` and
+//! `content`, keeps its deadlines and its bounds, and never answers for what the runtime has to do.
+
+use super::auth::{self, Step};
+use super::command::{self, Command, CommandError};
+use super::envelope::Transaction;
+use super::received::TlsFacts;
+use super::state::{Counters, Greeting, State};
+use super::{PeerFacts, ServerConfig, ServerEvent, StoreRefusal};
+use crate::limits::{
+    AUTH_LINE_BYTES_MAX, COMMAND_LINE_BYTES_MAX, COMMAND_WAIT, SERVER_HANDSHAKE_WAIT, SESSION_ERRORS_MAX,
+    SESSION_FAILED_LOGINS_MAX, SESSION_IDLE_COMMANDS_MAX, SESSION_OUTPUT_BYTES_MAX, SKIPPED_LINE_BYTES_MAX,
+};
+use crate::message::MessageId;
+use crate::time::{Instant, Now};
+use std::fmt;
+use std::io::Write;
+use std::sync::Arc;
+
+/// The server's side of one SMTP connection. Lives on the core that accepted it, in the task that serves it.
+#[derive(Debug)]
+pub struct Session {
+    pub(super) config: Arc<ServerConfig>,
+    pub(super) peer: PeerFacts,
+    /// The id of the next message that is complete.
+    pub(super) next_id: MessageId,
+    pub(super) state: State,
+    pub(super) greeting: Greeting,
+    /// What the peer calls itself, printable.
+    pub(super) greeted_as: Box<str>,
+    pub(super) tls: Option<TlsFacts>,
+    pub(super) authenticated: bool,
+    pub(super) transaction: Option<Transaction>,
+    /// The last MAIL was refused, and what belonged to it may still come.
+    pub(super) mail_refused: bool,
+    pub(super) counters: Counters,
+    pub(super) pressure: Option<Box<StoreRefusal>>,
+    pub(super) event: Option<ServerEvent>,
+    /// Beginning of a line whose end has not come.
+    partial: Vec<u8>,
+    output: Vec<u8>,
+    deadline: Instant,
+    stopping: bool,
+    input_ended: bool,
+    close_announced: bool,
+}
+
+impl Session {
+    /// A session whose greeting is in the output. `next_id` is used by the first message that is complete.
+    #[must_use]
+    pub fn new(config: Arc<ServerConfig>, peer: PeerFacts, next_id: MessageId, now: Now) -> Self {
+        let mut session = Self {
+            config,
+            peer,
+            next_id,
+            state: State::Command,
+            greeting: Greeting::None,
+            greeted_as: Box::default(),
+            tls: None,
+            authenticated: false,
+            transaction: None,
+            mail_refused: false,
+            counters: Counters::default(),
+            pressure: None,
+            event: None,
+            partial: Vec::new(),
+            output: Vec::with_capacity(256),
+            deadline: now.instant.after(COMMAND_WAIT),
+            stopping: false,
+            input_ended: false,
+            close_announced: false,
+        };
+        let hostname = session.config.hostname.clone();
+        session.reply(&format!("220 {hostname} ESMTP mailrace"));
+        session
+    }
+
+    /// Replies that wait to be written; the runtime takes them out.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// What the runtime must do next, after writing the output.
+    pub fn poll_event(&mut self) -> Option<ServerEvent> {
+        if let Some(event) = self.event.take() {
+            return Some(event);
+        }
+        let announce = matches!(self.state, State::Closed) && !self.close_announced;
+        self.close_announced |= announce;
+        announce.then_some(ServerEvent::Close)
+    }
+
+    /// Whether octets of the peer would be taken now. While false, do not read, except for the TLS handshake.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        match self.state {
+            State::Command | State::Skipping | State::Data | State::Chunk(_) | State::Exchange(_) => {
+                self.output.len() < SESSION_OUTPUT_BYTES_MAX
+            }
+            State::Authenticating | State::Storing | State::StartingTls | State::Closed => false,
+        }
+    }
+
+    /// When [`Session::handle_deadline`] is due; `None` while the session waits for the runtime.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Authenticating | State::Storing | State::Closed => None,
+            State::Data | State::Chunk(_) => Some(self.content_deadline().unwrap_or(self.deadline)),
+            State::Command => Some(self.deadline.min(self.content_end().unwrap_or(self.deadline))),
+            State::Skipping | State::Exchange(_) | State::StartingTls => Some(self.deadline),
+        }
+    }
+
+    /// What the peer called itself in EHLO or HELO, with unprintable octets replaced; empty before.
+    #[must_use]
+    pub fn greeted_as(&self) -> &str {
+        &self.greeted_as
+    }
+
+    /// Takes octets of the peer and says how many. Fewer than given only when the session stopped wanting
+    /// input; the rest is given again once [`Session::wants_input`]. Behind STARTTLS and behind the end of
+    /// the session everything is taken and thrown away: what was sent in clear must not be read as if it had
+    /// come through TLS.
+    pub fn handle_bytes(&mut self, bytes: &[u8], now: Now) -> usize {
+        let mut taken = 0;
+        while taken < bytes.len() && self.wants_input() {
+            let rest = &bytes[taken..];
+            taken += match self.state {
+                State::Data => self.take_data(rest, now),
+                State::Chunk(chunk) => self.take_chunk(chunk, rest, now),
+                State::Skipping => self.skip_line(rest, now),
+                _ => self.take_line(rest, now),
+            };
+        }
+        if matches!(self.state, State::StartingTls | State::Closed) { bytes.len() } else { taken }
+    }
+
+    /// The peer sends nothing more. Give the session all octets first. What is being stored is still answered.
+    pub fn handle_eof(&mut self) {
+        match self.state {
+            State::Storing | State::Authenticating => self.input_ended = true,
+            _ => self.close(),
+        }
+    }
+
+    /// The deadline may have passed.
+    pub fn handle_deadline(&mut self, now: Now) {
+        match self.deadline() {
+            Some(deadline) if now.instant >= deadline => {}
+            _ => return,
+        }
+        match self.state {
+            // There is no channel for words in the midst of a handshake.
+            State::StartingTls => self.close(),
+            _ => self.end("421 4.4.2 Timed out"),
+        }
+    }
+
+    /// The handshake that [`ServerEvent::StartTls`] asked for is done. The peer must greet again, and nothing
+    /// that it said in clear is remembered (RFC 3207 §4.2).
+    pub fn handle_tls_ready(&mut self, version: &'static str, suite: &'static str, now: Now) {
+        assert!(matches!(self.state, State::StartingTls), "TLS is begun only by STARTTLS");
+        self.tls = Some(TlsFacts { version, suite });
+        self.greeting = Greeting::None;
+        self.greeted_as = Box::default();
+        self.authenticated = false;
+        self.transaction = None;
+        self.partial = Vec::new();
+        self.ready(now);
+    }
+
+    /// Whether the credentials of [`ServerEvent::Authenticate`] are right.
+    pub fn handle_authenticated(&mut self, right: bool, now: Now) {
+        assert!(matches!(self.state, State::Authenticating), "only credentials asked for are answered");
+        self.state = State::Command;
+        if right {
+            self.authenticated = true;
+            self.reply("235 2.7.0 Authenticated");
+        } else {
+            self.refuse_login("535 5.7.8 Credentials are not right");
+        }
+        self.ready(now);
+    }
+
+    /// What became of [`ServerEvent::Message`]. `next_id` is for the next message.
+    pub fn handle_stored(&mut self, result: Result<MessageId, StoreRefusal>, next_id: MessageId, now: Now) {
+        assert!(matches!(self.state, State::Storing), "only a message handed out is answered");
+        self.state = State::Command;
+        self.next_id = next_id;
+        match result {
+            Ok(id) => {
+                self.counters.errors = 0;
+                self.counters.commands = 0;
+                self.reply_with(format_args!("250 2.0.0 {id} queued"));
+            }
+            Err(refusal) => self.reply_refusal(&refusal),
+        }
+        self.ready(now);
+    }
+
+    /// While `Some`, MAIL and DATA are answered with it: no new mail is begun. A message whose content is
+    /// already coming is not affected. A code of 421 also ends the session.
+    pub fn set_pressure(&mut self, refusal: Option<StoreRefusal>) {
+        self.pressure = refusal.map(Box::new);
+    }
+
+    /// The engine stops: an idle session is ended with 421 at once, another after its transaction.
+    pub fn shutdown(&mut self, now: Now) {
+        self.stopping = true;
+        if matches!(self.state, State::Command | State::Skipping | State::Exchange(_)) && self.transaction.is_none() {
+            self.state = State::Command;
+            self.ready(now);
+        }
+    }
+
+    /// A line was answered, or the runtime's answer passed on: what comes next.
+    pub(super) fn ready(&mut self, now: Now) {
+        match self.state {
+            State::StartingTls => self.deadline = now.instant.after(SERVER_HANDSHAKE_WAIT),
+            State::Exchange(_) => self.deadline = now.instant.after(COMMAND_WAIT),
+            _ => {}
+        }
+        if !matches!(self.state, State::Command) {
+            return;
+        }
+        self.deadline = now.instant.after(COMMAND_WAIT);
+        if self.counters.errors >= SESSION_ERRORS_MAX || self.counters.failed_logins >= SESSION_FAILED_LOGINS_MAX {
+            self.end("421 4.7.0 Too many errors");
+        } else if self.counters.commands >= SESSION_IDLE_COMMANDS_MAX {
+            self.end("421 4.7.0 Too many commands without a message");
+        } else if self.input_ended {
+            self.close();
+        } else if self.stopping && self.transaction.is_none() {
+            self.end("421 4.3.2 Shutting down");
+        }
+    }
+
+    /// Queues one reply line.
+    pub(super) fn reply(&mut self, line: &str) {
+        self.output.extend_from_slice(line.as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+    }
+
+    /// Queues one reply line with values in it.
+    pub(super) fn reply_with(&mut self, line: fmt::Arguments<'_>) {
+        write!(self.output, "{line}\r\n").expect("a vector takes any octets");
+    }
+
+    /// Queues a reply to a command that has to follow MAIL. It is no error of the peer's when MAIL was refused and the
+    /// rest was sent along with it (RFC 2920 §3.1).
+    pub(super) fn out_of_order(&mut self, line: &str) {
+        if self.mail_refused {
+            self.counters.commands += 1;
+            self.reply(line);
+        } else {
+            self.error(line);
+        }
+    }
+
+    /// Queues a reply that counts as the peer's error.
+    pub(super) fn error(&mut self, line: &str) {
+        self.counters.errors += 1;
+        self.reply(line);
+    }
+
+    pub(super) fn reply_refusal(&mut self, refusal: &StoreRefusal) {
+        let StoreRefusal { code, enhanced, text } = refusal;
+        self.reply(&format!("{code} {enhanced} {text}"));
+        if *code == 421 {
+            self.close();
+        }
+    }
+
+    /// Says the last words and closes.
+    pub(super) fn end(&mut self, line: &str) {
+        self.reply(line);
+        self.close();
+    }
+
+    pub(super) fn close(&mut self) {
+        self.state = State::Closed;
+        self.transaction = None;
+        self.partial = Vec::new();
+    }
+
+    pub(super) fn wait_until(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
+    /// Takes octets up to the end of a line, and acts on the line.
+    fn take_line(&mut self, bytes: &[u8], now: Now) -> usize {
+        let Some(end) = memchr::memchr(b'\n', bytes).map(|at| at + 1) else {
+            return self.take_partial(bytes);
+        };
+        if self.partial.is_empty() {
+            self.line(&bytes[..end], now);
+        } else {
+            let mut line = std::mem::take(&mut self.partial);
+            line.extend_from_slice(&bytes[..end]);
+            self.line(&line, now);
+        }
+        end
+    }
+
+    fn take_partial(&mut self, bytes: &[u8]) -> usize {
+        let room = AUTH_LINE_BYTES_MAX - self.partial.len();
+        if bytes.len() <= room {
+            self.partial.extend_from_slice(bytes);
+            return bytes.len();
+        }
+        self.counters.skipped_bytes = self.partial.len();
+        self.partial = Vec::new();
+        self.state = State::Skipping;
+        0
+    }
+
+    /// Throws away the rest of a line that is too long.
+    fn skip_line(&mut self, bytes: &[u8], now: Now) -> usize {
+        let end = memchr::memchr(b'\n', bytes).map(|at| at + 1);
+        let length = end.unwrap_or(bytes.len());
+        self.counters.skipped_bytes += length;
+        if self.counters.skipped_bytes > SKIPPED_LINE_BYTES_MAX {
+            self.end("421 4.7.0 Line without end");
+        } else if end.is_some() {
+            self.state = State::Command;
+            self.error("500 5.5.2 Line too long");
+            self.ready(now);
+        }
+        length
+    }
+
+    /// Acts on a line with its line end.
+    fn line(&mut self, line: &[u8], now: Now) {
+        let exchange = match std::mem::replace(&mut self.state, State::Command) {
+            State::Exchange(exchange) => Some(exchange),
+            _ => None,
+        };
+        let long = exchange.is_some() || command::is_auth(line);
+        let bound = if long { AUTH_LINE_BYTES_MAX } else { COMMAND_LINE_BYTES_MAX };
+        if line.len() > SKIPPED_LINE_BYTES_MAX {
+            return self.end("421 4.7.0 Line without end");
+        }
+        match line.strip_suffix(b"\r\n") {
+            _ if line.len() > bound => self.error("500 5.5.2 Line too long"),
+            None => self.error("500 5.5.2 Lines end with CR LF"),
+            Some(text) => match exchange {
+                Some(exchange) => self.auth_step(exchange.answer(text)),
+                None => self.command(text, now),
+            },
+        }
+        self.ready(now);
+    }
+
+    fn command(&mut self, line: &[u8], now: Now) {
+        let command = match command::parse(line) {
+            Ok(command) => command,
+            Err(CommandError::Unknown) => return self.error("500 5.5.1 Command unknown"),
+            Err(CommandError::Control) => return self.error("500 5.5.2 Control characters in a command"),
+            Err(CommandError::Syntax(usage)) => return self.error(&format!("501 5.5.4 Syntax: {usage}")),
+            // How many octets follow is not known, so whatever comes could be text or commands.
+            Err(CommandError::ChunkLength) => return self.end("501 5.5.4 Syntax: BDAT octets [LAST]"),
+        };
+        if !matches!(command, Command::Rcpt(_) | Command::Bdat { .. }) {
+            self.counters.commands += 1;
+        }
+        match command {
+            Command::Ehlo(name) => self.ehlo(name),
+            Command::Helo(name) => self.helo(name),
+            Command::Mail(arguments) => self.mail(arguments),
+            Command::Rcpt(arguments) => self.rcpt(arguments),
+            Command::Data => self.data(now),
+            Command::Bdat { octets, last } => self.bdat(octets, last, now),
+            Command::Rset => self.rset(),
+            Command::Noop => self.reply("250 2.0.0 Ok"),
+            Command::Quit => self.end("221 2.0.0 Bye"),
+            Command::Vrfy => self.reply("252 2.0.0 Not verified; send it some mail"),
+            Command::Expn => self.error("502 5.5.1 Not implemented"),
+            Command::Help => self.reply("214 2.0.0 See RFC 5321"),
+            Command::StartTls => self.starttls(),
+            Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
+            Command::Http => self.end("421 4.7.0 This is not HTTP"),
+        }
+    }
+
+    fn auth(&mut self, mechanism: &[u8], initial: Option<&[u8]>) {
+        if !self.config.auth_available {
+            self.error("502 5.5.1 AUTH is not offered");
+        } else if self.tls.is_none() {
+            // Credentials in clear are not even looked at (RFC 4954 §4, §9).
+            self.error("538 5.7.11 STARTTLS first");
+        } else if self.greeting != Greeting::Ehlo || self.authenticated || self.transaction.is_some() {
+            self.error("503 5.5.1 AUTH does not belong here");
+        } else {
+            self.auth_step(auth::begin(mechanism, initial));
+        }
+    }
+
+    fn auth_step(&mut self, step: Step) {
+        match step {
+            Step::Challenge(line, exchange) => {
+                self.reply(line);
+                self.state = State::Exchange(exchange);
+            }
+            Step::Check(credentials) => {
+                self.event = Some(ServerEvent::Authenticate(credentials));
+                self.state = State::Authenticating;
+            }
+            Step::Refuse(line) => self.refuse_login(line),
+        }
+    }
+
+    fn refuse_login(&mut self, line: &str) {
+        self.counters.failed_logins += 1;
+        self.error(line);
+    }
+}
