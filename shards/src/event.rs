@@ -10,7 +10,7 @@ use crate::queue::DestinationId;
 use crate::rules::Update;
 use crate::settings::{RouteHost, Settings, TlsPolicy};
 use crate::spool::report::Progress;
-use crate::time::Instant;
+use crate::time::{Instant, Timestamp};
 use crossbeam::channel::Sender;
 use smallvec::SmallVec;
 use std::net::{IpAddr, SocketAddr};

@@ -348,6 +348,9 @@ pub const HOST_REST_MILLIS_MAX: u64 = 60_000;
 /// How long an empty destination is kept for the next message.
 pub const DESTINATION_KEPT_SECONDS: u64 = 60;
 
+/// Rules that time may begin or end in one tick; the rest follow in the next tick.
+pub const RULE_TRANSITIONS_PER_TICK: usize = 256;
+
 /// Ready messages for each connection of a path: another one is opened when there are more.
 pub const READY_PER_CONNECTION: u32 = 4;
 
@@ -398,3 +401,15 @@ pub const LOG_SYNC_LAG_MS: u64 = 50;
 
 /// How long a log that failed waits before it tries again.
 pub const LOG_RETRY_MS: u64 = 1000;
+
+/// Batches of mail that a core takes before it lets other tasks run.
+pub const MAIL_BATCHES_PER_TURN: usize = 16;
+
+/// How long a TCP connection may take (RFC 5321 §4.5.3.2 leaves it to us; Postfix: 30 s).
+pub const CONNECT_TIMEOUT_SECONDS: u64 = 30;
+
+/// How long a listener rests after a failed accept.
+pub const ACCEPT_PAUSE_MILLIS: u64 = 100;
+
+/// Messages on their way to other cores and threads, above which a core refuses new mail (452).
+pub const OUTBOX_MESSAGES_MAX: usize = 65_536;

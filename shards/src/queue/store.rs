@@ -159,7 +159,10 @@ impl Queue {
 
     /// Takes an entry back from a session without anything having happened to it.
     pub fn put_back(&mut self, id: EntryId) {
-        assert_eq!(self.entry(id).state, State::InFlight, "only an entry in flight is put back");
+        let entry = self.entry(id);
+        assert_eq!(entry.state, State::InFlight, "only an entry in flight is put back");
+        // Its expiry may have rung meanwhile.
+        self.timers.push(entry.timer, entry.place, id);
         self.become_ready(id);
     }
 
@@ -304,6 +307,24 @@ impl Queue {
         }
         self.destination_index.remove(&DestinationKey(destination.domain, destination.next_hop));
         true
+    }
+
+    /// The entry that leaves a bucket next, whether it is held or not.
+    pub fn next_of(&mut self, id: BucketId) -> Option<EntryId> {
+        self.drop_stale(id);
+        self.buckets[id.0 as usize].front().map(|(_, entry)| entry)
+    }
+
+    /// The place given last: whatever comes later has a greater one.
+    #[must_use]
+    pub fn last_place(&self) -> u64 {
+        self.next_place
+    }
+
+    /// All destinations. Copied, so that they can be attended to.
+    #[must_use]
+    pub fn destination_ids(&self) -> Vec<DestinationId> {
+        self.destinations.iter().map(|(at, _)| DestinationId(index(at))).collect()
     }
 
     /// Entries by state.

@@ -8,7 +8,8 @@ use crate::event::{Mail, Order};
 use crate::limits::MAIL_CREDIT_MESSAGES;
 use crate::message::CoreId;
 use crate::runtime::outcome_log::LogEvent;
-use crate::runtime::spool_file::{BodyAnswer, SpoolCompletion};
+use crate::runtime::spool_reader::BodyAnswer;
+use crate::spool::report::SpoolCompletion;
 use atomic_waker::AtomicWaker;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ pub enum Completion {
     /// From the outcome log.
     Log(LogEvent),
     /// From the body reader.
-    Body(BodyAnswer),
+    Body(Vec<BodyAnswer>),
 }
 
 /// Wakes a core that may be asleep. Rings once until it is answered, so a burst costs one wake-up.

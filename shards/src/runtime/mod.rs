@@ -1,10 +1,13 @@
 //! Everything that waits, reads a clock, opens a socket or a file, or crosses a core.
 
+pub mod alarm;
 pub mod clock;
 pub mod dns_socket;
+pub mod mailbox;
 pub mod outcome_file;
 pub mod outcome_line;
 pub mod outcome_log;
+pub mod socket;
 pub mod spool_disk;
 pub mod spool_file;
 pub mod spool_generation;

@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::pin::Pin;
 use std::task::Poll;
 
@@ -32,12 +32,13 @@ pub async fn connect(
     deadline: Instant,
     alarm: &Alarm,
 ) -> Result<TcpStream, ConnectError> {
-    let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP)).map_err(ConnectError::Peer)?;
+    let socket =
+        Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP)).map_err(ConnectError::Peer)?;
     socket.set_nonblocking(true).map_err(ConnectError::Peer)?;
     socket.set_tcp_nodelay(true).map_err(ConnectError::Peer)?;
     if let Some(source) = source {
         // The port is chosen at connect, so that one source reaches more peers than it has ports.
-        socket.set_bind_address_no_port(true).map_err(ConnectError::Source)?;
+        bind_address_no_port(&socket).map_err(ConnectError::Source)?;
         socket.bind(&SocketAddr::new(source, 0).into()).map_err(ConnectError::Source)?;
     }
     match socket.connect(&peer.into()) {
@@ -77,6 +78,23 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<(TcpListener, Soc
     socket.listen(backlog)?;
     let bound = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))?;
     Ok((adopt_listener(socket), bound))
+}
+
+#[expect(unsafe_code, reason = "no safe wrapper in use offers this option")]
+fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("four octets");
+    // SAFETY: the descriptor is open, and the option's value is an int of the length given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            std::ptr::from_ref(&on).cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[expect(unsafe_code, reason = "glommio takes sockets that it did not make only as raw descriptors")]

@@ -119,9 +119,7 @@ impl Shard {
         self.eligible(bucket, now).is_some_and(|eligible: Eligible| {
             eligible.members.iter().any(|member| {
                 let mut peers = self.sites.site(site).hosts.iter().flat_map(|host| &host.addresses);
-                peers.any(|peer| {
-                    member.reaches(peer.ip()) && self.sites.rested(member.source, *peer, now.instant)
-                })
+                peers.any(|peer| member.reaches(peer.ip()) && self.sites.rested(member.source, *peer, now.instant))
             })
         })
     }

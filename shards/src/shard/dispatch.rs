@@ -6,7 +6,7 @@ use super::settle::Attempt;
 use super::site::{BucketState, Route, SiteId};
 use crate::event::{Command, Connect, Lookup, Resolved, SessionId};
 use crate::limits::{HOSTS_TRIED, PICK_DESTINATIONS, READY_PER_CONNECTION};
-use crate::outcome::Carrier;
+use crate::outcome::{Carrier, EnhancedCode, RecordType, Response, Verb};
 use crate::path::source::Bind;
 use crate::path::{Combination, Eligible, Limits, PathId, PermitId, PermitState, Rotation, path_name, site_name};
 use crate::queue::{BucketId, DestinationId, NextHop};
@@ -85,7 +85,7 @@ impl Shard {
         }
         if resolved.hosts.is_empty() {
             let text = "mail for this domain would come back to this host";
-            return Err(Failure::own(FailureKind::Loop, crate::outcome::Verb::None, text));
+            return Err(Failure::own(FailureKind::Loop, Verb::None, text));
         }
         Ok(resolved)
     }
@@ -100,6 +100,26 @@ impl Shard {
             self.sites.site_mut(site).ring.retain(|listed| *listed != destination);
         }
         self.sites.leave(site);
+        // Paths of that site may be gone, and their numbers used again.
+        for &bucket in self.queue.buckets(destination) {
+            if let Some(state) = self.buckets.get_mut(bucket) {
+                state.limits.clear();
+            }
+        }
+    }
+
+    /// Ends the ready mail of a bucket that asks for something that is not configured.
+    fn misdirected(&mut self, bucket: BucketId, why: &str, now: Now) {
+        let response = Response {
+            code: 550,
+            enhanced: Some(EnhancedCode { class: 5, subject: 3, detail: 5 }),
+            text: why.into(),
+            verb: Verb::None,
+        };
+        while let Some(entry) = self.queue.next_of(bucket) {
+            self.counters.bounced += 1;
+            self.end(entry, RecordType::Bounce, &response, None, now);
+        }
     }
 
     /// Wakes an idle session for `destination`, or opens one if it deserves more.
@@ -131,14 +151,7 @@ impl Shard {
         self.open_more(site, destination, bucket, &eligible, now);
     }
 
-    fn open_more(
-        &mut self,
-        site: SiteId,
-        destination: DestinationId,
-        bucket: BucketId,
-        eligible: &Eligible,
-        now: Now,
-    ) {
+    fn open_more(&mut self, site: SiteId, destination: DestinationId, bucket: BucketId, eligible: &Eligible, now: Now) {
         let ready: u32 =
             self.sites.site(site).ring.iter().take(PICK_DESTINATIONS).map(|listed| self.queue.ready(*listed)).sum();
         let opening: u32 = self.sites.site(site).paths.iter().map(|path| self.sites.path(*path).opening).sum();
@@ -152,7 +165,10 @@ impl Shard {
         };
         let limits = self.limits_for(bucket, path);
         let permit = if limits.needs_permit() {
-            match self.permits.request(&limits, now.instant) {
+            let same = |session: &Session| session.path == path && session.share == limits.share;
+            let held = self.sessions.iter().filter(|(_, session)| same(session)).count();
+            let held = u32::try_from(held).unwrap_or(u32::MAX);
+            match self.permits.request(&limits, held, now.instant) {
                 Some(permit) => permit,
                 // Too many requests wait already; their grants will bring this destination its turn.
                 None => return self.stall(destination, now.instant.after(std::time::Duration::from_millis(100))),
@@ -175,17 +191,18 @@ impl Shard {
         let mut rotation = if own {
             std::mem::take(&mut self.buckets.get_mut(bucket)?.rotation)
         } else {
-            self.sites.site_mut(site).rotations.remove(&eligible.pool).unwrap_or_default()
+            let kept = self.sites.site_mut(site).rotations.remove(&eligible.pool);
+            kept.unwrap_or_else(|| Rotation::starting_at(&eligible.members, self.core.0))
         };
-        if rotation_is_new(&rotation) {
-            rotation = Rotation::starting_at(&eligible.members, self.core.0);
-        }
         let source = rotation.next(&eligible.members, |member| {
-            let room = self.sites.find_path(site, member.source).is_none_or(|path| {
-                let most = self.limits_of(bucket, path).map_or(u32::MAX, |limits| limits.core_connections);
-                let open = self.sites.path(path).sessions;
-                self.sites.path_mut(path).window.room(open, most, now.instant) > 0
-            });
+            let room = match self.sites.find_path(site, member.source) {
+                None => true,
+                Some(path) => {
+                    let most = self.limits_of(bucket, path).map_or(u32::MAX, |limits| limits.core_connections);
+                    let path = self.sites.path_mut(path);
+                    path.window.room(path.sessions, most, now.instant) > 0
+                }
+            };
             let hosts = &self.sites.site(site).hosts;
             let mut addresses = hosts.iter().flat_map(|host| &host.addresses);
             room && addresses
@@ -198,7 +215,7 @@ impl Shard {
         }
         let source = source?;
         let name = &self.sources.get(source).name;
-        Some(self.sites.path_to(site, source, |site| path_name(name, &site.name)))
+        Some(self.sites.path_to(site, source, |site| path_name(Some(name), &site.name)))
     }
 
     /// When a destination that has no path now may have one by the passing of time. Events (a session that
@@ -326,7 +343,7 @@ impl Shard {
             Ok(eligible) => {
                 let state = BucketState {
                     eligible: eligible.clone(),
-                    rotation: Rotation::default(),
+                    rotation: Rotation::starting_at(&eligible.members, self.core.0),
                     limits: SmallVec::new(),
                     verdict: None,
                 };

@@ -78,8 +78,7 @@ impl Shard {
     /// What the rules say of an entry on the connection of a session.
     pub(super) fn judge_for_session(&mut self, entry: EntryId, id: SessionId, now: Now) -> Judgement {
         if self.rules.is_empty() && self.rules.suppressions().is_empty() {
-            let stamp =
-                Stamp { epoch: self.rules.epoch(), at: now.utc, next_transition: self.rules.next_transition() };
+            let stamp = Stamp { epoch: self.rules.epoch(), at: now.utc, next_transition: self.rules.next_transition() };
             return Judgement::Pass(stamp);
         }
         let session = &self.sessions[id.0 as usize];
@@ -94,7 +93,7 @@ impl Shard {
         let entry = queue.entry(id);
         let key = queue.bucket_key(entry.bucket);
         let (domain, next_hop) = queue.destination(queue.destination_of(entry.bucket));
-        let known = buckets.get(entry.bucket);
+        let pool = buckets.get(entry.bucket).and_then(|state| state.eligible.pool.clone());
         let bucket_facts = BucketFacts {
             domain,
             routing_domain: match next_hop {
@@ -103,20 +102,20 @@ impl Shard {
             },
             campaign: key.campaign.as_deref(),
             tenant: key.tenant.as_deref(),
-            pool: known.and_then(|state| state.eligible.pool.as_deref()).or(key.pool.as_deref()),
+            pool: pool.as_deref().or(key.pool.as_deref()),
             queue: queue.bucket_name(entry.bucket),
         };
-        let kept = known.and_then(|state| state.verdict.as_ref());
         let fresh;
-        let verdict = match kept.filter(|verdict| verdict.stamp.holds(rules.epoch(), now.utc)) {
-            Some(verdict) => verdict,
+        let verdict = match buckets.get_mut(entry.bucket) {
+            Some(state) => {
+                if !state.verdict.as_ref().is_some_and(|kept| kept.stamp.holds(rules.epoch(), now.utc)) {
+                    state.verdict = Some(rules.bucket(&bucket_facts, now.utc));
+                }
+                state.verdict.as_ref().expect("set just above")
+            }
             None => {
                 fresh = rules.bucket(&bucket_facts, now.utc);
-                if let Some(state) = buckets.get_mut(entry.bucket) {
-                    &*state.verdict.insert(fresh)
-                } else {
-                    &fresh
-                }
+                &fresh
             }
         };
         if !verdict.per_message
@@ -222,8 +221,7 @@ impl Shard {
         let entry = self.queue.entry(id);
         let due = crate::queue::due_after(&self.settings.retry, &entry.envelope, entry.attempts, now.utc);
         let standing = Standing { attempts: entry.attempts, due, maybe_delivered: entry.maybe_delivered };
-        let progress =
-            Progress::Attempt { id: entry.envelope.id(), recipients: entry.recipients.clone(), standing };
+        let progress = Progress::Attempt { id: entry.envelope.id(), recipients: entry.recipients.clone(), standing };
         let spool = entry.location.spool;
         self.queue.defer(id, due);
         self.tell_spool(spool, progress);

@@ -92,7 +92,8 @@ impl Shard {
         let due = storing.envelope.extras().and_then(|extras| extras.not_before).filter(|due| *due > now.utc);
         let standing = Standing { attempts: 0, due: due.unwrap_or_default(), maybe_delivered: false };
         let open = (0..storing.envelope.recipient_count()).map(|index| (index_of(index), standing));
-        let body = (due.is_none() && self.bodies_fit(storing.body.len())).then_some(storing.body);
+        // What waits does not keep its body in memory.
+        let body = due.is_none().then_some(storing.body);
         self.record_reception(&storing.envelope, storing.protocol, storing.peer, now.utc);
         self.post(&storing.envelope, location, body.as_ref(), open);
     }
@@ -119,9 +120,9 @@ impl Shard {
                 (domain(a.0), key(&a.1), a.0).cmp(&(domain(b.0), key(&b.1), b.0))
             });
         }
-        for group in open.chunk_by(|a, b| {
-            a.1 == b.1 && envelope.domain(usize::from(a.0)) == envelope.domain(usize::from(b.0))
-        }) {
+        for group in
+            open.chunk_by(|a, b| a.1 == b.1 && envelope.domain(usize::from(a.0)) == envelope.domain(usize::from(b.0)))
+        {
             let (first, standing) = group[0];
             let domain = envelope.domain(usize::from(first));
             let owner = match self.lanes_of(domain) {
@@ -149,8 +150,10 @@ impl Shard {
         match mail {
             Mail::Post(post) => self.enqueue(post, now),
             Mail::Progress(spool, progress) => self.commands.push_back(Command::Progress(spool, progress)),
-            Mail::ToHome(from, message) => self.handle_to_home(from, message, now),
-            Mail::ToHolder(message) => self.handle_to_holder(message, now),
+            Mail::Permit(from, message) => {
+                self.permits.handle(from, message, now.instant);
+                self.carry_permits(now);
+            }
         }
     }
 

@@ -27,25 +27,28 @@ mod site;
 mod sweep;
 mod tick;
 
+pub use connection::TlsFacts;
 pub use deliver::{Delivery, Next};
 pub use gate::Covered;
 pub use intake::Submission;
 
 use crate::event::{Command, SessionId};
 use crate::message::CoreId;
-use crate::path::{LimitTable, Permits, Pools, Sources};
-use crate::queue::{BucketId, Queue};
-use crate::rules::{BucketVerdict, HashKey, RuleTable};
+use crate::path::{LimitTable, PermitId, Permits, Pools, Sources, TokenKey};
+use crate::queue::{DestinationId, Queue};
+use crate::rules::{HashKey, RuleTable};
 use crate::settings::Settings;
 use crate::spool::report::Progress;
+use crate::time::Instant;
 use hashbrown::HashMap;
 use intake::Storing;
 use session::Session;
-use site::{RouteTable, Sites};
+use site::{BucketStates, RouteTable, Sites};
 use slab::Slab;
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
-use sweep::Sweeps;
+use sweep::{Held, Sweeps};
 
 /// What a shard has done since it started. Plain counts, for reports and metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +67,8 @@ pub struct Counters {
     pub connections: u64,
     /// Messages stopped in the gate.
     pub gated: u64,
+    /// Recipients ended by a rule.
+    pub ended_by_rule: u64,
 }
 
 /// What a shard is made from.
@@ -96,14 +101,28 @@ pub struct Shard {
     queue: Queue,
     routes: RouteTable,
     sites: Sites,
+    /// Index into the settings' routes by domain, and that of `*`.
+    route_index: HashMap<Arc<str>, usize>,
+    default_route: Option<usize>,
     sources: Sources,
     pools: Pools,
     limits: LimitTable,
     permits: Permits,
+    permit_sessions: HashMap<PermitId, SessionId>,
+    token_waiters: HashMap<TokenKey, Vec<DestinationId>>,
     sessions: Slab<Session>,
+    buckets: BucketStates,
     rules: RuleTable,
-    bucket_verdicts: HashMap<BucketId, BucketVerdict>,
+    /// What each rule holds, by its id.
+    held: HashMap<Arc<str>, Held>,
     sweeps: Sweeps,
+    /// Destinations to attend to again at a time.
+    stalled: BinaryHeap<Reverse<(Instant, DestinationId)>>,
+    /// Idle sessions by the end of their time; stale items are dropped as they surface.
+    idle_deadlines: BinaryHeap<Reverse<(Instant, SessionId)>>,
+    /// Destinations that were empty, by when to look again.
+    emptied: VecDeque<(Instant, DestinationId)>,
+    next_rest_cleaning: Instant,
     /// Records handed to the log.
     recorded: u64,
     /// Records known to be durable.
@@ -123,7 +142,7 @@ impl Shard {
     pub fn new(config: ShardConfig) -> Self {
         let ShardConfig { core, cores, generation, rule_key, settings } = config;
         let sources = Sources::new(&settings);
-        Self {
+        let mut shard = Self {
             core,
             cores,
             generation,
@@ -136,13 +155,22 @@ impl Shard {
             routes: RouteTable::default(),
             sites: Sites::default(),
             pools: Pools::new(&settings, &sources),
-            limits: LimitTable::new(&settings),
-            permits: Permits::new(core, cores),
+            limits: LimitTable::new(&settings.limits, 0),
+            permits: Permits::new(core),
+            permit_sessions: HashMap::new(),
+            token_waiters: HashMap::new(),
             sources,
+            route_index: HashMap::new(),
+            default_route: None,
             sessions: Slab::new(),
+            buckets: BucketStates::default(),
             rules: RuleTable::new(rule_key),
-            bucket_verdicts: HashMap::new(),
+            held: HashMap::new(),
             sweeps: Sweeps::default(),
+            stalled: BinaryHeap::new(),
+            idle_deadlines: BinaryHeap::new(),
+            emptied: VecDeque::new(),
+            next_rest_cleaning: Instant::default(),
             recorded: 0,
             synced: 0,
             unsynced: VecDeque::new(),
@@ -152,7 +180,25 @@ impl Shard {
             counters: Counters::default(),
             no_text: "".into(),
             settings,
-        }
+        };
+        shard.index_routes();
+        shard
+    }
+
+    /// Takes new settings over. What was derived from the old ones is made anew when next needed.
+    fn adopt(&mut self, settings: Arc<Settings>) {
+        self.sources = Sources::new(&settings);
+        self.pools = Pools::new(&settings, &self.sources);
+        self.limits = LimitTable::new(&settings.limits, self.limits.version() + 1);
+        self.settings = settings;
+        self.index_routes();
+        self.buckets.clear();
+    }
+
+    fn index_routes(&mut self) {
+        let routes = self.settings.routes.iter().enumerate();
+        self.default_route = routes.clone().find(|(_, route)| route.domain.is_none()).map(|(at, _)| at);
+        self.route_index = routes.filter_map(|(at, route)| Some((route.domain.clone()?, at))).collect();
     }
 
     /// The next thing that the runtime must do.

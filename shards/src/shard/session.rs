@@ -1,8 +1,7 @@
 //! What the brain knows of one connection to a remote host: from the wish to have it until it is gone.
 
-use crate::message::CoreId;
 use crate::outcome::Carrier;
-use crate::path::{PathId, PermitId};
+use crate::path::{PathId, PermitId, ShareKey};
 use crate::queue::{DestinationId, EntryId};
 use crate::rules::Stamp;
 use crate::settings::TlsPolicy;
@@ -10,6 +9,7 @@ use crate::time::Instant;
 use smallvec::SmallVec;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::site::SiteId;
 
@@ -49,9 +49,9 @@ pub(super) struct Session {
     pub path: PathId,
     /// The destination for which it was opened.
     pub destination: DestinationId,
-    /// Whether it may carry mail of that destination only.
-    pub exclusive: bool,
-    pub permit: Option<PermitId>,
+    /// It may carry the mail whose limits have this key.
+    pub share: ShareKey,
+    pub permit: PermitId,
     /// Hosts to try, in order, as (name, address); `host` is the one in use.
     pub hosts: SmallVec<[(Arc<str>, SocketAddr); 2]>,
     pub host: usize,
@@ -66,11 +66,9 @@ pub(super) struct Session {
     /// Messages handed to it.
     pub messages: u32,
     pub messages_max: u32,
-    pub idle_timeout_ms: u64,
+    pub idle_timeout: Duration,
     /// The home of its permit wants it back.
     pub recalled: bool,
-    /// Which core it runs on, for assertions.
-    pub core: CoreId,
 }
 
 impl Session {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 type Recipients = SmallVec<[u16; 4]>;
 
 /// How an attempt travelled, for what is decided from its results.
+#[derive(Clone, Debug)]
 pub(super) struct Attempt {
     pub carrier: Option<Arc<Carrier>>,
     pub tls: TlsPolicy,
@@ -118,18 +119,18 @@ impl Shard {
         kind: RecordType,
         response: &Response,
         rule: Option<&RuleMark>,
-        at: Timestamp,
+        now: Now,
     ) {
         let recipients = self.queue.entry(id).recipients.clone();
         for recipient in &recipients {
-            let mut outcome = self.outcome_of(id, *recipient, kind, response.clone(), None, at);
+            let mut outcome = self.outcome_of(id, *recipient, kind, response.clone(), None, now.utc);
             outcome.rule = rule.cloned();
             self.record(outcome);
         }
         let entry = self.queue.remove(id);
         let spool = entry.location.spool;
         self.tell_spool(spool, Progress::Done { id: entry.envelope.id(), recipients });
-        self.note_empty(entry.bucket);
+        self.note_empty(entry.bucket, now);
     }
 
     /// The message's time ran out.
@@ -141,7 +142,7 @@ impl Shard {
             text: "Delivery time expired".into(),
             verb: Verb::None,
         };
-        self.end(id, RecordType::Expiration, &response, None, now.utc);
+        self.end(id, RecordType::Expiration, &response, None, now);
     }
 
     /// The records up to `number` are durable: tell the spools what they were about.
@@ -173,7 +174,7 @@ impl Shard {
         match (later.is_empty(), again.is_empty()) {
             (true, true) => {
                 let entry = self.queue.remove(id);
-                self.note_empty(entry.bucket);
+                self.note_empty(entry.bucket, now);
             }
             (true, false) => {
                 self.queue.entry_mut(id).recipients = again;
@@ -196,7 +197,7 @@ impl Shard {
     }
 
     /// Makes an entry of its own for recipients that need not wait with the others.
-    fn split_off(&mut self, id: EntryId, recipients: Recipients, now: Now) {
+    pub(super) fn split_off(&mut self, id: EntryId, recipients: Recipients, now: Now) -> EntryId {
         let entry = self.queue.entry(id);
         let new = NewEntry {
             envelope: entry.envelope.clone(),
@@ -208,11 +209,11 @@ impl Shard {
             expires: entry.expires,
             maybe_delivered: entry.maybe_delivered,
         };
-        self.queue.insert(new, now.utc);
+        self.queue.insert(new, now.utc)
     }
 
     /// Tells a spool what became of recipients, once everything recorded so far is synced.
-    fn tell_spool(&mut self, spool: u16, progress: Progress) {
+    pub(super) fn tell_spool(&mut self, spool: u16, progress: Progress) {
         self.unsynced.push_back((self.recorded, spool, progress));
     }
 
@@ -235,7 +236,7 @@ impl Shard {
         self.record(outcome);
     }
 
-    fn outcome_of(
+    pub(super) fn outcome_of(
         &self,
         id: EntryId,
         recipient: u16,

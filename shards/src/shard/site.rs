@@ -54,10 +54,7 @@ pub(super) enum Route {
     /// Asked.
     Resolving,
     /// To this site, until it must be asked again.
-    Known {
-        site: SiteId,
-        until: Instant,
-    },
+    Known { site: SiteId, until: Instant },
 }
 
 /// What the shard keeps for a destination beside the queue.
@@ -68,6 +65,8 @@ pub(super) struct RouteState {
     pub listed: bool,
     /// It will be attended again at that time.
     pub stalled_until: Option<Instant>,
+    /// It was empty, and is forgotten then unless mail comes.
+    pub empty_until: Option<Instant>,
 }
 
 /// Routes by destination.

@@ -82,19 +82,22 @@ impl Shard {
             let state = self.routes.of(destination);
             // One note for each destination: the last emptying counts.
             if state.empty_until.replace(at).is_none() {
-                self.emptied.push_back(destination);
+                self.emptied.push_back((at, destination));
             }
         }
     }
 
     fn forget_empty(&mut self, now: Now) {
-        while let Some(&destination) = self.emptied.front() {
-            let until = self.routes.of(destination).empty_until;
-            if until.is_some_and(|until| until > now.instant) {
-                break;
-            }
+        while let Some(&(at, destination)) = self.emptied.front()
+            && at <= now.instant
+        {
             self.emptied.pop_front();
-            self.routes.of(destination).empty_until = None;
+            let state = self.routes.of(destination);
+            if let Some(later) = state.empty_until.filter(|until| *until > now.instant) {
+                self.emptied.push_back((later, destination));
+                continue;
+            }
+            state.empty_until = None;
             if self.queue.total(destination) != Some(0) {
                 continue;
             }

@@ -1,0 +1,337 @@
+//! The tasks of SMTP injection: accept connections, then move octets between each socket and its SMTP server
+//! session, and messages between the session and the brain.
+
+use crate::limits::{ACCEPT_PAUSE_MILLIS, READ_BYTES};
+use crate::runtime::clock;
+use crate::runtime::local::{Local, SessionSlot};
+use crate::runtime::report::report;
+use crate::runtime::tls::Tls;
+use crate::settings::Network;
+use crate::shard::Submission;
+use crate::smtp::server::{Accepted, Credentials, PeerFacts, ServerEvent, Session, StoreRefusal};
+use crate::spool::report::Refusal;
+use futures_lite::{AsyncRead, AsyncWrite, FutureExt};
+use glommio::net::{TcpListener, TcpStream};
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+thread_local! {
+    /// What a read brings is given to the session at once; what it does not take is kept by the connection.
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
+
+/// Accepts connections until a stop is ordered.
+pub async fn listen(local: Rc<Local>, listener: TcpListener) {
+    let slot = Rc::new(SessionSlot { alarm: local.alarms.alarm(), woken: Cell::new(false) });
+    while !local.stopping() {
+        let accepted = futures_lite::future::or(async { Some(listener.accept().await) }, async {
+            stop_ordered(&local, &slot).await;
+            None
+        });
+        match accepted.await {
+            None => return,
+            Some(Ok(stream)) => start(local.clone(), stream),
+            Some(Err(_)) => {
+                // No descriptor left, most likely: those in use must end first. Clients wait in the backlog.
+                glommio::timer::sleep(Duration::from_millis(ACCEPT_PAUSE_MILLIS)).await;
+            }
+        }
+    }
+}
+
+async fn stop_ordered(local: &Local, slot: &SessionSlot) {
+    poll_fn(|cx| {
+        if local.stopping() {
+            return Poll::Ready(());
+        }
+        slot.alarm.set(None, cx.waker());
+        Poll::Pending
+    })
+    .await;
+}
+
+fn start(local: Rc<Local>, stream: TcpStream) {
+    if local.injecting.get() >= local.shared.injectors_per_core {
+        glommio::spawn_local(turn_away(stream)).detach();
+        return;
+    }
+    local.injecting.set(local.injecting.get() + 1);
+    glommio::spawn_local(async move {
+        let result = AssertUnwindSafe(run(local.clone(), stream)).catch_unwind().await;
+        local.injecting.set(local.injecting.get() - 1);
+        if result.is_err() {
+            if local.in_brain() {
+                report("a panic in the shard's own state: stopping, so that nothing wrong is delivered or forgotten");
+                std::process::abort();
+            }
+            report("a panic in an injecting session: the session was ended, nothing of it was acknowledged");
+        }
+    })
+    .detach();
+}
+
+async fn turn_away(mut stream: TcpStream) {
+    let words = b"421 4.3.2 too many connections, try again later\r\n";
+    let _ = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, words)).await;
+    let _ = stream.shutdown(Shutdown::Both).await;
+}
+
+async fn run(local: Rc<Local>, stream: TcpStream) {
+    let Ok(address) = stream.peer_addr() else {
+        return;
+    };
+    let settings = local.settings();
+    let within = |networks: &[Network]| networks.iter().any(|network| network.contains(canonical(address).ip()));
+    let peer = PeerFacts {
+        address: canonical(address),
+        may_relay: within(&settings.smtp.relay_from),
+        trusted_headers: within(&settings.smtp.trust_headers_from),
+    };
+    let config = local.server_config.borrow().clone();
+    let id = local.with_shard(|shard, _| shard.next_message_id());
+    let session = Session::new(config, peer, id, clock::now());
+    let slot = SessionSlot { alarm: local.alarms.alarm(), woken: Cell::new(false) };
+    let mut injection = Injection {
+        session,
+        stream,
+        tls: None,
+        pending: Vec::new(),
+        out: Vec::new(),
+        sent: 0,
+        gone: false,
+        slot,
+        local,
+        peer: canonical(address),
+    };
+    injection.converse().await;
+    let _ = injection.stream.shutdown(Shutdown::Both).await;
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = address.ip().to_canonical();
+    SocketAddr::new(ip, address.port())
+}
+
+/// One injecting connection.
+struct Injection {
+    session: Session,
+    stream: TcpStream,
+    tls: Option<Tls>,
+    /// Octets read that the session has not taken yet.
+    pending: Vec<u8>,
+    /// Octets to send, in their final form.
+    out: Vec<u8>,
+    sent: usize,
+    /// The connection is of no use any more.
+    gone: bool,
+    slot: SessionSlot,
+    local: Rc<Local>,
+    peer: SocketAddr,
+}
+
+impl Injection {
+    async fn converse(&mut self) {
+        while !self.gone {
+            if let Some(event) = self.session.poll_event() {
+                if !self.handle(event).await {
+                    return;
+                }
+                continue;
+            }
+            if !self.pending.is_empty() && self.session.wants_input() {
+                self.set_pressure();
+                let pending = std::mem::take(&mut self.pending);
+                let taken = self.session.handle_bytes(&pending, clock::now());
+                self.pending = pending;
+                self.pending.drain(..taken);
+                continue;
+            }
+            self.flush().await;
+            self.read().await;
+        }
+    }
+
+    /// Whether the conversation goes on.
+    async fn handle(&mut self, event: ServerEvent) -> bool {
+        match event {
+            ServerEvent::Message(message) => self.store(*message).await,
+            ServerEvent::StartTls => {
+                self.flush().await;
+                self.pending.clear();
+                return self.start_tls().await;
+            }
+            ServerEvent::Authenticate(credentials) => self.authenticate(credentials).await,
+            ServerEvent::Close => {
+                self.flush().await;
+                if let Some(tls) = &mut self.tls {
+                    tls.close_notify();
+                    tls.pull(&mut self.out);
+                    self.flush().await;
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn store(&mut self, message: Accepted) {
+        self.flush().await;
+        let Accepted { id, sender, recipients, flags, extras, body, protocol } = message;
+        let body = self.local.bodies.count(body);
+        let submission =
+            Submission { id, sender, recipients, flags, extras, body, protocol, peer: Some(self.peer) };
+        let ticket = self.local.with_shard(|shard, now| shard.accept(submission, now));
+        let result = self.local.ticket(ticket).take().await;
+        let next_id = self.local.with_shard(|shard, _| shard.next_message_id());
+        let result = result.map_err(|why| {
+            report(&format!("message {id} was not stored: {why}"));
+            StoreRefusal::failed("the message could not be made durable, try again later")
+        });
+        self.session.handle_stored(result, next_id, clock::now());
+    }
+
+    async fn authenticate(&mut self, credentials: Credentials) {
+        self.flush().await;
+        let verify = self.local.shared.authenticate.clone();
+        let check = move || {
+            // A panic would end the pool's only thread.
+            std::panic::catch_unwind(AssertUnwindSafe(|| verify(&credentials.name, &credentials.secret)))
+        };
+        let right = glommio::executor().spawn_blocking(check).await.unwrap_or(false);
+        self.session.handle_authenticated(right, clock::now());
+    }
+
+    async fn start_tls(&mut self) -> bool {
+        let Some(config) = self.local.server_tls.borrow().clone() else {
+            return false;
+        };
+        match Tls::server(&config) {
+            Ok(tls) => self.tls = Some(tls),
+            Err(_) => return false,
+        }
+        while self.tls.as_ref().is_some_and(Tls::handshaking) && !self.gone {
+            self.read().await;
+            self.flush().await;
+        }
+        if self.gone {
+            return false;
+        }
+        let tls = self.tls.as_ref().expect("set above");
+        let (version, suite) = (tls.version().unwrap_or(""), tls.suite().unwrap_or(""));
+        self.session.handle_tls_ready(version, suite, clock::now());
+        true
+    }
+
+    /// Tells the session whether new mail is to be refused now.
+    fn set_pressure(&mut self) {
+        let shared = &self.local.shared;
+        let refusal = match self.local.own_spool().refusing() {
+            Some(Refusal::LowSpace) => Some("the spool's file system is nearly full"),
+            Some(Refusal::Failing) => Some("the spool cannot be written"),
+            None if shared.memory_short() => Some("the engine's memory is used up"),
+            None if self.local.backlog() > crate::limits::OUTBOX_MESSAGES_MAX => Some("the queue takes no more just now"),
+            None => None,
+        };
+        self.session.set_pressure(refusal.map(StoreRefusal::storage));
+    }
+
+    /// Sends all output, or finds that the connection is of no use.
+    async fn flush(&mut self) {
+        self.take_output();
+        poll_fn(|cx| {
+            while self.sent < self.out.len() && !self.gone {
+                match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.sent..]) {
+                    Poll::Ready(Ok(count)) => self.sent += count,
+                    Poll::Ready(Err(_)) => self.gone = true,
+                    Poll::Pending => {
+                        if self.late(cx) {
+                            self.gone = true;
+                            break;
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+        self.out.clear();
+        self.sent = 0;
+    }
+
+    fn take_output(&mut self) {
+        let output = self.session.output();
+        match &mut self.tls {
+            None => self.out.append(output),
+            Some(tls) => {
+                if !output.is_empty() {
+                    tls.encrypt(output);
+                    output.clear();
+                }
+                tls.pull(&mut self.out);
+            }
+        }
+    }
+
+    /// Whether the session's time is up; if not, the task is woken when it is.
+    fn late(&mut self, cx: &mut std::task::Context<'_>) -> bool {
+        let now = clock::now();
+        match self.session.deadline() {
+            Some(deadline) if deadline <= now.instant => true,
+            deadline => {
+                self.slot.alarm.set(deadline, cx.waker());
+                false
+            }
+        }
+    }
+
+    /// Waits for octets, the session's deadline, or a stop.
+    async fn read(&mut self) {
+        poll_fn(|cx| {
+            if self.local.stopping() && !self.slot.woken.replace(true) {
+                self.session.shutdown(clock::now());
+                return Poll::Ready(());
+            }
+            let read = READ.with_borrow_mut(|buffer| match Pin::new(&mut self.stream).poll_read(cx, buffer) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.session.handle_eof();
+                    self.gone = true;
+                    Poll::Ready(())
+                }
+                Poll::Ready(Ok(count)) => {
+                    self.take_in_buffer(&buffer[..count]);
+                    Poll::Ready(())
+                }
+            });
+            if read.is_pending() && self.late(cx) {
+                self.session.handle_deadline(clock::now());
+                return Poll::Ready(());
+            }
+            read
+        })
+        .await;
+    }
+
+    fn take_in_buffer(&mut self, octets: &[u8]) {
+        if let Some(tls) = &mut self.tls {
+            if tls.feed(octets, &mut self.pending).is_err() || tls.peer_closed() {
+                self.gone = self.pending.is_empty();
+            }
+            return;
+        }
+        if self.pending.is_empty() && self.session.wants_input() {
+            self.set_pressure();
+            let taken = self.session.handle_bytes(octets, clock::now());
+            self.pending.extend_from_slice(&octets[taken..]);
+        } else {
+            self.pending.extend_from_slice(octets);
+        }
+    }
+}

@@ -1,0 +1,480 @@
+//! What the tasks of one core share: its brain, and the hands that carry out what the brain commands.
+//!
+//! Every input to the brain goes through [`Local::with_shard`], which carries out the commands that follow
+//! before it returns. Nothing here awaits while the brain is borrowed.
+
+use crate::event::{Command, Connect, Mail, Order, SessionId};
+use crate::limits::MAIL_BATCHES_PER_TURN;
+use crate::message::{Body, CoreId, Envelope, Location, MessageId};
+use crate::outcome::Outcome;
+use crate::runtime::alarm::{Alarm, Alarms};
+use crate::runtime::bodies::BodyBudget;
+use crate::runtime::clock;
+use crate::runtime::dns_socket::DnsClient;
+use crate::runtime::engine::Shared;
+use crate::runtime::mailbox::{Completion, Mailbox, Postbox};
+use crate::runtime::outcome_log::{LogEvent, OutcomeLog};
+use crate::runtime::report::report;
+use crate::runtime::spool_file::{Full, SpoolHandle};
+use crate::runtime::spool_reader::BodyReader;
+use crate::runtime::tls::{ClientTls, ServerTls};
+use crate::runtime::{delivery, resolution};
+use crate::settings::Settings;
+use crate::shard::Shard;
+use crate::smtp::server::ServerConfig;
+use crate::spool::report::{Progress, SpoolCompletion};
+use crate::time::Now;
+use hashbrown::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+/// How a task is told something: a value, and a wake-up when it comes.
+#[derive(Debug)]
+pub struct Answer<T> {
+    value: Cell<Option<T>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl<T> Default for Answer<T> {
+    fn default() -> Self {
+        Self { value: Cell::new(None), waker: RefCell::new(None) }
+    }
+}
+
+impl<T> Answer<T> {
+    fn give(&self, value: T) {
+        self.value.set(Some(value));
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Waits for the value.
+    pub async fn take(&self) -> T {
+        std::future::poll_fn(|cx: &mut Context<'_>| match self.value.take() {
+            Some(value) => Poll::Ready(value),
+            None => {
+                *self.waker.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+/// What the brain can reach of a session's task.
+#[derive(Debug)]
+pub struct SessionSlot {
+    /// Wakes the task, by time or by [`Command::Wake`].
+    pub alarm: Alarm,
+    /// The brain wants it to ask again.
+    pub woken: Cell<bool>,
+}
+
+/// What is on its way to other threads, collected over a turn.
+#[derive(Debug, Default)]
+struct Outbox {
+    mail: Vec<Vec<Mail>>,
+    records: Vec<Outcome>,
+    last_record: u64,
+    progress: Vec<(u16, Vec<Progress>)>,
+    store: VecDeque<(u64, Arc<Envelope>, Body)>,
+    scheduled: bool,
+    flusher: Option<Waker>,
+}
+
+/// The handles of a core to its helper threads.
+pub struct Helpers {
+    /// Spools of this core by directory number; the first is the one that it accepts into.
+    pub spools: Vec<(u16, SpoolHandle)>,
+    /// Outcome log.
+    pub log: OutcomeLog,
+    /// Body reader.
+    pub reader: BodyReader,
+    /// Resolver.
+    pub dns: DnsClient,
+}
+
+/// One core's shared state. Never leaves its core.
+pub struct Local {
+    /// Which core.
+    pub core: CoreId,
+    shard: RefCell<Shard>,
+    in_brain: Cell<bool>,
+    mailbox: Mailbox,
+    postbox: Postbox,
+    outbox: RefCell<Outbox>,
+    helpers: Helpers,
+    /// Session deadlines.
+    pub alarms: Alarms,
+    slots: RefCell<HashMap<SessionId, Rc<SessionSlot>>>,
+    tickets: RefCell<HashMap<u64, Rc<Answer<Result<MessageId, Box<str>>>>>>,
+    reads: RefCell<HashMap<u64, Rc<Answer<io::Result<Body>>>>>,
+    next_read: Cell<u64>,
+    /// TLS towards other hosts.
+    pub client_tls: ClientTls,
+    /// TLS towards injectors.
+    pub server_tls: RefCell<Option<Arc<ServerTls>>>,
+    /// Configuration of injecting sessions.
+    pub server_config: RefCell<Arc<ServerConfig>>,
+    settings: RefCell<Arc<Settings>>,
+    /// What all cores share.
+    pub shared: Arc<Shared>,
+    /// Bodies in memory.
+    pub bodies: BodyBudget,
+    stopping: Cell<bool>,
+    /// Injecting sessions that are open.
+    pub injecting: Cell<usize>,
+}
+
+/// What a [`Local`] is made from.
+pub struct LocalParts {
+    /// The brain.
+    pub shard: Shard,
+    /// Own mailbox.
+    pub mailbox: Mailbox,
+    /// Everybody's addresses.
+    pub postbox: Postbox,
+    /// Threads of this core.
+    pub helpers: Helpers,
+    /// TLS towards injectors.
+    pub server_tls: Option<Arc<ServerTls>>,
+    /// Settings.
+    pub settings: Arc<Settings>,
+    /// What all cores share.
+    pub shared: Arc<Shared>,
+}
+
+impl Local {
+    /// Ties a core together.
+    #[must_use]
+    pub fn new(parts: LocalParts) -> Rc<Self> {
+        let LocalParts { shard, mailbox, postbox, helpers, server_tls, settings, shared } = parts;
+        let outbox = Outbox { mail: (0..postbox.cores()).map(|_| Vec::new()).collect(), ..Outbox::default() };
+        Rc::new(Self {
+            core: mailbox.core(),
+            shard: RefCell::new(shard),
+            in_brain: Cell::new(false),
+            mailbox,
+            postbox,
+            outbox: RefCell::new(outbox),
+            helpers,
+            alarms: Alarms::default(),
+            slots: RefCell::default(),
+            tickets: RefCell::default(),
+            reads: RefCell::default(),
+            next_read: Cell::new(0),
+            client_tls: ClientTls::new(),
+            server_tls: RefCell::new(server_tls),
+            server_config: RefCell::new(Arc::new(ServerConfig::from(&*settings))),
+            bodies: shared.bodies.clone(),
+            settings: RefCell::new(settings),
+            shared,
+            stopping: Cell::new(false),
+            injecting: Cell::new(0),
+        })
+    }
+
+    /// Asks or tells the brain something, and carries out what it commands.
+    pub fn with_shard<R>(self: &Rc<Self>, ask: impl FnOnce(&mut Shard, Now) -> R) -> R {
+        let now = clock::now();
+        self.in_brain.set(true);
+        let answer = ask(&mut self.shard.borrow_mut(), now);
+        self.in_brain.set(false);
+        self.carry_out(now);
+        answer
+    }
+
+    /// A panic now would be the brain's own.
+    #[must_use]
+    pub fn in_brain(&self) -> bool {
+        self.in_brain.get()
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.borrow().clone()
+    }
+
+    /// Whether a stop was ordered.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    /// The resolver.
+    #[must_use]
+    pub fn dns(&self) -> &DnsClient {
+        &self.helpers.dns
+    }
+
+    /// The spool that this core accepts into.
+    #[must_use]
+    pub fn own_spool(&self) -> &SpoolHandle {
+        &self.helpers.spools[0].1
+    }
+
+    /// The slot of a session, made when there is none.
+    pub fn slot(&self, id: SessionId) -> Rc<SessionSlot> {
+        let make = || Rc::new(SessionSlot { alarm: self.alarms.alarm(), woken: Cell::new(false) });
+        self.slots.borrow_mut().entry(id).or_insert_with(make).clone()
+    }
+
+    /// The session's task has ended.
+    pub fn drop_slot(&self, id: SessionId) {
+        self.slots.borrow_mut().remove(&id);
+    }
+
+    /// Where the answer to a ticket of [`Shard::accept`] will come.
+    pub fn ticket(&self, ticket: u64) -> Rc<Answer<Result<MessageId, Box<str>>>> {
+        self.tickets.borrow_mut().entry(ticket).or_default().clone()
+    }
+
+    /// Reads a body back from a spool.
+    pub async fn read_body(&self, id: MessageId, location: Location) -> io::Result<Body> {
+        let token = self.next_read.get();
+        self.next_read.set(token + 1);
+        let answer = Rc::new(Answer::default());
+        self.reads.borrow_mut().insert(token, answer.clone());
+        while let Err(Full(())) = self.helpers.reader.request(token, id, location) {
+            glommio::timer::sleep(std::time::Duration::from_millis(crate::limits::TICK_MILLIS)).await;
+        }
+        answer.take().await
+    }
+
+    fn carry_out(self: &Rc<Self>, now: Now) {
+        loop {
+            let Some(command) = self.shard.borrow_mut().poll_command() else {
+                return;
+            };
+            match command {
+                Command::Post(to, mail) if to == self.core => {
+                    self.in_brain.set(true);
+                    self.shard.borrow_mut().handle_mail(mail, now);
+                    self.in_brain.set(false);
+                }
+                Command::Post(to, mail) => self.collect(|outbox| outbox.mail[usize::from(to.0)].push(mail)),
+                Command::Record { number, outcome } => self.collect(|outbox| {
+                    outbox.records.push(*outcome);
+                    outbox.last_record = number;
+                }),
+                Command::Progress(spool, progress) => self.collect(|outbox| {
+                    match outbox.progress.iter_mut().find(|(of, _)| *of == spool) {
+                        Some((_, batch)) => batch.push(progress),
+                        None => outbox.progress.push((spool, vec![progress])),
+                    }
+                }),
+                Command::Store { ticket, envelope, body } => {
+                    self.collect(|outbox| outbox.store.push_back((ticket, envelope, body)));
+                }
+                Command::Accepted { ticket, result } => {
+                    if let Some(answer) = self.tickets.borrow_mut().remove(&ticket) {
+                        answer.give(result);
+                    }
+                }
+                Command::Wake(id) => {
+                    if let Some(slot) = self.slots.borrow().get(&id) {
+                        slot.woken.set(true);
+                        slot.alarm.ring();
+                    }
+                }
+                Command::Connect(connect) => self.start_session(connect),
+                Command::Resolve { destination, lookup } => {
+                    resolution::start(self.clone(), destination, lookup);
+                }
+            }
+        }
+    }
+
+    fn start_session(self: &Rc<Self>, connect: Connect) {
+        delivery::start(self.clone(), connect);
+    }
+
+    /// Puts something into the outbox and sees to it that the flusher runs after the tasks that are ready now.
+    fn collect(&self, put: impl FnOnce(&mut Outbox)) {
+        let mut outbox = self.outbox.borrow_mut();
+        put(&mut outbox);
+        if !outbox.scheduled {
+            outbox.scheduled = true;
+            if let Some(waker) = outbox.flusher.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// The flusher's task: hands over what a turn has collected.
+    pub async fn run_flusher(self: Rc<Self>) {
+        std::future::poll_fn(|cx| {
+            self.flush();
+            let mut outbox = self.outbox.borrow_mut();
+            outbox.flusher = Some(cx.waker().clone());
+            outbox.scheduled = false;
+            Poll::<()>::Pending
+        })
+        .await;
+    }
+
+    /// Hands over what can be handed over; the rest stays for the next time. Whether nothing is left.
+    pub fn flush(&self) -> bool {
+        let mut outbox = self.outbox.borrow_mut();
+        let outbox = &mut *outbox;
+        while let Some((ticket, envelope, body)) = outbox.store.pop_front() {
+            if let Err(Full((envelope, body))) = self.own_spool().store(ticket, envelope, body) {
+                outbox.store.push_front((ticket, envelope, body));
+                break;
+            }
+        }
+        if !outbox.records.is_empty()
+            && let Err(Full(records)) = self.helpers.log.append(outbox.last_record, std::mem::take(&mut outbox.records))
+        {
+            outbox.records = records;
+        }
+        for (spool, batch) in &mut outbox.progress {
+            let handle = self.helpers.spools.iter().find(|(of, _)| of == spool);
+            let (_, handle) = handle.expect("progress comes only for spools of this core");
+            if !batch.is_empty()
+                && let Err(Full(rest)) = handle.progress(std::mem::take(batch))
+            {
+                *batch = rest;
+            }
+        }
+        for (to, batch) in (0_u16..).map(CoreId).zip(&mut outbox.mail) {
+            if !batch.is_empty() {
+                self.postbox.mail(self.core, to, batch);
+            }
+        }
+        outbox.store.is_empty()
+            && outbox.records.is_empty()
+            && outbox.progress.iter().all(|(_, batch)| batch.is_empty())
+            && outbox.mail.iter().all(Vec::is_empty)
+    }
+
+    /// Messages that wait because another core or a thread takes no more.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        let outbox = self.outbox.borrow();
+        outbox.store.len() + outbox.records.len() + outbox.mail.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// The mailbox's task: what other threads send, orders first.
+    pub async fn run_mailbox(self: Rc<Self>) {
+        std::future::poll_fn(|cx| {
+            self.mailbox.listen(cx.waker());
+            self.take_orders();
+            while let Some(completion) = self.mailbox.next_completion() {
+                self.complete(completion);
+                self.take_orders();
+            }
+            for _ in 0..MAIL_BATCHES_PER_TURN {
+                let Some(batch) = self.mailbox.next_mail() else {
+                    return Poll::<()>::Pending;
+                };
+                self.take_orders();
+                self.with_shard(|shard, now| {
+                    for mail in batch {
+                        shard.handle_mail(mail, now);
+                    }
+                });
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Carries out the orders that have come. The gate calls this before every write that completes a message.
+    pub fn take_orders(self: &Rc<Self>) {
+        while let Some(order) = self.mailbox.next_order() {
+            match order {
+                Order::Rules { update, applied } => {
+                    let epoch = self.with_shard(|shard, now| {
+                        shard.handle_rules(Arc::unwrap_or_clone(update), now);
+                        shard.rules().epoch()
+                    });
+                    // Whoever asked may have given up waiting.
+                    let _ = applied.send((self.core, epoch));
+                }
+                Order::Reload(settings) => {
+                    *self.server_config.borrow_mut() = Arc::new(ServerConfig::from(&*settings));
+                    *self.settings.borrow_mut() = settings.clone();
+                    self.with_shard(|shard, now| shard.handle_reload(settings, now));
+                }
+                Order::ReloadTls(tls) => *self.server_tls.borrow_mut() = tls,
+                Order::ReopenLog => self.helpers.log.reopen(),
+                Order::Stop => {
+                    self.stopping.set(true);
+                    self.with_shard(|shard, now| shard.handle_stop(now));
+                    self.alarms.ring_all();
+                }
+            }
+        }
+    }
+
+    fn complete(self: &Rc<Self>, completion: Completion) {
+        match completion {
+            Completion::Spool(spool, completions) => {
+                for completion in completions {
+                    self.complete_spool(spool, completion);
+                }
+            }
+            Completion::Log(LogEvent::Synced { up_to }) => {
+                self.with_shard(|shard, _| shard.handle_log_synced(up_to));
+            }
+            Completion::Log(LogEvent::Failing { why }) => {
+                report(&format!("delivery is stopped: the outcome log cannot be written: {why}"));
+                self.shared.log_failing(self.core, Some(why));
+                self.with_shard(|shard, now| shard.handle_log_failing(true, now));
+            }
+            Completion::Log(LogEvent::Working) => {
+                report("the outcome log is written again, delivery goes on");
+                self.shared.log_failing(self.core, None);
+                self.with_shard(|shard, now| shard.handle_log_failing(false, now));
+            }
+            Completion::Log(LogEvent::TornLine { octets }) => {
+                report(&format!("the outcome log ended in the middle of a line; {octets} octets were cut off"));
+            }
+            Completion::Log(LogEvent::Housekeeping { why }) => report(&why),
+            Completion::Body(answers) => {
+                for answer in answers {
+                    if let Some(slot) = self.reads.borrow_mut().remove(&answer.token) {
+                        slot.give(answer.body);
+                    }
+                }
+            }
+        }
+    }
+
+    fn complete_spool(self: &Rc<Self>, spool: u16, completion: SpoolCompletion) {
+        match completion {
+            SpoolCompletion::Stored { ticket, location } => {
+                let keep = self.bodies.has_room();
+                self.with_shard(|shard, now| shard.handle_stored(ticket, Ok((location, keep)), now));
+            }
+            SpoolCompletion::Failed { ticket, why } => {
+                self.with_shard(|shard, now| shard.handle_stored(ticket, Err(why), now));
+            }
+            SpoolCompletion::Failing { why } => {
+                report(&format!("new mail is refused: spool {spool:03} cannot be written: {why}"));
+            }
+            SpoolCompletion::Working => report(&format!("spool {spool:03} is written again, new mail is taken")),
+            SpoolCompletion::Damaged { id, .. } => {
+                report(&format!("spool {spool:03}: the body of message {id} is damaged on disk"));
+            }
+            SpoolCompletion::Moved { id, location } => {
+                self.with_shard(|shard, _| shard.handle_moved(id, location));
+            }
+        }
+    }
+
+    /// Ends the threads of this core, after everything was handed over. Returns the records that were lost
+    /// because the log could not be written.
+    pub fn stop_helpers(self) -> usize {
+        self.helpers.reader.stop();
+        self.helpers.log.stop()
+    }
+}

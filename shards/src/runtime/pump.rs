@@ -1,0 +1,243 @@
+//! Moves octets between a socket and an SMTP client session, with the gate in the middle.
+//!
+//! The gate: before every `send(2)` whose octets complete a message, in the same poll and with nothing
+//! awaited in between, orders are carried out and the brain is asked whether the message may still go. It is
+//! asked again on each re-poll while the unsent octets hold that one. If it may not go, none of the unsent
+//! octets goes: the session ends without the end-of-data.
+
+use crate::event::SessionId;
+use crate::limits::{FILL_BYTES, READ_BYTES};
+use crate::runtime::clock;
+use crate::runtime::local::{Local, SessionSlot};
+use crate::runtime::tls::Tls;
+use crate::smtp::client::{EndOfDataMark, Session, Withdrawal};
+use futures_lite::{AsyncRead, AsyncWrite};
+use glommio::net::TcpStream;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, Shutdown};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+thread_local! {
+    /// What a read brings is used before the next read, so one buffer serves all connections of a core.
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
+
+/// One connection's octets.
+pub struct Pump {
+    stream: TcpStream,
+    /// The SMTP session.
+    pub client: Session,
+    /// TLS, once it was begun.
+    pub tls: Option<Tls>,
+    /// Octets to send, in their final form.
+    out: Vec<u8>,
+    sent: usize,
+    /// Octets in `out` that complete a message and were not sent yet.
+    marks: Vec<EndOfDataMark>,
+    plain: Vec<u8>,
+    /// The connection failed; the session was told.
+    pub failed: bool,
+}
+
+impl Pump {
+    /// Over a connection that stands.
+    #[must_use]
+    pub fn new(stream: TcpStream, client: Session) -> Self {
+        Self {
+            stream,
+            client,
+            tls: None,
+            out: Vec::new(),
+            sent: 0,
+            marks: Vec::new(),
+            plain: Vec::new(),
+            failed: false,
+        }
+    }
+
+    /// Our end of the connection.
+    #[must_use]
+    pub fn own_address(&self) -> Option<IpAddr> {
+        self.stream.local_addr().ok().map(|address| address.ip())
+    }
+
+    /// Whether TLS was begun and is not agreed on.
+    #[must_use]
+    pub fn handshaking(&self) -> bool {
+        self.tls.as_ref().is_some_and(Tls::handshaking)
+    }
+
+    /// Sends and reads what can be, until something has happened that the session's task must look at.
+    pub async fn step(&mut self, local: &Rc<Local>, id: SessionId, slot: &SessionSlot) {
+        poll_fn(|cx| {
+            let mut happened = slot.woken.take();
+            if !self.failed {
+                happened |= self.poll_send(cx, local, id);
+            }
+            if !self.failed {
+                happened |= self.poll_receive(cx);
+            }
+            let now = clock::now().instant;
+            if self.client.deadline().is_some_and(|deadline| deadline <= now) {
+                self.client.handle_deadline(now);
+                happened = true;
+            }
+            if happened {
+                return Poll::Ready(());
+            }
+            slot.alarm.set(self.client.deadline(), cx.waker());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Sends until the socket is full or nothing is left. Whether the session changed.
+    fn poll_send(&mut self, cx: &mut Context<'_>, local: &Rc<Local>, id: SessionId) -> bool {
+        let mut happened = false;
+        loop {
+            if self.sent == self.out.len() {
+                self.refill();
+                if self.out.is_empty() {
+                    return happened;
+                }
+            }
+            if !self.marks.is_empty() && !self.pass_gate(local, id) {
+                return true;
+            }
+            match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.sent..]) {
+                Poll::Ready(Ok(count)) => {
+                    self.sent += count;
+                    happened |= self.note_sent(local, id);
+                }
+                Poll::Ready(Err(error)) => {
+                    self.fail(&error);
+                    return true;
+                }
+                Poll::Pending => return happened,
+            }
+        }
+    }
+
+    /// The gate. Whether the unsent octets may go.
+    fn pass_gate(&mut self, local: &Rc<Local>, id: SessionId) -> bool {
+        local.take_orders();
+        for at in 0..self.marks.len() {
+            let token = self.marks[at].token;
+            let Some(covered) = local.with_shard(|shard, now| shard.gate(id, token, now)) else {
+                continue;
+            };
+            if self.client.withdraw(token, &covered) == Withdrawal::Ending {
+                self.out.clear();
+                self.sent = 0;
+                self.marks.clear();
+                return false;
+            }
+        }
+        true
+    }
+
+    fn note_sent(&mut self, local: &Rc<Local>, id: SessionId) -> bool {
+        let passed = self.marks.iter().take_while(|mark| mark.position < self.sent).count();
+        for mark in self.marks.drain(..passed) {
+            self.client.handle_end_of_data_sent(mark.token, clock::now().instant);
+            local.with_shard(|shard, _| shard.handle_end_of_data_sent(id, mark.token));
+        }
+        passed > 0
+    }
+
+    /// Makes the next octets ready to send.
+    fn refill(&mut self) {
+        self.out.clear();
+        self.sent = 0;
+        match &mut self.tls {
+            None => self.client.fill(&mut self.out, FILL_BYTES, &mut self.marks),
+            Some(tls) => {
+                if !tls.handshaking() {
+                    self.plain.clear();
+                    self.client.fill(&mut self.plain, FILL_BYTES, &mut self.marks);
+                    if !self.plain.is_empty() {
+                        tls.encrypt(&self.plain);
+                    }
+                }
+                tls.pull(&mut self.out);
+                // A record can be read only as a whole: the message is complete with the last octet of these.
+                for mark in &mut self.marks {
+                    mark.position = self.out.len() - 1;
+                }
+            }
+        }
+        if self.out.is_empty() {
+            // An idle connection keeps no buffers.
+            self.out = Vec::new();
+            self.plain = Vec::new();
+        }
+    }
+
+    /// Reads what has come. Whether the session changed.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> bool {
+        READ.with_borrow_mut(|buffer| match Pin::new(&mut self.stream).poll_read(cx, buffer) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(0)) => {
+                self.failed = true;
+                self.client.handle_eof(clock::now().instant);
+                true
+            }
+            Poll::Ready(Ok(count)) => {
+                self.take_in(&buffer[..count]);
+                true
+            }
+            Poll::Ready(Err(error)) => {
+                self.fail(&error);
+                true
+            }
+        })
+    }
+
+    fn take_in(&mut self, octets: &[u8]) {
+        let now = clock::now().instant;
+        let Some(tls) = &mut self.tls else {
+            return self.client.handle_bytes(octets, now);
+        };
+        let handshaking = tls.handshaking();
+        let mut plain = Vec::new();
+        let result = tls.feed(octets, &mut plain);
+        if !plain.is_empty() {
+            self.client.handle_bytes(&plain, now);
+        }
+        match result {
+            Ok(()) if tls.peer_closed() => {
+                self.failed = true;
+                self.client.handle_eof(now);
+            }
+            Ok(()) => {}
+            Err(error) => {
+                self.failed = true;
+                if handshaking {
+                    self.client.handle_tls_failed(&error.to_string(), now);
+                } else {
+                    self.client.handle_io_error(&error.to_string(), now);
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        self.failed = true;
+        let now = clock::now().instant;
+        if self.handshaking() {
+            self.client.handle_tls_failed(&error.to_string(), now);
+        } else {
+            self.client.handle_io_error(&error.to_string(), now);
+        }
+    }
+
+    /// Closes the connection. What is unsent stays unsent.
+    pub async fn close(&mut self) {
+        // The descriptor itself may be closed a turn later; the peer hears of the end now.
+        let _ = self.stream.shutdown(Shutdown::Both).await;
+    }
+}
