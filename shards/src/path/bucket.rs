@@ -16,13 +16,15 @@ pub struct Bucket {
     rate: Rate,
     parts: u128,
     at: Instant,
+    /// Tokens taken in advance, by ones that cannot use them yet; they still fill the bucket.
+    claims: u32,
 }
 
 impl Bucket {
     /// A full bucket.
     #[must_use]
     pub fn new(rate: Rate, now: Instant) -> Self {
-        let mut bucket = Self { rate, parts: 0, at: now };
+        let mut bucket = Self { rate, parts: 0, at: now, claims: 0 };
         bucket.parts = bucket.capacity();
         bucket
     }
@@ -56,6 +58,26 @@ impl Bucket {
         self.at = self.at.max(now);
     }
 
+    /// Takes a token, which must be available, for one who cannot use it yet. It goes on filling the bucket, so that
+    /// claims that are used together do not exceed the burst.
+    pub fn claim(&mut self, now: Instant) {
+        self.take(1, now);
+        self.claims += 1;
+    }
+
+    /// The claim is used now.
+    pub fn use_claim(&mut self, now: Instant) {
+        self.take(0, now);
+        // A reload may have put a new bucket in the place of the one from which it was claimed.
+        self.claims = self.claims.saturating_sub(1);
+    }
+
+    /// The claim is given up.
+    pub fn unclaim(&mut self, now: Instant) {
+        self.use_claim(now);
+        self.parts = (self.parts + self.token()).min(self.capacity());
+    }
+
     /// Puts back `count` tokens that were taken at `taken_at` and not used.
     ///
     /// What the bucket gained meanwhile is taken off, so that tokens that go to and fro unused do not pile up
@@ -78,7 +100,7 @@ impl Bucket {
     /// Whether a new bucket would be no fuller.
     #[must_use]
     pub fn is_full(&self, now: Instant) -> bool {
-        self.level(now) >= self.capacity()
+        self.claims == 0 && self.level(now) >= self.capacity()
     }
 
     fn level(&self, now: Instant) -> u128 {
@@ -91,7 +113,8 @@ impl Bucket {
     }
 
     fn capacity(&self) -> u128 {
-        self.token() + u128::from(self.rate.count) * u128::from(RATE_BURST_MS) * 1000
+        let burst = self.token() + u128::from(self.rate.count) * u128::from(RATE_BURST_MS) * 1000;
+        burst.saturating_sub(u128::from(self.claims) * self.token())
     }
 }
 

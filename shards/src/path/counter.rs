@@ -4,6 +4,7 @@
 use crate::limits::{PERMIT_HELD_MIN_MS, PERMIT_PATIENCE_MS};
 use crate::path::bucket::Bucket;
 use crate::path::limit::{Counter, CounterKey};
+use crate::settings::{LimitPer, Rate};
 use crate::time::Instant;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -17,11 +18,24 @@ pub(super) struct Ticket(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct GrantNumber(pub u64);
 
+/// What is claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// A connection, until its permit is returned.
+    Connection,
+    /// A message, which is gone when it is granted.
+    Message,
+}
+
+/// In which order old requests claim their counters: the slowest rate first, since a claim on it disturbs others
+/// least, then from the narrow to the broad. Fixed when a counter is made, so that it is the same for all.
+pub(super) type ClaimOrder = (Reverse<u128>, LimitPer, CounterKey);
+
 /// The state of one counter. Lives on the home core from its first use until nothing refers to it and its rate
 /// has recovered.
 #[derive(Debug)]
 pub(super) struct CounterState {
-    pub(super) key: CounterKey,
+    pub(super) order: ClaimOrder,
     /// Of the settings from which limit and rate are.
     version: u32,
     limit: Option<u32>,
@@ -65,7 +79,7 @@ pub(super) enum Recall {
 impl CounterState {
     pub(super) fn new(counter: &Counter, version: u32, now: Instant) -> Self {
         Self {
-            key: counter.key,
+            order: (Reverse(counter.rate.map_or(0, nanos_each)), counter.per, counter.key),
             version,
             limit: counter.connections,
             bucket: counter.rate.map(|rate| Bucket::new(rate, now)),
@@ -113,6 +127,7 @@ impl CounterState {
         self.bucket.as_ref().map_or(u32::MAX, |bucket| bucket.available(now))
     }
 
+    /// Takes `count` tokens, which must be there.
     pub(super) fn take_tokens(&mut self, count: u32, now: Instant) {
         if let Some(bucket) = &mut self.bucket {
             bucket.take(count, now);
@@ -125,20 +140,31 @@ impl CounterState {
         }
     }
 
-    /// One connection more, which must have room.
-    pub(super) fn claim(&mut self, now: Instant) {
+    /// One connection or message more, for which there must be room.
+    pub(super) fn claim(&mut self, claim: Claim, now: Instant) {
         assert!(!self.is_full(), "a counter is not granted beyond its limit");
-        self.in_use += 1;
-        self.take_tokens(1, now);
+        self.in_use += u32::from(claim == Claim::Connection);
+        if let Some(bucket) = &mut self.bucket {
+            bucket.claim(now);
+        }
     }
 
     /// A claim is given up before a connection came of it.
     pub(super) fn unclaim(&mut self, now: Instant) {
         self.in_use -= 1;
-        self.put_tokens_back(1, now, now);
+        if let Some(bucket) = &mut self.bucket {
+            bucket.unclaim(now);
+        }
     }
 
-    /// A claim became a permit.
+    /// A claim became a permit or a token.
+    pub(super) fn use_claim(&mut self, now: Instant) {
+        if let Some(bucket) = &mut self.bucket {
+            bucket.use_claim(now);
+        }
+    }
+
+    /// A permit under this counter is out.
     pub(super) fn add_permit(&mut self, rank: u32, number: GrantNumber) {
         self.recallable.insert((Reverse(rank), number));
     }
@@ -199,7 +225,16 @@ impl CounterState {
         !self.parked.is_empty() || self.limit.is_some_and(|limit| self.in_use > limit)
     }
 
+    /// Its name.
+    pub(super) fn key(&self) -> CounterKey {
+        self.order.2
+    }
+
     fn is_full(&self) -> bool {
         self.limit.is_some_and(|limit| self.in_use >= limit)
     }
+}
+
+fn nanos_each(rate: Rate) -> u128 {
+    rate.period.as_nanos() / u128::from(rate.count.max(1))
 }

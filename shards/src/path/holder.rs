@@ -110,7 +110,6 @@ impl PermitHolder {
     pub fn take_token(&mut self, limits: &Arc<Limits>, ready: u32, now: Instant) -> Tokens {
         let stash = self.stashes.entry(limits.tokens).or_default();
         let taken = stash.take(now);
-        stash.wanted |= !taken;
         let left = stash.left(now);
         let still_ready = ready.saturating_sub(u32::from(taken));
         // Ask when half of a batch is left, so that the answer is there before the rest is used.
@@ -127,6 +126,13 @@ impl PermitHolder {
     #[must_use]
     pub fn has_token(&self, tokens: TokenKey, now: Instant) -> bool {
         self.stashes.get(&tokens).is_some_and(|stash| stash.left(now) > 0)
+    }
+
+    /// A message waits for the tokens that were asked for: say so when they come.
+    pub fn wait_for(&mut self, tokens: TokenKey) {
+        if let Some(stash) = self.stashes.get_mut(&tokens) {
+            stash.wanted = true;
+        }
     }
 
     /// Tells the home of limits that a reload changed.
@@ -181,7 +187,9 @@ impl PermitHolder {
         {
             self.agenda.pop_first();
             let stash = self.stashes.get_mut(&tokens).expect("a stash stays while it has batches");
-            while let Some(batch) = stash.batches.pop_front_if(|batch| batch.lapse_at <= now) {
+            while stash.batches.front().is_some_and(|batch| batch.lapse_at <= now)
+                && let Some(batch) = stash.batches.pop_front()
+            {
                 if batch.left > 0 {
                     let Batch { limits, left: count, granted_at, .. } = batch;
                     back.push(ToHome::TokensBack { limits, count, granted_at });

@@ -9,7 +9,7 @@
 
 use crate::limits::{PERMIT_AGED_MS, PERMIT_SCAN_MAX, PERMIT_SWEEP_MAX, TOKEN_LAPSE_MS};
 use crate::message::CoreId;
-use crate::path::counter::{CounterState, GrantNumber, Head, Recall, Ticket};
+use crate::path::counter::{Claim, CounterState, GrantNumber, Head, Recall, Ticket};
 use crate::path::limit::{Counter, CounterKey, Limits, TokenKey};
 use crate::path::permit::{PermitId, ToHolder, ToHome};
 use crate::time::Instant;
@@ -46,7 +46,7 @@ pub struct PermitHome {
 struct Request {
     core: CoreId,
     ask: Ask,
-    /// In ascending order of their keys.
+    /// In the order in which they are claimed.
     counters: CounterIndices,
     since: Instant,
     parked_on: CounterIndex,
@@ -61,6 +61,13 @@ enum Ask {
 }
 
 impl Ask {
+    fn claim(self) -> Claim {
+        match self {
+            Self::Connection { .. } => Claim::Connection,
+            Self::Messages { .. } => Claim::Message,
+        }
+    }
+
     /// Permits that the destination has; a request for tokens recalls nobody's.
     fn held(self) -> u32 {
         match self {
@@ -159,10 +166,8 @@ impl PermitHome {
     /// The counters of a request, made when they are new, one reference more each.
     fn learn(&mut self, wanted: &[Counter], version: u32, now: Instant) -> CounterIndices {
         self.relearn(wanted, version, now);
-        let mut sorted: SmallVec<[&Counter; 4]> = wanted.iter().collect();
-        sorted.sort_unstable_by_key(|counter| counter.key);
         let mut indices = CounterIndices::new();
-        for counter in sorted {
+        for counter in wanted {
             let index = match self.by_key.get(&counter.key) {
                 Some(&index) => index,
                 None => self.make(counter, version, now),
@@ -170,6 +175,7 @@ impl PermitHome {
             self.counters[index].references += 1;
             indices.push(index);
         }
+        indices.sort_unstable_by_key(|&index| self.counters[index].order);
         indices
     }
 
@@ -197,7 +203,7 @@ impl PermitHome {
             self.swept = (self.swept + 1) % self.counters.capacity();
             if self.counters.get(self.swept).is_some_and(|counter| counter.is_unused(now) && !counter.stirred) {
                 let counter = self.counters.remove(self.swept);
-                self.by_key.remove(&counter.key);
+                self.by_key.remove(&counter.key());
                 if let Some(at) = counter.check_at {
                     self.agenda.remove(&(at, self.swept));
                 }
@@ -220,21 +226,20 @@ impl PermitHome {
     /// Grants the request, which is parked nowhere, or parks it.
     fn admit(&mut self, ticket: Ticket, now: Instant) {
         let request = self.requests.get_mut(&ticket).expect("only waiting requests are admitted");
-        let is_connection = matches!(request.ask, Ask::Connection { .. });
         let is_aged = now.since(request.since) >= Duration::from_millis(PERMIT_AGED_MS);
         let rest = &request.counters[request.claimed..];
         let lacking = rest.iter().copied().position(|index| !self.counters[index].has_room_for(ticket, now));
-        if is_connection && (lacking.is_none() || is_aged) {
+        let parked_on = lacking.map(|position| rest[position]);
+        if lacking.is_none() || is_aged {
             let may_claim = lacking.unwrap_or(rest.len());
             for &index in &rest[..may_claim] {
-                self.counters[index].claim(now);
+                self.counters[index].claim(request.ask.claim(), now);
             }
             request.claimed += may_claim;
         }
-        let Some(lacking) = lacking else {
+        let Some(index) = parked_on else {
             return self.grant(ticket, now);
         };
-        let index = if is_connection && is_aged { request.counters[request.claimed] } else { rest[lacking] };
         request.parked_on = index;
         let counter = &mut self.counters[index];
         counter.parked.insert(ticket);
@@ -242,10 +247,13 @@ impl PermitHome {
         self.stir(index);
     }
 
-    /// Everything that the request needs has room; for a connection it is claimed already.
+    /// Everything that the request needs is claimed.
     fn grant(&mut self, ticket: Ticket, now: Instant) {
         let Request { core, ask, counters, .. } =
             self.requests.remove(&ticket).expect("only waiting requests are granted");
+        for &index in &counters {
+            self.counters[index].use_claim(now);
+        }
         match ask {
             Ask::Connection { permit, held } => {
                 let number = GrantNumber(self.next_number());
@@ -264,13 +272,13 @@ impl PermitHome {
                     let waiting = u32::try_from(counter.parked.len()).unwrap_or(u32::MAX - 1);
                     counter.tokens(now) / (waiting + 1)
                 };
-                let count = counters.iter().map(share).min().unwrap_or(1).clamp(1, want.max(1));
+                let more = counters.iter().map(share).min().unwrap_or(0).min(want.saturating_sub(1));
                 for &index in &counters {
-                    self.counters[index].take_tokens(count, now);
+                    self.counters[index].take_tokens(more, now);
                     self.counters[index].references -= 1;
                 }
                 let lapse_at = now.after(Duration::from_millis(TOKEN_LAPSE_MS));
-                self.send(core, ToHolder::Tokens { tokens, count, granted_at: now, lapse_at });
+                self.send(core, ToHolder::Tokens { tokens, count: more + 1, granted_at: now, lapse_at });
             }
         }
     }

@@ -9,9 +9,7 @@
 //! counter (`per = "path", domain = "gmail.com"` counts a path's connections for gmail.com), so a more specific
 //! entry takes its traffic out of the general one's count, and cannot be starved by it.
 
-use crate::limits::{
-    IDLE_TIMEOUT_DEFAULT_MS, MESSAGES_PER_CONNECTION_DEFAULT, PATH_CONNECTIONS_DEFAULT, TOKEN_BATCH_MAX,
-};
+use crate::limits::{IDLE_TIMEOUT_DEFAULT_MS, MESSAGES_PER_CONNECTION_DEFAULT, PATH_CONNECTIONS_DEFAULT};
 use crate::settings::{LimitPer, LimitSettings, Rate, TlsPolicy};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
@@ -252,12 +250,6 @@ impl Limits {
     pub fn needs_token(&self) -> bool {
         !self.messages.is_empty()
     }
-
-    /// How many of `wanted` tokens are worth asking for at once.
-    #[must_use]
-    pub fn token_batch(&self, wanted: u32) -> u32 {
-        wanted.clamp(1, TOKEN_BATCH_MAX)
-    }
 }
 
 fn counts_shared(entry: &LimitSettings, purpose: Purpose) -> bool {
@@ -324,22 +316,19 @@ fn counter_of<'a>(
 /// The counted thing, and the match fields that it does not imply.
 fn counter_key(entry: &LimitSettings, of: &Combination, purpose: Purpose) -> CounterKey {
     let per = entry.per;
-    let value =
-        |wanted: &Option<Arc<str>>, counted: bool, value: &str| (counted || wanted.is_some()).then(|| value.to_owned());
-    let domain = value(&entry.domain, per == LimitPer::Domain, of.domain);
-    let site = value(&entry.site, matches!(per, LimitPer::Path | LimitPer::Site), of.site);
-    let source = value(&entry.source, matches!(per, LimitPer::Path | LimitPer::Source), of.source);
-    let pool = value(&entry.pool, per == LimitPer::Pool, of.pool.unwrap_or(""));
+    let domain = (per == LimitPer::Domain || entry.domain.is_some()).then_some(of.domain);
+    let site = (matches!(per, LimitPer::Path | LimitPer::Site) || entry.site.is_some()).then_some(of.site);
+    let source = (matches!(per, LimitPer::Path | LimitPer::Source) || entry.source.is_some()).then_some(of.source);
+    let pool = of.pool.filter(|_| per == LimitPer::Pool || entry.pool.is_some());
     CounterKey(hash(&(purpose, per, domain, site, source, pool)))
 }
 
 fn slower(one: Option<Rate>, other: Option<Rate>) -> Option<Rate> {
-    let nanos_for_all = |rate: &Rate| u128::from(rate.count);
     match (one, other) {
         (Some(one), Some(other)) => {
             // count / period, compared crosswise.
-            let left = nanos_for_all(&one) * other.period.as_micros();
-            let right = nanos_for_all(&other) * one.period.as_micros();
+            let left = u128::from(one.count) * other.period.as_micros();
+            let right = u128::from(other.count) * one.period.as_micros();
             Some(if right < left { other } else { one })
         }
         (one, other) => one.or(other),

@@ -187,6 +187,9 @@ impl Permits {
             // This core is the home and granted at once.
             answer = self.holder.take_token(limits, ready, now);
         }
+        if answer != Tokens::Taken {
+            self.holder.wait_for(limits.tokens);
+        }
         answer
     }
 

@@ -105,8 +105,9 @@ impl Window {
         }
     }
 
-    /// The site took a message, or (for a probe) answered EHLO. `most` is what the limits allow on this core.
-    pub fn succeeded(&mut self, most: u32) {
+    /// The site took a message, or (for a probe) answered EHLO, while `open` connections were open. `most` is what
+    /// the limits allow on this core. A window that is not used does not grow.
+    pub fn succeeded(&mut self, open: u32, most: u32) {
         self.failures_in_row = 0;
         self.calm = self.calm.saturating_sub(1);
         match self.state {
@@ -115,6 +116,9 @@ impl Window {
                 self.state = State::Alive;
                 self.backoff = Duration::from_millis(WINDOW_BACKOFF_MIN_MS);
             }
+        }
+        if self.size >= open.saturating_add(WINDOW_START) {
+            return;
         }
         self.successes += 1;
         if self.size < self.threshold || self.successes >= self.size {
