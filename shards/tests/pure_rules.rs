@@ -1,13 +1,13 @@
-//! The rule table against the contracts: precedence, expiry, updates, suppressions, who keeps what. The
-//! comparison with a plain linear scan is in `pure_rules_model.rs`.
+//! The rule table against the contracts: precedence, expiry, updates, who keeps what. Suppressions are
+//! in `pure_suppressions.rs`, the comparison with a plain linear scan in `pure_rules_model.rs`.
 
 use mailrace_shards::limits::{RULE_CHANGES_MAX, RULE_SPANS_MAX};
 use mailrace_shards::message::CoreId;
 use mailrace_shards::outcome::RecordType;
 use mailrace_shards::route::{lane_owner, owner};
 use mailrace_shards::rules::{
-    Answer, BadAnswer, BadValidity, BucketFacts, Cause, Change, Decision, EpochGap, Facts, HashKey, Kind, MessageFacts,
-    Moment, PathFacts, Phase, Rule, RuleTable, Scope, Span, Suppressions, Transition, Update, Validity, concerns,
+    Answer, BadAnswer, BadValidity, BucketFacts, Change, Decision, EpochGap, Facts, HashKey, Kind, MessageFacts,
+    Moment, PathFacts, Phase, Rule, RuleTable, Scope, Span, Transition, Update, Validity, concerns,
     concerns_suppression,
 };
 use mailrace_shards::time::Timestamp;
@@ -439,82 +439,6 @@ fn rules_by_domain_or_address_are_kept_by_the_domains_lanes_and_others_by_all() 
             (0..cores).map(CoreId).filter(|core| concerns_suppression(*core, cores.into(), value, lanes)).collect();
         assert_eq!(kept, home, "{value}");
     }
-}
-
-// ── suppressions ──────────────────────────────────────────────────────────────────────────────────────
-
-fn cause(code: u16, by: &str) -> Arc<Cause> {
-    Arc::new(Cause { answer: answer(code), by: by.into() })
-}
-
-#[test]
-fn suppressions_match_addresses_in_any_case_and_exactly_their_domain() {
-    let suppress = |value: &str, code| Change::Suppress { key: KEY.suppression(value), cause: cause(code, "list") };
-    let mut table = RuleTable::new(KEY);
-    change(&mut table, vec![suppress("someone@a.test", 550), suppress("b.test", 551)]);
-    let cases = [
-        ("someone@a.test", "end someone@a.test"),
-        ("SomeOne@a.test", "end someone@a.test"),
-        ("someone.else@a.test", "pass"),
-        ("anyone@b.test", "end b.test"),
-        ("anyone@sub.b.test", "pass"),
-        ("b.test@c.test", "pass"),
-    ];
-    for (address, expected) in cases {
-        let domain = address.split_once('@').unwrap().1;
-        let mut facts = facts(&[]);
-        facts.bucket.domain = domain;
-        facts.message = Some(MessageFacts { address, tags: &[] });
-        assert_eq!(acting(&table, &facts, Moment::Queued, NOW), expected, "{address}");
-    }
-    let verdict = table.verdict(&facts(&[]), Moment::Queued, NOW);
-    let Decision::End(ruling) = verdict.decision else { panic!("{verdict:?}") };
-    let mark = ruling.mark("Someone@a.test");
-    assert_eq!((mark.kind, &*mark.by, ruling.answer().code()), ("suppression", "list", 550));
-    assert_eq!(ruling.record(), RecordType::Suppression);
-    change(&mut table, vec![Change::Unsuppress { key: KEY.suppression("SOMEONE@a.test") }]);
-    assert_eq!(acting(&table, &facts(&[]), Moment::Queued, NOW), "pass");
-}
-
-#[test]
-fn a_suppression_wins_over_every_rule() {
-    let mut table = table_of([rule("b", 1, bounce(), domain("a.test"), Validity::always())]);
-    let key = KEY.suppression("a.test");
-    change(&mut table, vec![Change::Suppress { key, cause: cause(550, "list") }]);
-    assert_eq!(acting(&table, &facts(&[]), Moment::Queued, NOW), "end a.test");
-}
-
-#[test]
-fn a_hundred_thousand_suppressions_stay_below_48_octets_each() {
-    let mut list = Suppressions::new(KEY);
-    let causes = [cause(550, "one"), cause(551, "two")];
-    for n in 0..100_000_usize {
-        list.put(KEY.suppression(&format!("user{n}@example.test")), &causes[n % 2]);
-        if n > 20_000 && n % 1000 == 0 {
-            assert!(list.memory() <= list.len() * 48, "{} octets for {}", list.memory(), list.len());
-        }
-    }
-    assert_eq!(list.len(), 100_000);
-    for n in 0..100_000_usize {
-        let key = KEY.suppression(&format!("user{n}@example.test"));
-        assert_eq!(list.find(key).map(|cause| cause.answer.code()), Some(if n % 2 == 0 { 550 } else { 551 }));
-        assert!(n % 2 == 0 || list.remove(key));
-    }
-    assert_eq!(list.len(), 50_000);
-    assert!(list.find(KEY.suppression("user1@example.test")).is_none());
-}
-
-#[test]
-fn what_a_suppression_says_can_be_overwritten_and_its_place_is_used_again() {
-    let mut list = Suppressions::new(KEY);
-    let key = KEY.suppression("someone@a.test");
-    for round in 0..10_000_u16 {
-        let by = format!("token{round}");
-        list.put(key, &cause(500 + round % 100, &by));
-        assert_eq!(&*list.find(key).unwrap().by, by);
-    }
-    assert_eq!(list.len(), 1);
-    assert!(list.remove(key) && !list.remove(key) && list.is_empty());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::precedence::precedence;
 use super::rule::{Action, Answer, Kind, Rule};
 use super::scope::{BucketFacts, Facts, Fields, normal_address};
 use super::suppression::{Cause, HashKey};
-use super::table::RuleTable;
+use super::table::{Entry, RuleTable};
 use crate::outcome::{RecordType, RuleMark};
 use crate::time::Timestamp;
 use smallvec::SmallVec;
@@ -442,42 +442,53 @@ impl RuleTable {
     }
 
     /// Calls `each` with the rules that cover the facts, in those groups whose latest field to become known is
-    /// one of `latest`. The group that names nothing belongs to the bucket.
+    /// one of `latest`.
+    ///
+    /// Two loops, because with many rules a probe is a cache miss: the first computes all keys, so that the
+    /// second is short enough for the processor to have several misses under way at once.
     fn probe<'a>(&'a self, latest: Fields, keys: &Keys<'_>, facts: &Facts<'_>, mut each: impl FnMut(&'a Arc<Rule>)) {
+        let mut probes: SmallVec<[Probe<'_>; 32]> = SmallVec::new();
         for group in self.groups() {
-            if !group.fields.within(keys.known) || !group.latest.within(latest) {
+            let fields = group.fields;
+            if !fields.within(keys.known) || !group.latest.within(latest) {
                 continue;
             }
-            if group.fields.meets(Fields::TAG) {
-                for (hash, tag) in &keys.tags {
-                    self.probe_key(group.fields, keys.key(group.fields, *hash), Some(tag), facts, &mut each);
-                }
+            if fields.meets(Fields::TAG) {
+                probes.extend(keys.tags.iter().map(|(hash, tag)| {
+                    let key = keys.key(fields, *hash);
+                    Probe { key, fields, tag: Some(tag) }
+                }));
             } else {
-                self.probe_key(group.fields, keys.key(group.fields, 0), None, facts, &mut each);
+                probes.push(Probe { key: keys.key(fields, 0), fields, tag: None });
+            }
+        }
+        for probe in &probes {
+            for entry in self.candidates(probe.key) {
+                if probe.finds(entry, facts) {
+                    each(&entry.rule);
+                }
             }
         }
     }
+}
 
-    fn probe_key<'a>(
-        &'a self,
-        fields: Fields,
-        key: u64,
-        tag: Option<&str>,
-        facts: &Facts<'_>,
-        each: &mut impl FnMut(&'a Arc<Rule>),
-    ) {
-        for entry in self.candidates(key) {
-            if entry.key != key || entry.fields != fields {
-                continue;
-            }
-            let scope = &entry.rule.scope;
-            let queue = scope.queues.get(entry.queue as usize).map(|name| &**name);
-            if scope.tag.as_deref() == tag
-                && queue.is_none_or(|name| name == facts.bucket.queue)
-                && scope.covers_rest(facts)
-            {
-                each(&entry.rule);
-            }
+/// One key to look for.
+struct Probe<'a> {
+    key: u64,
+    fields: Fields,
+    tag: Option<&'a str>,
+}
+
+impl Probe<'_> {
+    /// Whether the rule really covers the facts: a key is only a hash.
+    fn finds(&self, entry: &Entry, facts: &Facts<'_>) -> bool {
+        if entry.key != self.key || entry.fields != self.fields {
+            return false;
         }
+        let scope = &entry.rule.scope;
+        let queue = scope.queues.get(entry.queue as usize);
+        scope.tag.as_deref() == self.tag
+            && queue.is_none_or(|name| **name == *facts.bucket.queue)
+            && scope.covers_rest(facts)
     }
 }
