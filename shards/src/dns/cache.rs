@@ -88,3 +88,41 @@ impl<V> Cache<V> {
         self.hand
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Cache, Instant};
+
+    #[test]
+    fn what_is_used_stays_and_what_expired_goes_first() {
+        let (now, later) = (Instant(10), Instant(1000));
+        let mut cache = Cache::new(4);
+        for (name, expires) in [("a", later), ("b", later), ("c", Instant(20)), ("d", later)] {
+            cache.insert(name.into(), name, expires, now);
+        }
+        assert_eq!(cache.get("c", Instant(19)), Some(&"c"));
+        assert_eq!(cache.get("c", Instant(20)), None);
+        let now = Instant(30);
+        assert!(cache.get("a", now).is_some() && cache.get("b", now).is_some() && cache.get("d", now).is_some());
+        cache.insert("e".into(), "e", later, now);
+        assert_eq!((cache.len(), cache.get("c", now)), (4, None), "the expired one went");
+        assert!(cache.get("e", now).is_some() && cache.get("d", now).is_some());
+        cache.insert("f".into(), "f", later, now);
+        cache.insert("g".into(), "g", later, now);
+        assert_eq!(cache.len(), 4);
+        assert!(cache.get("f", now).is_some() && cache.get("g", now).is_some() && cache.get("d", now).is_some());
+        cache.insert("g".into(), "new", Instant(40), now);
+        assert_eq!((cache.len(), cache.get("g", now)), (4, Some(&"new")));
+        assert_eq!(cache.get("g", Instant(40)), None);
+    }
+
+    #[test]
+    fn thousands_of_names_stay_within_bounds() {
+        let mut cache = Cache::new(100);
+        for n in 0..5000_u64 {
+            cache.insert(n.to_string().into(), n, Instant(n + 500), Instant(n));
+            assert_eq!(cache.get(&n.to_string(), Instant(n)), Some(&n), "the newest is there");
+        }
+        assert_eq!((cache.len(), cache.places.len()), (100, 100));
+    }
+}

@@ -117,13 +117,16 @@ impl DnsClient {
         let waiting = self.inner.waiting.borrow_mut().entry(ticket).or_default().clone();
         self.inner.pump();
         self.inner.keep_ticking();
+        let mut place = None;
         poll_fn(|context| {
             let mut waiting = waiting.borrow_mut();
             if let Some(outcome) = &waiting.outcome {
                 return Poll::Ready(outcome.clone());
             }
-            if !waiting.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
-                waiting.wakers.push(context.waker().clone());
+            let count = waiting.wakers.len();
+            match waiting.wakers.get_mut(*place.get_or_insert(count)) {
+                Some(waker) => waker.clone_from(context.waker()),
+                None => waiting.wakers.push(context.waker().clone()),
             }
             Poll::Pending
         })
