@@ -161,6 +161,7 @@ impl Session {
     /// that it said in clear is remembered (RFC 3207 §4.2).
     pub fn handle_tls_ready(&mut self, version: &'static str, suite: &'static str, now: Now) {
         assert!(matches!(self.state, State::StartingTls), "TLS is begun only by STARTTLS");
+        self.state = State::Command;
         self.tls = Some(TlsFacts { version, suite });
         self.greeting = Greeting::None;
         self.greeted_as = Box::default();

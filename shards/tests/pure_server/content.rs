@@ -1,0 +1,205 @@
+//! Message text: what arrives must be what was sent, and what ends it must be what ends it for everybody.
+
+use crate::driver::{ALL_PIECES, Driver, FRIEND, Pieces, config, inject, inject_chunk, large, text_of};
+
+/// Awkward texts, with their flags (eight_bit, dot_lines).
+fn awkward() -> Vec<(Vec<u8>, bool, bool)> {
+    let long = [&b"A: b\r\n\r\n"[..], &vec![b'x'; 1_000_000], b"\r\n"].concat();
+    let all_octets: Vec<u8> = (1..=255).filter(|octet| !b"\r\n".contains(octet)).chain(*b"\r\n").collect();
+    vec![
+        (b"".to_vec(), false, false),
+        (b"\r\n".to_vec(), false, false),
+        (b"\r\n\r\n\r\n".to_vec(), false, false),
+        (b"a\r\n".to_vec(), false, false),
+        (b".\r\n".to_vec(), false, true),
+        (b"..\r\n".to_vec(), false, true),
+        (b"A: b\r\n\r\n.\r\n..\r\n.x\r\nx.\r\n.\r\n".to_vec(), false, true),
+        (b"A: b\r\n\r\nx..\r\n".to_vec(), false, false),
+        (b"A: b\r\n folded\r\n\tagain\r\n\r\n folded\r\n".to_vec(), false, false),
+        (b"no header\r\n.x: y\r\n".to_vec(), false, true),
+        (b"A: b\r\nB: c\r\n".to_vec(), false, false),
+        (b" folded\r\nx-mq-tag: text, not header\r\n".to_vec(), false, false),
+        ("A: é\r\n\r\ntext\r\n".into(), true, false),
+        ("A: b\r\n\r\ntéxt\r\n".into(), true, false),
+        (all_octets, true, false),
+        (long, false, false),
+    ]
+}
+
+fn stuffed(text: &[u8]) -> Vec<u8> {
+    let mut wire = vec![];
+    for line in text.split_inclusive(|&octet| octet == b'\n') {
+        if line.starts_with(b".") {
+            wire.push(b'.');
+        }
+        wire.extend_from_slice(line);
+    }
+    wire.extend_from_slice(b".\r\n");
+    wire
+}
+
+/// A megabyte is cut in two ways only, to save time.
+fn pieces_for(text: &[u8]) -> Vec<Pieces> {
+    if text.len() > 10_000 { vec![Pieces::Whole, Pieces::Random(9)] } else { ALL_PIECES.to_vec() }
+}
+
+#[test]
+fn awkward_texts_arrive_by_data() {
+    for (text, eight_bit, dot_lines) in awkward() {
+        for pieces in pieces_for(&text) {
+            let (replies, messages) = inject(large(), FRIEND, &stuffed(&text), pieces);
+            assert!(replies[1].starts_with("S: 250 "), "{replies:?}");
+            assert!(text_of(&messages[0]) == text, "{pieces:?} {}", String::from_utf8_lossy(&text));
+            assert_eq!((messages[0].flags.eight_bit, messages[0].flags.dot_lines), (eight_bit, dot_lines));
+        }
+    }
+}
+
+#[test]
+fn awkward_texts_arrive_by_chunks() {
+    let mut texts = awkward();
+    texts.extend([(b"a".to_vec(), false, false), (b"A: b\r\n\r\nno end".to_vec(), false, false)]);
+    texts.extend([(b".".to_vec(), false, true), (b"A: b\r\n\r\n\r\n.".to_vec(), false, true)]);
+    for (text, eight_bit, dot_lines) in texts {
+        for pieces in pieces_for(&text) {
+            let (replies, messages) = inject_chunk(large(), FRIEND, &text, pieces);
+            assert!(replies[1].starts_with("S: 250 "), "{replies:?}");
+            assert!(text_of(&messages[0]) == text, "{pieces:?} {}", String::from_utf8_lossy(&text));
+            assert_eq!((messages[0].flags.eight_bit, messages[0].flags.dot_lines), (eight_bit, dot_lines));
+        }
+    }
+}
+
+/// A line end may fall between two chunks.
+#[test]
+fn line_end_across_chunks() {
+    let mut driver = Driver::new(config(), FRIEND);
+    driver.feed(b"HELO client.test\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\n", Pieces::Whole);
+    driver.feed(b"BDAT 5\r\nA: b\rBDAT 4 LAST\r\n\n\r\nx", Pieces::Whole);
+    assert_eq!(text_of(&driver.messages[0]), b"A: b\r\n\r\nx");
+}
+
+/// An independent reading of the rules: where the text ends, and what it is, or `None` when it is refused.
+fn oracle(wire: &[u8]) -> (usize, Option<Vec<u8>>) {
+    let framed = [b"\r\n", wire].concat();
+    let end = framed.windows(5).position(|part| part == b"\r\n.\r\n").expect("the table ends its texts");
+    let mut text = vec![];
+    for line in String::from_utf8(framed[2..end + 2].to_vec()).unwrap().split_inclusive("\r\n") {
+        let inner = line.strip_suffix("\r\n").unwrap_or(line);
+        if inner.contains(['\r', '\n']) {
+            return (end + 3, None);
+        }
+        text.extend_from_slice(line.strip_prefix('.').unwrap_or(line).as_bytes());
+    }
+    (end + 3, Some(text))
+}
+
+/// Every text of up to seven of CR, LF, dot and a letter: one reader must agree with the rules on where it ends.
+#[test]
+fn no_smuggling() {
+    const ALPHABET: [u8; 4] = *b"\r\n.a";
+    let mut refused = 0;
+    for length in 0..=7_u32 {
+        for number in 0..4_usize.pow(length) {
+            let mut wire: Vec<u8> = (0..length).map(|place| ALPHABET[number >> (2 * place) & 3]).collect();
+            wire.extend_from_slice(b"\r\n.\r\n");
+            let (end, text) = oracle(&wire);
+            wire.truncate(end);
+            for pieces in [Pieces::Whole, Pieces::Single] {
+                let (replies, messages) = inject(config(), FRIEND, &wire, pieces);
+                match &text {
+                    Some(text) => assert!(messages.len() == 1 && text_of(&messages[0]) == text, "{wire:?}"),
+                    None => {
+                        refused += 1;
+                        assert_eq!(replies, ["S: 550 5.6.11 Message holds a CR or LF that stands alone"], "{wire:?}");
+                    }
+                }
+            }
+        }
+    }
+    assert!(refused > 10_000, "the table must hold texts to refuse: {refused}");
+}
+
+/// Each pair of line ends round a dot, with commands behind it: none but CRLF.CRLF lets them be read as commands.
+#[test]
+fn odd_line_ends_round_a_dot() {
+    const ENDS: [&str; 9] = ["\r\n", "\n", "\r", "\n\r", "\r\r\n", "\r\n\n", "\n\n", "\r\0\n", "\u{85}"];
+    for before in ENDS {
+        for behind in ENDS {
+            let evil = "MAIL FROM:<evil@a.test>\r\nRCPT TO:<b@b.test>\r\nDATA\r\n";
+            let wire = format!("A: b\r\n\r\ntext{before}.{behind}{evil}x\r\n.\r\n");
+            let ended = before.ends_with("\r\n") && behind.starts_with("\r\n");
+            for pieces in ALL_PIECES {
+                let (replies, messages) = inject(config(), FRIEND, wire.as_bytes(), pieces);
+                let evil_messages = messages.iter().filter(|message| &*message.sender == "evil@a.test").count();
+                assert_eq!(evil_messages, usize::from(ended), "{before:?} {behind:?} {replies:?}");
+                let harmless = (before, behind) == ("\u{85}", "\u{85}")
+                    || (before, behind) == ("\r\n", "\r\n")
+                    || (before, behind) == ("\u{85}", "\r\n")
+                    || (before, behind) == ("\r\n", "\u{85}")
+                    || (before, behind) == ("\r\n", "\r\n\n");
+                let refused = replies.iter().any(|line| line.starts_with("S: 550 5.6."));
+                assert_eq!(refused, !harmless, "{before:?} {behind:?} {replies:?}");
+            }
+        }
+    }
+}
+
+/// The same line ends are refused in chunks, whose end they cannot move.
+#[test]
+fn odd_line_ends_in_chunks() {
+    for text in ["a\nb", "a\rb", "a\r", "a\n", "\n", "\r", "a\r\r\n", "\r\n.\n", "\n.\r\n", "A: b\n\r\n"] {
+        for pieces in ALL_PIECES {
+            let (replies, _) = inject_chunk(config(), FRIEND, text.as_bytes(), pieces);
+            assert_eq!(replies, ["S: 550 5.6.11 Message holds a CR or LF that stands alone"], "{text:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_is_read_to_its_end() {
+    let received = "Received: x\r\n".repeat(51);
+    let long_line = format!("{}\r\n", "x".repeat(1_048_577));
+    let large_header = format!("A: {}\r\n", "x".repeat(990)).repeat(265);
+    let too_large = "0123456789abcde\r\n".repeat(700_000);
+    let table = [
+        ("a\0b\r\n", "550 5.6.0 Message holds a NUL octet"),
+        (&*received, "554 5.4.6 Too many Received headers, a loop"),
+        (&*long_line, "550 5.6.0 Message holds a line that is too long"),
+        (&*large_header, "552 5.3.4 Header is too large"),
+        (&*too_large, "552 5.3.4 Message is over 10000000 octets"),
+    ];
+    for (text, reply) in table {
+        let wire = format!("{text}.\r\nQUIT\r\n");
+        for pieces in [Pieces::Whole, Pieces::Random(7)] {
+            let (replies, messages) = inject(large(), FRIEND, wire.as_bytes(), pieces);
+            assert_eq!(replies, [&format!("S: {reply}"), "S: 221 2.0.0 Bye", "X"]);
+            assert!(messages.is_empty());
+        }
+    }
+}
+
+/// Fifty hops are a long way, but no loop; the limit is on the text without stuffing, to the octet.
+#[test]
+fn what_is_just_within_bounds() {
+    let received = format!("{}.\r\n", "Received: x\r\n".repeat(50));
+    let exact = format!("{}.\r\n", "..34567\r\n".repeat(250));
+    for wire in [received, exact] {
+        let (replies, _) = inject(config(), FRIEND, wire.as_bytes(), Pieces::Whole);
+        assert!(replies[1].starts_with("S: 250 "), "{replies:?}");
+    }
+}
+
+#[test]
+fn received_header_in_full() {
+    let (_, messages) = inject(config(), FRIEND, b".\r\n", Pieces::Whole);
+    let expected = "Received: from client.test ([192.0.2.1])\r\n\tby mx.test with ESMTP id 000000010002000000000001;\r\n\
+                    \tSun, 22 Nov 2026 01:44:03 +0000\r\n";
+    assert_eq!(String::from_utf8_lossy(&messages[0].body), expected);
+    let mut driver = Driver::new(config(), FRIEND);
+    driver.feed(b"STARTTLS\r\n", Pieces::Whole);
+    driver.feed("EHLO e;vil)\u{e9} x\r\nMAIL FROM:<>\r\nRCPT TO:<b@b.test>\r\nDATA\r\n.\r\n".as_bytes(), Pieces::Whole);
+    let expected = "Received: from e?vil????x ([192.0.2.1])\r\n\tby mx.test with ESMTPS (TLSv1.3 SUITE) id \
+                    000000010002000000000001;\r\n\tSun, 22 Nov 2026 01:44:03 +0000\r\n";
+    assert_eq!(String::from_utf8_lossy(&driver.messages[0].body), expected);
+}
