@@ -12,7 +12,7 @@ use crate::spool::disk::Disk;
 use crate::spool::journal::{Journal, JournalOptions};
 use crate::spool::recover;
 use crate::spool::report::{Progress, Recovered, Refusal, SpoolCompletion, SpoolError};
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ impl SpoolHandle {
     /// # Errors
     /// [`Full`], with what was given.
     pub fn store(&self, ticket: u64, envelope: Arc<Envelope>, body: Body) -> Result<(), Full<(Arc<Envelope>, Body)>> {
-        self.commands.try_send(Command::Store { ticket, envelope, body }).map_err(|error| match given_back(error) {
+        self.commands.try_send(Command::Store { ticket, envelope, body }).map_err(|error| match error.into_inner() {
             Command::Store { envelope, body, .. } => Full((envelope, body)),
             _ => unreachable!("the channel gives back what it was given"),
         })
@@ -74,7 +74,7 @@ impl SpoolHandle {
     /// # Errors
     /// [`Full`], with what was given.
     pub fn progress(&self, batch: Vec<Progress>) -> Result<(), Full<Vec<Progress>>> {
-        self.commands.try_send(Command::Progress(batch)).map_err(|error| match given_back(error) {
+        self.commands.try_send(Command::Progress(batch)).map_err(|error| match error.into_inner() {
             Command::Progress(batch) => Full(batch),
             _ => unreachable!("the channel gives back what it was given"),
         })
@@ -87,12 +87,6 @@ impl SpoolHandle {
             return Some(Refusal::Failing);
         }
         self.flags.low_space.load(Ordering::Relaxed).then_some(Refusal::LowSpace)
-    }
-}
-
-fn given_back(error: TrySendError<Command>) -> Command {
-    match error {
-        TrySendError::Full(command) | TrySendError::Disconnected(command) => command,
     }
 }
 
