@@ -1,1 +1,172 @@
-//! To follow.
+//! The files of one shard's outcome log: the one that is written, `delivery-NNN.jsonl`, and the rotated ones,
+//! `delivery-NNN.<time>.jsonl`. Writes whole lines only; knows nothing of what is in them.
+
+use super::spool_disk::create_directory;
+use crate::time::Timestamp;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+/// The file that is written.
+pub(super) struct LogFile {
+    directory: PathBuf,
+    shard: u16,
+    file: File,
+    /// Octets up to the end of the last line written.
+    length: u64,
+    /// Octets that are durable.
+    synced: u64,
+}
+
+impl LogFile {
+    /// Opens or makes the file, durably, and cuts off what stands behind its last line end. Also says how many
+    /// octets that were.
+    pub(super) fn open(directory: &Path, shard: u16) -> io::Result<(Self, u64)> {
+        create_directory(directory)?;
+        let (file, length, torn) = open_file(&directory.join(current_name(shard)))?;
+        File::open(directory)?.sync_all()?;
+        let directory = directory.to_path_buf();
+        Ok((Self { directory, shard, file, length, synced: length }, torn))
+    }
+
+    /// Path of the file, for messages.
+    pub(super) fn path(&self) -> PathBuf {
+        self.directory.join(current_name(self.shard))
+    }
+
+    /// Octets of the file.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Writes whole lines at the end. On an error the file is cut back to its last whole line, as far as the
+    /// disk lets it; `reopen_after_failure` does it again.
+    pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.file.write_all_at(lines, self.length) {
+            let _ = self.file.set_len(self.length);
+            return Err(error);
+        }
+        self.length += lines.len() as u64;
+        Ok(())
+    }
+
+    /// Makes what was written durable.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()?;
+        self.synced = self.length;
+        Ok(())
+    }
+
+    /// After a failed write or sync: opens the file anew, and cuts off all that is not known to be durable, which
+    /// the caller writes again. (A failed sync marks what it could not write as clean; only writing it again
+    /// makes the next sync mean something.)
+    pub(super) fn reopen_after_failure(&mut self) -> io::Result<()> {
+        let path = self.path();
+        let before = self.file.metadata()?;
+        if let Ok(now) = fs::metadata(&path) {
+            let same = (before.dev(), before.ino()) == (now.dev(), now.ino());
+            if same && now.len() > self.synced {
+                OpenOptions::new().write(true).open(&path)?.set_len(self.synced)?;
+            }
+        }
+        self.reopen()
+    }
+
+    /// Opens whatever now has the file's name, or makes it.
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
+        let (fresh, _) = Self::open(&self.directory, self.shard)?;
+        *self = fresh;
+        Ok(())
+    }
+
+    /// Gives the file, all of which is durable, a name with `at` in it and begins a new one.
+    pub(super) fn rotate(&mut self, at: Timestamp) -> io::Result<()> {
+        let mut count = 0;
+        let name = loop {
+            let name = self.directory.join(rotated_name(self.shard, at, count));
+            if !name.try_exists()? {
+                break name;
+            }
+            count += 1;
+            if count > SAME_NAME_MAX {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+        };
+        fs::rename(self.path(), name)?;
+        self.reopen()
+    }
+
+    /// Removes the oldest rotated files, of all shards, until the rest holds at most `keep_bytes`.
+    pub(super) fn prune(&self, keep_bytes: u64) -> io::Result<()> {
+        let mut rotated = Vec::new();
+        let mut total = 0;
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let Some(stamp) = entry.file_name().to_str().and_then(stamp_of).map(str::to_owned) else { continue };
+            // Another shard's log may have removed it just now.
+            let Ok(metadata) = entry.metadata() else { continue };
+            total += metadata.len();
+            rotated.push((stamp, entry.path(), metadata.len()));
+        }
+        rotated.sort_unstable();
+        for (_, path, length) in rotated {
+            if total <= keep_bytes {
+                break;
+            }
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => total -= length,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Files rotated within the same millisecond; more is a fault of the clock.
+const SAME_NAME_MAX: u32 = 999;
+
+fn current_name(shard: u16) -> String {
+    format!("delivery-{shard:03}.jsonl")
+}
+
+/// Sorts by time as text: `delivery-000.20260131T235959.123Z-000.jsonl`.
+fn rotated_name(shard: u16, at: Timestamp, count: u32) -> String {
+    let moment = jiff::Timestamp::from_millisecond(at.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    format!("delivery-{shard:03}.{}Z-{count:03}.jsonl", moment.strftime("%Y%m%dT%H%M%S%.3f"))
+}
+
+/// The time in a rotated file's name; `None` when it is not one.
+fn stamp_of(name: &str) -> Option<&str> {
+    let (shard, stamp) = name.strip_prefix("delivery-")?.strip_suffix(".jsonl")?.split_once('.')?;
+    (!shard.is_empty() && shard.bytes().all(|octet| octet.is_ascii_digit())).then_some(stamp)
+}
+
+/// The file, its length up to its last line end, and how many octets stood behind that.
+fn open_file(path: &Path) -> io::Result<(File, u64, u64)> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    let length = file.metadata()?.len();
+    let whole = whole_lines(&file, length)?;
+    if whole < length {
+        file.set_len(whole)?;
+        file.sync_data()?;
+    }
+    Ok((file, whole, length - whole))
+}
+
+/// Octets up to and with the last line end.
+fn whole_lines(file: &File, length: u64) -> io::Result<u64> {
+    const STEP: u64 = 64 << 10;
+    let mut buffer = vec![0; STEP as usize];
+    let mut end = length;
+    while end > 0 {
+        let start = end.saturating_sub(STEP);
+        let part = &mut buffer[..(end - start) as usize];
+        file.read_exact_at(part, start)?;
+        if let Some(at) = memchr::memrchr(b'\n', part) {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}

@@ -1,12 +1,20 @@
 //! The outcome log's thread: one JSON line for each record, synced in groups. Drops nothing: what cannot be
 //! written is kept and tried again, and the shard is told to stop delivering meanwhile.
 
-use super::spool_file::Full;
+use super::outcome_file::LogFile;
+use super::outcome_line::put_line;
+use super::spool_disk::StopProcessOnPanic;
+use super::spool_file::{Full, monotonic};
+use crate::limits::{LOG_QUEUE_BATCHES, LOG_RETRY_MS, LOG_SYNC_LAG_MS, LOG_SYNC_RECORDS};
 use crate::outcome::Outcome;
 use crate::settings::LogSettings;
+use crate::time::Timestamp;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// What the log has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +48,16 @@ pub enum LogEvent {
 pub type LogNotify = Box<dyn Fn(LogEvent) + Send>;
 
 /// One shard's outcome log.
-pub struct OutcomeLog {}
+pub struct OutcomeLog {
+    commands: Sender<Command>,
+    thread: JoinHandle<usize>,
+}
+
+enum Command {
+    Append { last: u64, batch: Vec<Outcome> },
+    Reopen,
+    Stop,
+}
 
 impl OutcomeLog {
     /// Opens (or makes) `directory/delivery-NNN.jsonl` and starts the thread. `nodeid` goes into every record.
@@ -54,8 +71,30 @@ impl OutcomeLog {
         settings: LogSettings,
         notify: LogNotify,
     ) -> io::Result<Self> {
-        let _ = (directory, shard, nodeid, settings, notify);
-        Ok(Self {})
+        let (file, torn) = LogFile::open(directory, shard)?;
+        if torn > 0 {
+            notify(LogEvent::TornLine { octets: torn });
+        }
+        let (sender, commands) = bounded(LOG_QUEUE_BATCHES);
+        let nodeid = nodeid.to_owned();
+        let worker = Worker {
+            file,
+            commands,
+            settings,
+            nodeid,
+            notify,
+            pending: Vec::new(),
+            written: 0,
+            records: 0,
+            last: 0,
+            last_at: Timestamp(0),
+            sync_at: None,
+            retry_at: None,
+            rotate_at: 0,
+        };
+        let name = format!("outcomes-{shard:03}");
+        let thread = std::thread::Builder::new().name(name).spawn(move || worker.run())?;
+        Ok(Self { commands: sender, thread })
     }
 
     /// Hands records over, in the order in which they happened; `last` is the sequence number of the last of
@@ -64,16 +103,186 @@ impl OutcomeLog {
     /// # Errors
     /// [`Full`], with what was given.
     pub fn append(&self, last: u64, batch: Vec<Outcome>) -> Result<(), Full<Vec<Outcome>>> {
-        let _ = last;
-        Err(Full(batch))
+        self.commands.try_send(Command::Append { last, batch }).map_err(|error| match error.into_inner() {
+            Command::Append { batch, .. } => Full(batch),
+            _ => unreachable!("the channel gives back what it was given"),
+        })
     }
 
-    /// Closes the file and opens it by its name again (SIGHUP, after somebody moved it away).
-    pub fn reopen(&self) {}
+    /// Closes the file and opens it by its name again (SIGHUP, after somebody moved it away). Waits while the
+    /// log's queue is full.
+    pub fn reopen(&self) {
+        // It fails only when the thread has ended.
+        let _ = self.commands.send(Command::Reopen);
+    }
 
     /// Writes and syncs what was handed over and ends the thread. Waits for that; a log that fails is tried
     /// once more and then left: the records it could not write are counted in the answer.
     pub fn stop(self) -> usize {
-        0
+        let _ = self.commands.send(Command::Stop);
+        self.thread.join().unwrap_or(0)
     }
 }
+
+struct Worker {
+    file: LogFile,
+    commands: Receiver<Command>,
+    settings: LogSettings,
+    nodeid: String,
+    notify: LogNotify,
+    /// Lines that are not durable yet.
+    pending: Vec<u8>,
+    /// How many octets of them are in the file.
+    written: usize,
+    /// How many records they are.
+    records: usize,
+    /// Sequence number of the last of them.
+    last: u64,
+    /// Time of the last record, which names a rotated file.
+    last_at: Timestamp,
+    /// When they must be synced.
+    sync_at: Option<Instant>,
+    /// When a failing log is tried again; `None` when it works.
+    retry_at: Option<Instant>,
+    /// Octets at which rotation is tried, when it failed before.
+    rotate_at: u64,
+}
+
+impl Worker {
+    fn run(mut self) -> usize {
+        let _guard = StopProcessOnPanic("the outcome log's thread");
+        loop {
+            let deadline = self.retry_at.or(self.sync_at);
+            let received = match deadline {
+                Some(deadline) => self.commands.recv_timeout(deadline.saturating_duration_since(monotonic())),
+                None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let stop = match received {
+                Ok(command) => self.take(command),
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => true,
+            };
+            if stop {
+                break;
+            }
+            self.write_and_sync(false);
+        }
+        while let Ok(command) = self.commands.try_recv() {
+            self.take(command);
+        }
+        self.write_and_sync(true);
+        self.records
+    }
+
+    /// Takes `first` and what has come behind it. True when the thread is to stop.
+    fn take(&mut self, first: Command) -> bool {
+        let mut next = Some(first);
+        while let Some(command) = next {
+            match command {
+                Command::Append { last, batch } => self.format(last, &batch),
+                Command::Reopen => self.reopen(),
+                Command::Stop => return true,
+            }
+            next = if self.records < LOG_SYNC_RECORDS { self.commands.try_recv().ok() } else { None };
+        }
+        false
+    }
+
+    fn format(&mut self, last: u64, batch: &[Outcome]) {
+        for outcome in batch {
+            put_line(&mut self.pending, outcome, &self.nodeid);
+        }
+        self.records += batch.len();
+        self.last = self.last.max(last);
+        self.last_at = batch.last().map_or(self.last_at, |outcome| outcome.at);
+        if self.sync_at.is_none() {
+            self.sync_at = Some(monotonic() + Duration::from_millis(LOG_SYNC_LAG_MS));
+        }
+    }
+
+    fn write_and_sync(&mut self, now_or_never: bool) {
+        let now = monotonic();
+        if let Some(at) = self.retry_at {
+            if now < at && !now_or_never {
+                return;
+            }
+            if let Err(error) = self.file.reopen_after_failure() {
+                return self.failed(&error);
+            }
+            self.written = 0;
+        }
+        let due = self.records >= LOG_SYNC_RECORDS || self.sync_at.is_some_and(|at| now >= at);
+        let must_sync = due || now_or_never || self.retry_at.is_some();
+        if let Err(error) = self.write(must_sync) {
+            return self.failed(&error);
+        }
+        if must_sync {
+            self.synced();
+        }
+    }
+
+    fn write(&mut self, sync: bool) -> io::Result<()> {
+        let rest = &self.pending[self.written..];
+        if !rest.is_empty() {
+            self.file.append(rest)?;
+            self.written = self.pending.len();
+        }
+        if sync && !self.pending.is_empty() { self.file.sync() } else { Ok(()) }
+    }
+
+    fn synced(&mut self) {
+        if self.retry_at.take().is_some() {
+            (self.notify)(LogEvent::Working);
+        }
+        if self.sync_at.take().is_some() {
+            (self.notify)(LogEvent::Synced { up_to: self.last });
+        }
+        self.pending.clear();
+        // One batch may have been large; its memory is not kept.
+        self.pending.shrink_to(PENDING_BYTES_KEPT);
+        (self.written, self.records) = (0, 0);
+        if self.file.length() >= self.settings.rotate_bytes.max(self.rotate_at).max(1) {
+            self.rotate();
+        }
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        let first = self.retry_at.is_none();
+        self.retry_at = Some(monotonic() + Duration::from_millis(LOG_RETRY_MS));
+        if first {
+            let why = format!("{}: {error}", self.file.path().display());
+            (self.notify)(LogEvent::Failing { why: why.into() });
+        }
+    }
+
+    fn rotate(&mut self) {
+        // Tried again only when the file has grown by as much as one file should hold.
+        self.rotate_at = self.file.length().saturating_add(self.settings.rotate_bytes);
+        match self.file.rotate(self.last_at) {
+            Ok(()) => self.rotate_at = 0,
+            Err(error) => self.housekeeping("rotating", &error),
+        }
+        if self.settings.keep_bytes > 0
+            && let Err(error) = self.file.prune(self.settings.keep_bytes)
+        {
+            self.housekeeping("removing old files of", &error);
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.write_and_sync(true);
+        if self.retry_at.is_none()
+            && let Err(error) = self.file.reopen()
+        {
+            self.housekeeping("reopening", &error);
+        }
+    }
+
+    fn housekeeping(&self, doing: &str, error: &io::Error) {
+        let why = format!("{doing} {}: {error}", self.file.path().display());
+        (self.notify)(LogEvent::Housekeeping { why: why.into() });
+    }
+}
+
+/// Octets of buffer that are kept from one sync to the next.
+const PENDING_BYTES_KEPT: usize = 2 << 20;

@@ -43,15 +43,11 @@ pub(super) fn create_directory(path: &Path) -> io::Result<()> {
 impl Disk for DirectoryDisk {
     type File = File;
 
-    fn list(&self) -> io::Result<Vec<(String, u64)>> {
+    fn list(&self) -> io::Result<Vec<String>> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.path)? {
-            let entry = entry?;
-            let metadata = entry.metadata()?;
             // A name that is not UTF-8 is not one of ours.
-            if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
-                files.push((name, metadata.len()));
-            }
+            files.extend(entry?.file_name().into_string());
         }
         Ok(files)
     }
@@ -62,6 +58,10 @@ impl Disk for DirectoryDisk {
 
     fn open(&self, name: &str) -> io::Result<File> {
         OpenOptions::new().read(true).write(true).open(self.path.join(name))
+    }
+
+    fn length(&self, file: &File) -> io::Result<u64> {
+        Ok(file.metadata()?.len())
     }
 
     fn write_at(&self, file: &File, mut offset: u64, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
@@ -113,3 +113,15 @@ impl Disk for DirectoryDisk {
 
 /// Parts that one pwritev takes on Linux (UIO_MAXIOV).
 const IOV_MAX: usize = 1024;
+
+/// Held by a thread that the engine cannot do without: when the thread panics, the process stops.
+pub(super) struct StopProcessOnPanic(pub(super) &'static str);
+
+impl Drop for StopProcessOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("mailrace: {} has panicked; stopping, nothing that was acknowledged is lost", self.0);
+            std::process::abort();
+        }
+    }
+}

@@ -1,9 +1,19 @@
 //! Reads bodies back from segment files, of any spool, on a thread of its own. Never writes.
 
-use super::spool_file::Full;
+use super::spool_disk::StopProcessOnPanic;
+use super::spool_file::{Full, spool_directory};
+use crate::limits::{BODY_FILES_IDLE_MS, BODY_FILES_MAX, BODY_READS_MAX, SPOOL_RECORD_BYTES_MAX};
 use crate::message::{Body, Location, MessageId};
+use crate::spool::record::{TRAILER_BYTES, trailer_matches};
+use crate::spool::segment::segment_name;
+use bytes::Bytes;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// One answer.
 #[derive(Debug)]
@@ -21,7 +31,16 @@ pub struct BodyAnswer {
 pub type BodyNotify = Box<dyn Fn(Vec<BodyAnswer>) + Send>;
 
 /// A thread that reads bodies. Each core has its own.
-pub struct BodyReader {}
+pub struct BodyReader {
+    requests: Sender<Request>,
+    thread: JoinHandle<()>,
+}
+
+struct Request {
+    token: u64,
+    id: MessageId,
+    location: Location,
+}
 
 impl BodyReader {
     /// Starts the thread.
@@ -29,8 +48,13 @@ impl BodyReader {
     /// # Errors
     /// The thread could not be started.
     pub fn start(spool_root: &Path, notify: BodyNotify) -> io::Result<Self> {
-        let _ = (spool_root, notify);
-        Ok(Self {})
+        let (requests, receiver) = bounded(BODY_READS_MAX);
+        let mut files = Files { root: spool_root.to_path_buf(), open: Vec::new() };
+        let thread = std::thread::Builder::new().name(String::from("bodies")).spawn(move || {
+            let _guard = StopProcessOnPanic("the body reader's thread");
+            answer(&receiver, &mut files, &notify);
+        })?;
+        Ok(Self { requests, thread })
     }
 
     /// Asks for a body; answered through the callback. Does not wait.
@@ -38,10 +62,88 @@ impl BodyReader {
     /// # Errors
     /// [`Full`]: ask again later.
     pub fn request(&self, token: u64, id: MessageId, location: Location) -> Result<(), Full<()>> {
-        let _ = (token, id, location);
-        Err(Full(()))
+        self.requests.try_send(Request { token, id, location }).map_err(|_| Full(()))
     }
 
     /// Answers what was asked and ends the thread. Waits for that.
-    pub fn stop(self) {}
+    pub fn stop(self) {
+        drop(self.requests);
+        // It fails only when the thread has ended by itself.
+        let _ = self.thread.join();
+    }
+}
+
+/// Octets of bodies that one call of the callback carries, unless one body is larger.
+const ANSWER_BYTES: usize = 1 << 20;
+
+fn answer(requests: &Receiver<Request>, files: &mut Files, notify: &BodyNotify) {
+    let idle = Duration::from_millis(BODY_FILES_IDLE_MS);
+    loop {
+        let first = match requests.recv_timeout(idle) {
+            Ok(request) => request,
+            Err(RecvTimeoutError::Timeout) => {
+                files.open.clear();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let mut answers = Vec::new();
+        let mut octets = 0;
+        let mut next = Some(first);
+        while let Some(Request { token, id, location }) = next {
+            answers.push(BodyAnswer { token, id, body: files.read(id, location) });
+            octets += location.length as usize;
+            next = if octets < ANSWER_BYTES { requests.try_recv().ok() } else { None };
+        }
+        notify(answers);
+    }
+}
+
+/// Open segment files, the one used last at the end.
+struct Files {
+    root: PathBuf,
+    open: Vec<((u16, u32), File)>,
+}
+
+impl Files {
+    fn read(&mut self, id: MessageId, location: Location) -> io::Result<Body> {
+        let length = location.length as usize;
+        if length > SPOOL_RECORD_BYTES_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut octets = vec![0; length + TRAILER_BYTES];
+        self.file(location)?.read_exact_at(&mut octets, location.offset).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => invalid(id, location),
+            _ => error,
+        })?;
+        let (body, trailer) = octets.split_at(length);
+        if !trailer_matches(trailer, id, body) {
+            return Err(invalid(id, location));
+        }
+        let mut body = Bytes::from(octets);
+        body.truncate(length);
+        Ok(body)
+    }
+
+    fn file(&mut self, location: Location) -> io::Result<&File> {
+        let key = (location.spool, location.segment);
+        let entry = match self.open.iter().position(|(known, _)| *known == key) {
+            Some(index) => self.open.remove(index),
+            None => {
+                if self.open.len() >= BODY_FILES_MAX {
+                    self.open.remove(0);
+                }
+                let path = spool_directory(&self.root, location.spool).join(segment_name(location.segment));
+                (key, File::open(path)?)
+            }
+        };
+        self.open.push(entry);
+        Ok(&self.open[self.open.len() - 1].1)
+    }
+}
+
+fn invalid(id: MessageId, location: Location) -> io::Error {
+    let Location { spool, segment, offset, .. } = location;
+    let text = format!("the body of {id} at {offset} in {} of spool {spool} is damaged", segment_name(segment));
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }

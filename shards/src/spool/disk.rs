@@ -10,14 +10,17 @@ pub trait Disk {
     /// An open file.
     type File;
 
-    /// Names of the files in the directory and their lengths in octets, in any order.
-    fn list(&self) -> io::Result<Vec<(String, u64)>>;
+    /// Names of the files in the directory, in any order.
+    fn list(&self) -> io::Result<Vec<String>>;
 
     /// Creates a file that must not exist, for reading and writing. Durable after [`Disk::sync_directory`].
     fn create(&self, name: &str) -> io::Result<Self::File>;
 
     /// Opens a file that exists, for reading and writing.
     fn open(&self, name: &str) -> io::Result<Self::File>;
+
+    /// Octets of the file.
+    fn length(&self, file: &Self::File) -> io::Result<u64>;
 
     /// Writes all of `parts`, one behind the other, from `offset` on.
     fn write_at(&self, file: &Self::File, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()>;

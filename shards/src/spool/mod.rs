@@ -15,6 +15,15 @@
 //! | a segment whose sync failed | ignores what lies beyond the last good sync, as the `cut` record behind it says |
 //! | a removed segment that is still there | finds nothing open and nothing needed in it, and removes it |
 
+mod compact;
+mod current;
 pub mod disk;
 pub mod envelope;
+mod group;
+pub mod journal;
+pub mod ledger;
+pub mod memory_disk;
+pub mod record;
+pub mod recover;
 pub mod report;
+pub mod segment;

@@ -70,6 +70,11 @@ pub enum SpoolCompletion {
     },
     /// Written and synced again after `Failing`.
     Working,
+    /// An old segment could not be removed or compacted. Mail is stored all the same; the disk may fill.
+    Housekeeping {
+        /// What, with the file's name.
+        why: Arc<str>,
+    },
     /// A stored body is no longer what was stored: its checksum is wrong. Found while copying it.
     Damaged {
         /// The message, still open.

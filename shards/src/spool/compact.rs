@@ -1,0 +1,205 @@
+//! Removal of segments that nobody needs, and compaction: moving the little that is needed out of a segment,
+//! a slice at a time, so that it can be removed.
+
+use super::disk::Disk;
+use super::group::{Small, Staged, trailer_names};
+use super::journal::{Journal, location};
+use super::ledger::Place;
+use super::record::{Kind, cut_meta, progress_meta, trailer_matches};
+use super::recover::load_segment;
+use super::report::SpoolCompletion;
+use super::segment::{Contents, Entry, damaged_name, index_name, segment_name};
+use crate::limits::COMPACTION_SLICE_BYTES;
+use bytes::Bytes;
+use std::io;
+use std::sync::Arc;
+
+/// A segment that is being emptied.
+pub(super) struct Compaction<F> {
+    segment: u32,
+    file: F,
+    contents: Contents,
+    next: usize,
+    /// A message could not be read, so the segment cannot go.
+    unreadable: bool,
+}
+
+impl<D: Disk> Journal<D> {
+    /// Removes segments that are not needed and stages the next slice of compaction; `commit` must follow.
+    /// Returns whether there is more to do at once.
+    pub fn maintain(&mut self, out: &mut Vec<SpoolCompletion>) -> bool {
+        if self.is_failing() {
+            return false;
+        }
+        self.remove_segments(out);
+        if self.compaction.is_none() {
+            let Some(victim) = self.ledger.victim(self.options.slack_bytes) else { return false };
+            match self.begin(victim) {
+                Ok(compaction) => self.compaction = Some(compaction),
+                Err(error) => {
+                    self.stuck(victim, &error, out);
+                    return false;
+                }
+            }
+        }
+        if let Some(mut compaction) = self.compaction.take()
+            && self.carry_slice(&mut compaction, out)
+        {
+            self.compaction = Some(compaction);
+        }
+        true
+    }
+
+    /// Lets removals that failed be tried again; called now and then.
+    pub fn retry_removals(&mut self) {
+        self.removal_failed = false;
+    }
+
+    fn begin(&self, segment: u32) -> io::Result<Compaction<D::File>> {
+        let file = self.disk.open(&segment_name(segment))?;
+        let contents = load_segment(&self.disk, segment)
+            .map_err(|error| io::Error::other(error.to_string()))?
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?
+            .contents;
+        Ok(Compaction { segment, file, contents, next: 0, unreadable: false })
+    }
+
+    /// Stages the next records that must outlive the segment; false when the compaction is over.
+    fn carry_slice(&mut self, compaction: &mut Compaction<D::File>, out: &mut Vec<SpoolCompletion>) -> bool {
+        // Whatever is staged from here on lets the segment go, so it must be durable first.
+        self.must_sync = true;
+        if compaction.next == compaction.contents.entries.len() {
+            // `maintain` is called after the commit of the last slice: all of it is durable now.
+            if compaction.unreadable {
+                self.ledger.segment_mut(compaction.segment).stuck = true;
+            } else {
+                self.ledger.carried_over(compaction.segment);
+            }
+            return false;
+        }
+        let mut octets = 0;
+        while let Some(entry) = compaction.contents.entries.get(compaction.next) {
+            if octets >= COMPACTION_SLICE_BYTES {
+                break;
+            }
+            octets += self.carry(compaction, *entry, out);
+            compaction.next += 1;
+        }
+        true
+    }
+
+    /// Stages one record when it is needed; returns the octets that were read for it.
+    fn carry(&mut self, compaction: &mut Compaction<D::File>, entry: Entry, out: &mut Vec<SpoolCompletion>) -> usize {
+        let meta = compaction.contents.meta(&entry);
+        let header = entry.header;
+        match header.kind {
+            Kind::Message => return self.carry_message(compaction, entry, out),
+            Kind::Done => {
+                if let Some(done) =
+                    progress_meta(Kind::Done, meta).filter(|m| self.tells_of_another(m.segment, compaction))
+                {
+                    let small = Small::Done { id: header.id, segment: done.segment, recipients: done.recipients };
+                    self.staged.push_back(Staged::Small(small));
+                }
+            }
+            Kind::Attempt => {
+                // A copy stands behind records that are newer than its original, so it must tell the standing of now.
+                let old = progress_meta(Kind::Attempt, meta).filter(|m| self.tells_of_another(m.segment, compaction));
+                if let (Some(old), Some(place)) = (old, self.ledger.place(header.id)) {
+                    let mut snapshot = self.ledger.snapshot(header.id);
+                    snapshot.done.clear();
+                    snapshot.tried.retain(|(index, _)| old.recipients.contains(index));
+                    let records = Small::of_snapshot(header.id, place.segment, &snapshot);
+                    self.staged.extend(records.into_iter().map(Staged::Small));
+                }
+            }
+            Kind::Cut => {
+                if let Some((segment, length)) = cut_meta(meta).filter(|(s, _)| self.tells_of_another(*s, compaction)) {
+                    self.staged.push_back(Staged::Small(Small::Cut { segment, length }));
+                }
+            }
+        }
+        header.record_bytes()
+    }
+
+    fn tells_of_another(&self, segment: u32, compaction: &Compaction<D::File>) -> bool {
+        segment != compaction.segment && self.ledger.segment(segment).is_some()
+    }
+
+    fn carry_message(
+        &mut self,
+        compaction: &mut Compaction<D::File>,
+        entry: Entry,
+        out: &mut Vec<SpoolCompletion>,
+    ) -> usize {
+        let header = entry.header;
+        let from = Place {
+            segment: compaction.segment,
+            offset: entry.offset,
+            head: header.head_bytes() as u32,
+            body: header.body,
+        };
+        if self.ledger.place(header.id) != Some(from) {
+            return 0;
+        }
+        let mut rest = vec![0; header.record_bytes() - header.head_bytes()];
+        let at = u64::from(entry.offset) + header.head_bytes() as u64;
+        let read = self.disk.read_exact_at(&compaction.file, at, &mut rest);
+        let whole = read.is_ok() && trailer_names(&rest, header.id);
+        if !whole {
+            compaction.unreadable = true;
+        }
+        let (body, trailer) = rest.split_at(header.body as usize);
+        if !whole || !trailer_matches(trailer, header.id, body) {
+            out.push(SpoolCompletion::Damaged { id: header.id, location: location(self.spool, from) });
+        }
+        if whole {
+            // A body that is damaged is moved as it is: whoever reads it will see that its checksum is wrong.
+            let meta = compaction.contents.meta(&entry).into();
+            self.staged.push_back(Staged::Copy { id: header.id, from, meta, rest: Bytes::from(rest) });
+        }
+        header.record_bytes()
+    }
+
+    fn stuck(&mut self, segment: u32, error: &io::Error, out: &mut Vec<SpoolCompletion>) {
+        self.ledger.segment_mut(segment).stuck = true;
+        let file = segment_name(segment);
+        out.push(housekeeping(self.spool, format!("{file} cannot be read for compaction: {error}")));
+    }
+
+    /// Removes what can go, one wave: nothing that depends on it goes before its removal is durable.
+    fn remove_segments(&mut self, out: &mut Vec<SpoolCompletion>) {
+        if self.removal_failed {
+            return;
+        }
+        let removable = self.ledger.removable();
+        if removable.is_empty() {
+            return;
+        }
+        let result = removable.iter().try_for_each(|&segment| self.remove_files(segment));
+        match result.and_then(|()| self.disk.sync_directory()) {
+            Ok(()) => removable.into_iter().for_each(|segment| self.ledger.forget_segment(segment)),
+            Err(error) => {
+                self.removal_failed = true;
+                out.push(housekeeping(self.spool, format!("removing old segments: {error}")));
+            }
+        }
+    }
+
+    fn remove_files(&self, segment: u32) -> io::Result<()> {
+        let name = segment_name(segment);
+        let damaged = self.ledger.segment(segment).is_some_and(|state| state.damaged);
+        let removed = if damaged { self.disk.rename(&name, &damaged_name(segment)) } else { self.disk.remove(&name) };
+        for result in [removed, self.disk.remove(&index_name(segment))] {
+            match result {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn housekeeping(spool: u16, text: String) -> SpoolCompletion {
+    SpoolCompletion::Housekeeping { why: Arc::from(format!("spool {spool}: {text}")) }
+}

@@ -1,0 +1,168 @@
+//! The segment that is being written, and its index, which is written alongside.
+
+use super::disk::Disk;
+use super::record::Mark;
+use super::segment::{
+    SEGMENT_HEADER_BYTES, index_header, index_name, index_temporary_name, index_trailer, put_index_entry,
+    segment_header, segment_name,
+};
+use crate::limits::{INDEX_BUFFER_BYTES, SPOOL_ZERO_AHEAD_BYTES};
+use std::io::{self, IoSlice};
+
+/// The segment at the end of the log.
+pub(super) struct Current<F> {
+    pub(super) number: u32,
+    pub(super) mark: Mark,
+    file: F,
+    /// Where the next record goes.
+    pub(super) tail: u64,
+    /// Everything before it is durable.
+    pub(super) synced: u64,
+    /// Everything before it was acknowledged to somebody: never less than `synced`.
+    pub(super) acknowledged: u64,
+    /// The file holds zeros from `tail` to here.
+    zeroed: u64,
+    index: Option<IndexWriter<F>>,
+}
+
+impl<F> Current<F> {
+    /// Makes a new, durable segment with nothing in it.
+    pub(super) fn create<D: Disk<File = F>>(disk: &D, spool: u16, number: u32, mark: Mark) -> io::Result<Self> {
+        let name = segment_name(number);
+        let file = disk.create(&name)?;
+        let header = segment_header(spool, number, mark);
+        let made = disk
+            .write_at(&file, 0, &mut [IoSlice::new(&header)])
+            .and_then(|()| disk.sync(&file))
+            .and_then(|()| disk.sync_directory());
+        if let Err(error) = made {
+            // Whatever is left of it has no records; recovery removes it if this does not.
+            let _ = disk.remove(&name);
+            return Err(error);
+        }
+        let tail = SEGMENT_HEADER_BYTES as u64;
+        let index = Some(IndexWriter::new(number, mark));
+        Ok(Self { number, mark, file, tail, synced: tail, acknowledged: tail, zeroed: tail, index })
+    }
+
+    /// Whether it holds no record yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tail == SEGMENT_HEADER_BYTES as u64
+    }
+
+    /// Writes `parts` (`octets` together) at the tail.
+    pub(super) fn write<D: Disk<File = F>>(
+        &mut self,
+        disk: &D,
+        parts: &mut [IoSlice<'_>],
+        octets: u64,
+    ) -> io::Result<()> {
+        disk.write_at(&self.file, self.tail, parts)?;
+        self.tail += octets;
+        self.zeroed = self.zeroed.max(self.tail);
+        Ok(())
+    }
+
+    /// Notes the record whose header and meta part are `head` in the index.
+    pub(super) fn note<D: Disk<File = F>>(&mut self, disk: &D, offset: u32, head: &[u8]) {
+        let failed = self.index.as_mut().is_some_and(|index| index.note(disk, offset, head).is_err());
+        if failed {
+            self.abandon_index(disk);
+        }
+    }
+
+    /// Makes everything written durable.
+    pub(super) fn sync<D: Disk<File = F>>(&mut self, disk: &D) -> io::Result<()> {
+        disk.sync(&self.file)?;
+        self.synced = self.tail;
+        self.acknowledged = self.tail;
+        Ok(())
+    }
+
+    /// Ends the segment, all of which is durable: gives the unused space back and publishes its index. Both can
+    /// fail without harm: recovery then reads the whole file.
+    pub(super) fn seal<D: Disk<File = F>>(mut self, disk: &D) {
+        debug_assert_eq!(self.synced, self.tail, "a segment is synced before it is sealed");
+        if self.zeroed > self.tail {
+            let _ = disk.set_length(&self.file, self.tail);
+        }
+        let Some(index) = self.index.take() else { return };
+        if index.publish(disk, self.tail).is_err() {
+            let _ = disk.remove(&index_temporary_name(self.number));
+        }
+    }
+
+    /// Gives the segment up after a failed write or sync: cuts off what is not acknowledged, as far as the disk
+    /// lets it, and never syncs it again. Returns the length up to which it is valid.
+    pub(super) fn poison<D: Disk<File = F>>(mut self, disk: &D) -> u64 {
+        let _ = disk.set_length(&self.file, self.acknowledged);
+        self.abandon_index(disk);
+        self.acknowledged
+    }
+
+    /// Writes zeros ahead of the tail, when little is left of the last ones: overwriting them later is cheaper to
+    /// sync than growing the file. An error means that the segment must be poisoned.
+    pub(super) fn zero_ahead<D: Disk<File = F>>(&mut self, disk: &D, limit: u64) -> io::Result<()> {
+        let step = SPOOL_ZERO_AHEAD_BYTES as u64;
+        if self.zeroed - self.tail > step / 4 || self.zeroed + step > limit {
+            return Ok(());
+        }
+        let zeros = vec![0; SPOOL_ZERO_AHEAD_BYTES];
+        disk.write_at(&self.file, self.zeroed, &mut [IoSlice::new(&zeros)])?;
+        self.zeroed += step;
+        self.sync(disk)
+    }
+
+    fn abandon_index<D: Disk<File = F>>(&mut self, disk: &D) {
+        if self.index.take().is_some_and(|index| index.file.is_some()) {
+            let _ = disk.remove(&index_temporary_name(self.number));
+        }
+    }
+}
+
+/// Writes a segment's index under a temporary name until the segment ends.
+struct IndexWriter<F> {
+    segment: u32,
+    file: Option<F>,
+    written: u64,
+    buffer: Vec<u8>,
+    hasher: crc32fast::Hasher,
+}
+
+impl<F> IndexWriter<F> {
+    fn new(segment: u32, mark: Mark) -> Self {
+        let buffer = index_header(segment, mark).to_vec();
+        Self { segment, file: None, written: 0, buffer, hasher: crc32fast::Hasher::new() }
+    }
+
+    fn note<D: Disk<File = F>>(&mut self, disk: &D, offset: u32, head: &[u8]) -> io::Result<()> {
+        put_index_entry(&mut self.buffer, offset, head);
+        if self.buffer.len() < INDEX_BUFFER_BYTES {
+            return Ok(());
+        }
+        self.hasher.update(&self.buffer);
+        self.append(disk)
+    }
+
+    fn append<D: Disk<File = F>>(&mut self, disk: &D) -> io::Result<()> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => disk.create(&index_temporary_name(self.segment))?,
+        };
+        disk.write_at(&file, self.written, &mut [IoSlice::new(&self.buffer)])?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn publish<D: Disk<File = F>>(mut self, disk: &D, end: u64) -> io::Result<()> {
+        self.hasher.update(&self.buffer);
+        let trailer = index_trailer(end, self.hasher.clone());
+        self.buffer.extend_from_slice(&trailer);
+        self.append(disk)?;
+        let file = self.file.as_ref().expect("append leaves the file open");
+        disk.sync(file)?;
+        disk.rename(&index_temporary_name(self.segment), &index_name(self.segment))
+    }
+}

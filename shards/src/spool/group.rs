@@ -1,0 +1,196 @@
+//! What is to be written next: records waiting for the group that will carry them, and their octets.
+
+use super::ledger::{Place, Snapshot};
+use super::record::{
+    HEADER_BYTES, Kind, Mark, TRAILER_BYTES, begin_head, end_head, id_octets, put_cut, put_progress, put_trailer,
+};
+use super::report::Standing;
+use crate::message::{Body, Envelope, MessageId};
+use bytes::Bytes;
+use smallvec::SmallVec;
+use std::io::IoSlice;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A record that is not a message. It can be written again when its segment was given up.
+#[derive(Clone, Debug)]
+pub(super) enum Small {
+    Done { id: MessageId, segment: u32, recipients: SmallVec<[u16; 4]> },
+    Attempt { id: MessageId, segment: u32, recipients: SmallVec<[u16; 4]>, standing: Standing },
+    Cut { segment: u32, length: u64 },
+}
+
+impl Small {
+    /// Octets of its record.
+    pub(super) fn record_bytes(&self) -> usize {
+        HEADER_BYTES
+            + match self {
+                Self::Done { recipients, .. } => 4 + 2 * recipients.len(),
+                Self::Attempt { recipients, .. } => 15 + 2 * recipients.len(),
+                Self::Cut { .. } => 12,
+            }
+    }
+
+    /// The segment that it tells of.
+    pub(super) fn tells_of(&self) -> u32 {
+        match self {
+            Self::Done { segment, .. } | Self::Attempt { segment, .. } | Self::Cut { segment, .. } => *segment,
+        }
+    }
+
+    /// The records that tell `snapshot` of message `id` in `segment`.
+    pub(super) fn of_snapshot(id: MessageId, segment: u32, snapshot: &Snapshot) -> Vec<Self> {
+        let mut records = Vec::new();
+        if !snapshot.done.is_empty() {
+            records.push(Self::Done { id, segment, recipients: snapshot.done.clone() });
+        }
+        for &(index, standing) in &snapshot.tried {
+            records.push(Self::Attempt { id, segment, recipients: SmallVec::from_slice(&[index]), standing });
+        }
+        records
+    }
+}
+
+/// A record waiting to be written.
+pub(super) enum Staged {
+    /// A new message.
+    Message { ticket: u64, envelope: Arc<Envelope>, body: Body },
+    /// Progress, or a cut.
+    Small(Small),
+    /// Compaction moves an open message: its meta part, and its body with the trailer.
+    Copy { id: MessageId, from: Place, meta: Box<[u8]>, rest: Bytes },
+}
+
+/// The octets of some records, in the order in which they go to the disk.
+#[derive(Default)]
+pub(super) struct Encoded {
+    /// Headers, meta parts, trailers and small records of all of them.
+    small: Vec<u8>,
+    parts: Vec<Part>,
+    /// Where each header with its meta part stands in `small`, and where the record begins in the segment.
+    heads: Vec<(u32, Range<usize>)>,
+    /// Octets so far.
+    pub(super) octets: u64,
+}
+
+enum Part {
+    Small(Range<usize>),
+    Body(Bytes),
+}
+
+impl Encoded {
+    /// Makes it empty again, keeping its memory.
+    pub(super) fn clear(&mut self) {
+        self.small.clear();
+        self.parts.clear();
+        self.heads.clear();
+        self.octets = 0;
+    }
+
+    /// Encodes a message whose record begins at `offset`.
+    pub(super) fn message(&mut self, mark: Mark, offset: u32, envelope: &Envelope, body: &Body) -> u32 {
+        let start = begin_head(&mut self.small);
+        super::envelope::encode(envelope, &mut self.small);
+        let length = u32::try_from(body.len()).expect("a body is bounded by SPOOL_RECORD_BYTES_MAX");
+        end_head(&mut self.small, start, mark, Kind::Message, envelope.id(), length);
+        let head = self.head(offset, start);
+        self.body(body.clone());
+        let trailer = self.small.len();
+        put_trailer(&mut self.small, envelope.id(), body);
+        self.part(trailer);
+        head
+    }
+
+    /// Encodes a moved message: everything but the header is as it was.
+    pub(super) fn copy(&mut self, mark: Mark, offset: u32, id: MessageId, meta: &[u8], rest: &Bytes) -> u32 {
+        let start = begin_head(&mut self.small);
+        self.small.extend_from_slice(meta);
+        let length = u32::try_from(rest.len() - TRAILER_BYTES).expect("it was a body");
+        end_head(&mut self.small, start, mark, Kind::Message, id, length);
+        let head = self.head(offset, start);
+        self.body(rest.clone());
+        head
+    }
+
+    /// Encodes a small record.
+    pub(super) fn small(&mut self, mark: Mark, offset: u32, record: &Small) {
+        let start = begin_head(&mut self.small);
+        let out = &mut self.small;
+        let (kind, id) = match record {
+            Small::Done { id, segment, recipients } => {
+                put_progress(out, Kind::Done, *segment, Standing::default(), recipients);
+                (Kind::Done, *id)
+            }
+            Small::Attempt { id, segment, recipients, standing } => {
+                put_progress(out, Kind::Attempt, *segment, *standing, recipients);
+                (Kind::Attempt, *id)
+            }
+            Small::Cut { segment, length } => {
+                put_cut(out, *segment, *length);
+                (Kind::Cut, MessageId::default())
+            }
+        };
+        end_head(out, start, mark, kind, id, 0);
+        self.head(offset, start);
+    }
+
+    /// Each record's header and meta part, and where the record begins in the segment.
+    pub(super) fn heads(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        self.heads.iter().map(|(offset, range)| (*offset, &self.small[range.clone()]))
+    }
+
+    /// Everything as the disk takes it.
+    pub(super) fn slices(&self) -> Vec<IoSlice<'_>> {
+        let mut slices = Vec::with_capacity(self.parts.len());
+        for part in &self.parts {
+            slices.push(match part {
+                Part::Small(range) => IoSlice::new(&self.small[range.clone()]),
+                Part::Body(body) => IoSlice::new(body),
+            });
+        }
+        slices
+    }
+
+    /// Notes the header and meta part that began at `start`; returns its octets.
+    fn head(&mut self, offset: u32, start: usize) -> u32 {
+        self.heads.push((offset, start..self.small.len()));
+        let octets = self.small.len() - start;
+        self.part(start);
+        u32::try_from(octets).expect("a meta part is bounded by SPOOL_ENVELOPE_BYTES_MAX")
+    }
+
+    /// Everything in `small` from `start` on comes next; joined to what stands directly before it.
+    fn part(&mut self, start: usize) {
+        self.octets += (self.small.len() - start) as u64;
+        match self.parts.last_mut() {
+            Some(Part::Small(range)) if range.end == start => range.end = self.small.len(),
+            _ => self.parts.push(Part::Small(start..self.small.len())),
+        }
+    }
+
+    fn body(&mut self, body: Bytes) {
+        self.octets += body.len() as u64;
+        if !body.is_empty() {
+            self.parts.push(Part::Body(body));
+        }
+    }
+}
+
+/// Octets that a new message's record takes at most: its envelope is not encoded yet.
+pub(super) fn message_bytes_bound(envelope: &Envelope, body: &Body) -> usize {
+    let addresses: usize = (0..envelope.recipient_count()).map(|i| envelope.recipient(i).len() + 5).sum();
+    let extras = envelope.extras().map_or(0, |extras| {
+        let texts = [&extras.campaign, &extras.tenant, &extras.routing_domain, &extras.pool, &extras.smarthost];
+        64 + texts.into_iter().flatten().map(|text| text.len() + 5).sum::<usize>()
+            + extras.tags.iter().map(|tag| tag.len() + 5).sum::<usize>()
+            + extras.ips.len() * 17
+            + extras.retries.len() * 4
+            + extras.meta.len()
+    });
+    HEADER_BYTES + 32 + envelope.sender().len() + addresses + extras + body.len() + TRAILER_BYTES
+}
+
+/// Whether `rest` (a body and its trailer) carries the id; the body is not verified.
+pub(super) fn trailer_names(rest: &[u8], id: MessageId) -> bool {
+    rest.len() >= TRAILER_BYTES && rest[rest.len() - TRAILER_BYTES..][..16] == id_octets(id)
+}

@@ -1,0 +1,324 @@
+//! What is open, where it lies, and which segments are still needed. Pure bookkeeping; one per spool, owned by
+//! the spool's thread.
+//!
+//! A segment may go when nothing in it is open and no attempt-, done- or cut-record in it tells of a segment
+//! that still exists: without its done-record a finished message would rise again. While a segment holds
+//! superseded copies (compaction moved messages out of it), no later segment may go before it, because a
+//! message's done-record is only kept for as long as its newest copy.
+
+use super::report::{OpenRecipient, Standing};
+use crate::message::MessageId;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+use std::collections::BTreeMap;
+
+/// Where a message's record lies. Twenty octets matter here: there is one for each open message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Segment.
+    pub segment: u32,
+    /// Where the record begins.
+    pub offset: u32,
+    /// Octets before the body.
+    pub head: u32,
+    /// Octets of the body.
+    pub body: u32,
+}
+
+impl Place {
+    /// Octets of the whole record.
+    #[must_use]
+    pub fn record_bytes(&self) -> u64 {
+        u64::from(self.head) + u64::from(self.body) + super::record::TRAILER_BYTES as u64
+    }
+}
+
+/// An id in twelve octets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key([u32; 3]);
+
+impl Key {
+    /// Only the low 48 bits of a sequence are used.
+    fn of(id: MessageId) -> Self {
+        let high = (id.sequence >> 32) as u32 & 0xffff;
+        Self([id.generation, u32::from(id.core) << 16 | high, id.sequence as u32])
+    }
+}
+
+/// Recipients that fit into the entry's own bitmap.
+const INLINE_RECIPIENTS: u16 = 32;
+
+#[derive(Clone, Copy)]
+struct Open {
+    place: Place,
+    /// Bit i: recipient i is open. Unused when there are more than [`INLINE_RECIPIENTS`].
+    bits: u32,
+    recipients: u16,
+}
+
+/// What most open messages do not have.
+#[derive(Default)]
+struct Rare {
+    /// Bitmap when there are more than [`INLINE_RECIPIENTS`].
+    bits: Vec<u64>,
+    /// Open recipients that were tried, by index.
+    standings: Vec<(u16, Standing)>,
+}
+
+/// What the ledger knows of one segment.
+#[derive(Clone, Debug, Default)]
+pub struct SegmentState {
+    /// Octets of its records and header.
+    pub total: u64,
+    /// Octets of the records of open messages.
+    pub live: u64,
+    /// Open messages whose newest copy it holds.
+    pub open: u32,
+    /// Nothing will be appended.
+    pub sealed: bool,
+    /// It holds copies of messages that have a newer copy.
+    pub superseded: bool,
+    /// Part of it was unreadable; it is to be kept for the operator under another name.
+    pub damaged: bool,
+    /// Compaction could not read it; not to be tried again in this start.
+    pub stuck: bool,
+    /// Octets of records here that tell of another segment, by that segment.
+    refers: BTreeMap<u32, u64>,
+}
+
+impl SegmentState {
+    /// Octets that must outlive a compaction.
+    #[must_use]
+    pub fn needed(&self) -> u64 {
+        self.live + self.refers.values().sum::<u64>()
+    }
+}
+
+/// What became of a message's recipients so far, for writing it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Recipients that are finished.
+    pub done: SmallVec<[u16; 4]>,
+    /// Open recipients that were tried.
+    pub tried: Vec<(u16, Standing)>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Ledger {
+    messages: HashMap<Key, Open>,
+    rare: HashMap<Key, Rare>,
+    segments: BTreeMap<u32, SegmentState>,
+}
+
+impl Ledger {
+    /// Open messages.
+    #[must_use]
+    pub fn open_messages(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Octets in all segments, and how many of them are needed.
+    #[must_use]
+    pub fn octets(&self) -> (u64, u64) {
+        self.segments.values().fold((0, 0), |(total, needed), s| (total + s.total, needed + s.needed()))
+    }
+
+    /// Octets of memory that the ledger holds, roughly.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.messages.allocation_size() + self.rare.allocation_size() + self.rare.len() * 64
+    }
+
+    /// A segment that now exists, or its state for changing it.
+    pub fn segment_mut(&mut self, segment: u32) -> &mut SegmentState {
+        self.segments.entry(segment).or_default()
+    }
+
+    /// The segment's state, when it exists.
+    #[must_use]
+    pub fn segment(&self, segment: u32) -> Option<&SegmentState> {
+        self.segments.get(&segment)
+    }
+
+    /// The segment is gone; records that tell of it are no longer needed.
+    pub fn forget_segment(&mut self, segment: u32) {
+        self.segments.remove(&segment);
+        for other in self.segments.values_mut() {
+            other.refers.remove(&segment);
+        }
+    }
+
+    /// A record of `octets` in segment `at` tells of segment `of`.
+    pub fn refer(&mut self, at: u32, of: u32, octets: u64) {
+        if at != of && self.segments.contains_key(&of) {
+            *self.segment_mut(at).refers.entry(of).or_default() += octets;
+        }
+    }
+
+    /// Whatever in this segment tells of others has been written again elsewhere.
+    pub fn carried_over(&mut self, segment: u32) {
+        self.segment_mut(segment).refers.clear();
+    }
+
+    /// A message is open, all of its `recipients`.
+    pub fn insert(&mut self, id: MessageId, place: Place, recipients: u16) {
+        let key = Key::of(id);
+        let bits = if recipients > INLINE_RECIPIENTS {
+            self.rare.entry(key).or_default().bits = full_bits(recipients);
+            0
+        } else {
+            u32::MAX >> (32 - u32::from(recipients.max(1)))
+        };
+        self.messages.insert(key, Open { place, bits, recipients });
+        self.count(place, true);
+    }
+
+    /// A message found at start: only `open` of its recipients are.
+    pub fn insert_recovered(&mut self, id: MessageId, place: Place, recipients: u16, open: &[OpenRecipient]) {
+        self.insert(id, place, recipients);
+        let mut next_open = open.iter().map(|o| o.index).peekable();
+        let done: Vec<u16> = (0..recipients).filter(|index| next_open.next_if_eq(index).is_none()).collect();
+        self.finish(id, &done);
+        for recipient in open.iter().filter(|o| o.standing != Standing::default()) {
+            self.tried(id, &[recipient.index], recipient.standing);
+        }
+    }
+
+    /// Where an open message lies.
+    #[must_use]
+    pub fn place(&self, id: MessageId) -> Option<Place> {
+        self.messages.get(&Key::of(id)).map(|open| open.place)
+    }
+
+    /// Recipients are finished; the message's place when any of them was open until now.
+    pub fn finish(&mut self, id: MessageId, recipients: &[u16]) -> Option<Place> {
+        let key = Key::of(id);
+        let open = self.messages.get_mut(&key)?;
+        let place = open.place;
+        let (mut changed, closed);
+        if open.recipients > INLINE_RECIPIENTS {
+            changed = false;
+            let bits = &mut self.rare.get_mut(&key).expect("many recipients have an entry there").bits;
+            for &index in recipients.iter().filter(|&&index| index < open.recipients) {
+                let (word, bit) = (&mut bits[usize::from(index / 64)], 1_u64 << (index % 64));
+                changed |= *word & bit != 0;
+                *word &= !bit;
+            }
+            closed = bits.iter().all(|word| *word == 0);
+        } else {
+            let mask = recipients.iter().filter(|&&i| i < INLINE_RECIPIENTS).fold(0, |mask, i| mask | 1_u32 << i);
+            changed = open.bits & mask != 0;
+            open.bits &= !mask;
+            closed = open.bits == 0;
+        }
+        if closed {
+            self.messages.remove(&key);
+            self.rare.remove(&key);
+            self.count(place, false);
+        } else if let Some(rare) = self.rare.get_mut(&key) {
+            rare.standings.retain(|(index, _)| !recipients.contains(index));
+        }
+        changed.then_some(place)
+    }
+
+    /// Recipients were tried; the message's place when it is open.
+    pub fn tried(&mut self, id: MessageId, recipients: &[u16], standing: Standing) -> Option<Place> {
+        let key = Key::of(id);
+        let open = *self.messages.get(&key)?;
+        for &index in recipients.iter().filter(|&&index| self.is_open(key, &open, index)).collect::<Vec<_>>() {
+            let standings = &mut self.rare.entry(key).or_default().standings;
+            match standings.binary_search_by_key(&index, |(index, _)| *index) {
+                Ok(at) => standings[at].1 = standing,
+                Err(at) => standings.insert(at, (index, standing)),
+            }
+        }
+        Some(open.place)
+    }
+
+    /// The message has a newer copy; the old one stays behind in its segment.
+    pub fn relocate(&mut self, id: MessageId, place: Place) {
+        let Some(open) = self.messages.get_mut(&Key::of(id)) else { return };
+        let old = std::mem::replace(&mut open.place, place);
+        self.count(old, false);
+        self.count(place, true);
+        self.segment_mut(old.segment).superseded = true;
+    }
+
+    /// What became of a message so far.
+    #[must_use]
+    pub fn snapshot(&self, id: MessageId) -> Snapshot {
+        let key = Key::of(id);
+        let Some(open) = self.messages.get(&key) else { return Snapshot::default() };
+        let done = (0..open.recipients).filter(|&index| !self.is_open(key, open, index)).collect();
+        Snapshot { done, tried: self.rare.get(&key).map(|rare| rare.standings.clone()).unwrap_or_default() }
+    }
+
+    /// Segments that may be removed now, ascending.
+    #[must_use]
+    pub fn removable(&self) -> Vec<u32> {
+        let mut found = Vec::new();
+        for (&segment, state) in &self.segments {
+            if state.sealed && state.open == 0 && state.refers.is_empty() {
+                found.push(segment);
+            }
+            if state.superseded {
+                break;
+            }
+        }
+        // The highest number stays, so that numbers are never used again.
+        found.retain(|segment| Some(segment) != self.segments.keys().next_back());
+        found
+    }
+
+    /// The segment to compact now: one that a compaction has begun with, or, when the files hold more than
+    /// twice what is needed and `slack` octets besides, the one with the least in it.
+    #[must_use]
+    pub fn victim(&self, slack: u64) -> Option<u32> {
+        let candidates = || self.segments.iter().filter(|(_, state)| state.sealed && !state.stuck);
+        if let Some((&segment, _)) = candidates().find(|(_, state)| state.superseded) {
+            return Some(segment);
+        }
+        let (total, needed) = self.octets();
+        if total <= needed.saturating_mul(2).saturating_add(slack) {
+            return None;
+        }
+        // Some segment is at most half needed, as the sum is; below three quarters, copying gains.
+        candidates()
+            .filter(|(_, state)| state.needed().saturating_mul(4) < state.total.saturating_mul(3))
+            .min_by_key(|(_, state)| state.needed())
+            .map(|(&segment, _)| segment)
+    }
+
+    fn is_open(&self, key: Key, open: &Open, index: u16) -> bool {
+        if index >= open.recipients {
+            return false;
+        }
+        if open.recipients > INLINE_RECIPIENTS {
+            let bits = self.rare.get(&key).map(|rare| rare.bits.as_slice()).unwrap_or_default();
+            return bits.get(usize::from(index / 64)).is_some_and(|word| word >> (index % 64) & 1 == 1);
+        }
+        open.bits >> index & 1 == 1
+    }
+
+    fn count(&mut self, place: Place, more: bool) {
+        let octets = place.record_bytes();
+        let state = self.segment_mut(place.segment);
+        if more {
+            state.live += octets;
+            state.open += 1;
+        } else {
+            state.live -= octets;
+            state.open -= 1;
+        }
+    }
+}
+
+/// A bitmap with `count` bits set.
+fn full_bits(count: u16) -> Vec<u64> {
+    let mut bits = vec![u64::MAX; usize::from(count).div_ceil(64)];
+    if let (Some(last), surplus @ 1..) = (bits.last_mut(), count % 64) {
+        *last = (1 << surplus) - 1;
+    }
+    bits
+}
