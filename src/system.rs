@@ -1,0 +1,58 @@
+//! What is asked of the kernel directly: limits of this process, io_uring, the clock. The only file of this
+//! package with unsafe code.
+
+use mailrace_shards::time::Timestamp;
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The wall clock, for records of the control core.
+#[must_use]
+pub fn now() -> Timestamp {
+    Timestamp(jiff::Timestamp::now().as_millisecond())
+}
+
+/// Raises the soft limit of `resource` to the hard one and returns what is then in force; `None` is unlimited.
+pub fn raise_limit(resource: Resource) -> Option<u64> {
+    let limit = getrlimit(resource);
+    if limit.current != limit.maximum && setrlimit(resource, Rlimit { current: limit.maximum, ..limit }).is_ok() {
+        return limit.maximum;
+    }
+    limit.current
+}
+
+/// Makes an io_uring and drops it again.
+pub fn try_io_uring() -> Result<(), Errno> {
+    /// Enough to learn whether we may; the engine sizes its own.
+    const ENTRIES: u32 = 8;
+    let mut parameters = rustix::io_uring::io_uring_params::default();
+    #[expect(unsafe_code, reason = "io_uring_setup(2) is asked only whether it works")]
+    // SAFETY: the parameters are valid and zeroed, no memory of ours is registered, and the descriptor is
+    // closed before anything is submitted.
+    let ring = unsafe { rustix::io_uring::io_uring_setup(ENTRIES, &mut parameters) };
+    ring.map(drop)
+}
+
+/// Major and minor version of the running kernel.
+#[must_use]
+pub fn kernel_version() -> Option<(u32, u32)> {
+    parse_kernel_version(&rustix::system::uname().release().to_string_lossy())
+}
+
+fn parse_kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_kernel_version;
+
+    #[test]
+    fn kernel_versions() {
+        for (release, expected) in
+            [("6.18.44-fc-v595", Some((6, 18))), ("5.8.0", Some((5, 8))), ("5.15", Some((5, 15))), ("six", None)]
+        {
+            assert_eq!(parse_kernel_version(release), expected, "{release}");
+        }
+    }
+}
