@@ -13,9 +13,6 @@ const SYSTEM_FILE_BYTES_MAX: u64 = 256 << 10;
 /// Resolvers taken from resolv.conf.
 const RESOLVERS_MAX: usize = 16;
 
-/// Taken when neither cgroup nor /proc tells the memory.
-const MEMORY_BYTES_UNKNOWN: u64 = 1 << 30;
-
 /// The machine, as far as the engine's settings depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
@@ -39,7 +36,7 @@ impl Machine {
             hostname: host_name(&rustix::system::uname().nodename().to_string_lossy())
                 .unwrap_or_else(|_| "localhost".into()),
             cpus: cpus(root),
-            memory_bytes: memory_bytes(root),
+            memory_bytes: memory_bytes(root, crate::system::memory_bytes()),
             resolvers: resolvers(&read(&root.join("etc/resolv.conf")).unwrap_or_default()),
         }
     }
@@ -69,15 +66,7 @@ fn read(path: &Path) -> Option<String> {
 }
 
 fn cpus(root: &Path) -> Vec<usize> {
-    let affinity = rustix::thread::sched_getaffinity(None);
-    let mut cpus: Vec<usize> = match affinity {
-        Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
-        // More processors than the set holds: take what the standard library counts.
-        Err(_) => (0..std::thread::available_parallelism().map_or(1, Into::into)).collect(),
-    };
-    if cpus.is_empty() {
-        cpus.push(0);
-    }
+    let mut cpus = crate::system::affinity();
     if let Some(quota) = cpu_quota(root) {
         cpus.truncate(quota);
     }
@@ -104,19 +93,14 @@ fn whole_cpus(quota: u64, period: u64) -> Option<usize> {
     (period > 0 && quota > 0).then(|| usize::try_from(quota.div_ceil(period)).unwrap_or(usize::MAX))
 }
 
-fn memory_bytes(root: &Path) -> u64 {
+/// The least of the cgroup's limits and `total`, the machine's memory.
+fn memory_bytes(root: &Path, total: u64) -> u64 {
     let figure = |path: PathBuf| read(&path)?.trim().parse::<u64>().ok().filter(|bytes| *bytes > 0);
     let v2 = cgroup_directories(root, "").into_iter().filter_map(|directory| figure(directory.join("memory.max")));
     let v1 = cgroup_directories(root, "memory")
         .into_iter()
         .filter_map(|directory| figure(directory.join("memory.limit_in_bytes")));
-    let total = read(&root.join("proc/meminfo")).and_then(|text| mem_total(&text));
-    v2.chain(v1).chain(total).min().unwrap_or(MEMORY_BYTES_UNKNOWN)
-}
-
-fn mem_total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    v2.chain(v1).fold(total, u64::min)
 }
 
 /// The directories of this process's cgroup and of all its ancestors (a limit anywhere above holds too), in
@@ -148,3 +132,7 @@ fn resolvers(text: &str) -> Vec<SocketAddr> {
     }
     found
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

@@ -54,15 +54,21 @@ pub fn run(config: &Config) -> Result<Ready, Findings> {
     for (key, address) in listeners(config) {
         findings.note(listener(key, address));
     }
-    for (section, files) in [("smtp", &config.settings.smtp.tls), ("api", &config.api.tls)] {
-        findings.note(tls(section, files.as_ref()));
-    }
+    tls_files(config, &mut findings);
     let users = users(&config.settings, &mut findings);
     sources(&config.settings, &mut findings);
     match lock {
         Some(lock) if findings.errors.is_empty() => Ok(Ready { lock, users, warnings: findings.warnings }),
         _ => Err(findings),
     }
+}
+
+/// What of this a reload needs: the files that the new configuration names. The users, and all errors.
+pub fn recheck(config: &Config) -> (Users, Vec<String>) {
+    let mut findings = Findings::default();
+    tls_files(config, &mut findings);
+    let users = users(&config.settings, &mut findings);
+    (users, findings.errors)
 }
 
 impl Findings {
@@ -94,7 +100,7 @@ fn io_uring_remedy(errno: Errno, sysctl: &str) -> String {
             "the sysctl kernel.io_uring_disabled is 1, which allows it only to kernel.io_uring_group; set it to 0, or put the user of mailrace into that group"
         }
         (Errno::PERM | Errno::ACCESS, _) => {
-            "a seccomp filter or security module forbids it; in a container allow io_uring_setup, io_uring_enter and io_uring_register, in a unit SystemCallFilter=@io-uring"
+            "a seccomp filter or security module forbids it; in a container allow io_uring_setup, io_uring_enter and io_uring_register, in a unit SystemCallFilter=io_uring_setup io_uring_enter io_uring_register"
         }
         (Errno::NOSYS, _) => {
             "this kernel was built without it (CONFIG_IO_URING), or a seccomp filter hides it, as the default filters of container engines do"
@@ -117,12 +123,12 @@ fn limits(findings: &mut Findings) {
     }
     let remedy = "put LimitNOFILE=1048576 into the unit, or raise \"nofile\" in /etc/security/limits.conf";
     match system::raise_limit(Resource::Nofile) {
-        Some(files) if files < OPEN_FILES_MIN => findings
-            .errors
-            .push(format!("open files are limited to {files} (RLIMIT_NOFILE), the least is {OPEN_FILES_MIN}; {remedy}")),
-        Some(files) if files < OPEN_FILES_WANTED => findings.warnings.push(format!(
-            "open files are limited to {files} (RLIMIT_NOFILE); each connection takes one, so {remedy}"
+        Some(files) if files < OPEN_FILES_MIN => findings.errors.push(format!(
+            "open files are limited to {files} (RLIMIT_NOFILE), the least is {OPEN_FILES_MIN}; {remedy}"
         )),
+        Some(files) if files < OPEN_FILES_WANTED => findings
+            .warnings
+            .push(format!("open files are limited to {files} (RLIMIT_NOFILE); each connection takes one, so {remedy}")),
         _ => {}
     }
 }
@@ -192,6 +198,12 @@ fn listener(key: &str, address: SocketAddr) -> Result<(), String> {
         },
     };
     Err(format!("{key}: {address} cannot be listened at: {remedy}"))
+}
+
+fn tls_files(config: &Config, findings: &mut Findings) {
+    for (section, files) in [("smtp", &config.settings.smtp.tls), ("api", &config.api.tls)] {
+        findings.note(tls(section, files.as_ref()));
+    }
 }
 
 fn tls(section: &str, files: Option<&TlsFiles>) -> Result<(), String> {

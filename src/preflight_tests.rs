@@ -7,8 +7,8 @@ fn io_uring_refusals_name_their_remedy() {
     for (errno, sysctl, expected) in [
         (Errno::PERM, "2", "sysctl -w kernel.io_uring_disabled=0"),
         (Errno::PERM, "1", "kernel.io_uring_group"),
-        (Errno::PERM, "0", "SystemCallFilter=@io-uring"),
-        (Errno::PERM, "", "SystemCallFilter=@io-uring"),
+        (Errno::PERM, "0", "SystemCallFilter=io_uring_setup"),
+        (Errno::PERM, "", "SystemCallFilter=io_uring_setup"),
         (Errno::NOSYS, "", "CONFIG_IO_URING"),
         (Errno::NOMEM, "0", "LimitMEMLOCK=infinity"),
         (Errno::MFILE, "0", "LimitNOFILE"),

@@ -20,6 +20,11 @@ pub fn raise_limit(resource: Resource) -> Option<u64> {
     limit.current
 }
 
+/// From now on nothing that this process makes can be read by others.
+pub fn keep_files_private() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
+}
+
 /// Makes an io_uring and drops it again.
 pub fn try_io_uring() -> Result<(), Errno> {
     /// Enough to learn whether we may; the engine sizes its own.
@@ -30,6 +35,25 @@ pub fn try_io_uring() -> Result<(), Errno> {
     // closed before anything is submitted.
     let ring = unsafe { rustix::io_uring::io_uring_setup(ENTRIES, &mut parameters) };
     ring.map(drop)
+}
+
+/// Octets of memory of the machine.
+#[must_use]
+pub fn memory_bytes() -> u64 {
+    let figures = rustix::system::sysinfo();
+    figures.totalram.saturating_mul(u64::from(figures.mem_unit.max(1)))
+}
+
+/// Processors that this process may run on, as the kernel numbers them; at least one.
+#[must_use]
+pub fn affinity() -> Vec<usize> {
+    use rustix::thread::{CpuSet, sched_getaffinity};
+    let cpus: Vec<usize> = match sched_getaffinity(None) {
+        Ok(set) => (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
+        // More processors than the set holds: take what the standard library counts.
+        Err(_) => (0..std::thread::available_parallelism().map_or(1, Into::into)).collect(),
+    };
+    if cpus.is_empty() { vec![0] } else { cpus }
 }
 
 /// Major and minor version of the running kernel.

@@ -140,9 +140,12 @@ pub fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
+/// Name of the token that the first start makes.
+const FIRST_NAME: &str = "admin";
+
 /// On the first start, an admin token in `data_dir/token`; later, nothing. Returns the file when it was made.
 pub fn first_token(store: &mut Store, data_dir: &Path, now: Timestamp) -> Result<Option<PathBuf>, StoreError> {
-    if store.had_tokens()? {
+    if store.had_token(FIRST_NAME)? {
         return Ok(None);
     }
     let path = data_dir.join("token");
@@ -151,7 +154,7 @@ pub fn first_token(store: &mut Store, data_dir: &Path, now: Timestamp) -> Result
     // token that nobody can read.
     write_private(&path, format!("{secret}\n").as_bytes())
         .map_err(|error| StoreError::Refused(format!("{} cannot be written: {error}", path.display())))?;
-    store.add_token("admin", Scope::Admin, &secret, now)?;
+    store.add_token(FIRST_NAME, Scope::Admin, &secret, now)?;
     Ok(Some(path))
 }
 
@@ -162,7 +165,12 @@ mod tests {
 
     #[test]
     fn scopes_allow() {
-        for (has, allowed) in [(Read, &[Read][..]), (Inject, &[Inject]), (Control, &[Read, Control]), (Admin, &[Read, Inject, Control, Admin])] {
+        for (has, allowed) in [
+            (Read, &[Read][..]),
+            (Inject, &[Inject]),
+            (Control, &[Read, Control]),
+            (Admin, &[Read, Inject, Control, Admin]),
+        ] {
             for needed in [Read, Inject, Control, Admin] {
                 assert_eq!(has.allows(needed), allowed.contains(&needed), "{has} for {needed}");
             }
@@ -172,7 +180,12 @@ mod tests {
     #[test]
     fn tokens_are_found_by_their_text_alone() {
         let texts: Vec<_> = (0..3).map(|_| generate()).collect();
-        let token = |text: &String| Token { name: text.as_str().into(), scope: Read, digest: hash(text), created: Timestamp(0) };
+        let token = |text: &String| Token {
+            name: text.as_str().into(),
+            scope: Read,
+            digest: hash(text),
+            created: Timestamp(0),
+        };
         let set = TokenSet::new(texts.iter().map(token).collect());
         for text in &texts {
             assert_eq!(text.len(), "mailrace_".len() + 43);

@@ -55,7 +55,8 @@ fn sources(root: &Section<'_>, hostname: &Arc<str>) -> (Vec<SourceSettings>, Has
     for section in root.tables("source") {
         let name = section.required("name", |item| item.parse(units::name));
         let address = section.optional("address", |item| item.parse(|text| own_address::<Ipv4Addr>(text, "IPv4")));
-        let address_v6 = section.optional("address_v6", |item| item.parse(|text| own_address::<Ipv6Addr>(text, "IPv6")));
+        let address_v6 =
+            section.optional("address_v6", |item| item.parse(|text| own_address::<Ipv6Addr>(text, "IPv6")));
         if !section.has("address") && !section.has("address_v6") {
             section.problems().add(section.span(), section.name(), "needs address, address_v6 or both");
         }
@@ -185,8 +186,7 @@ fn limits(root: &Section<'_>) -> Vec<LimitSettings> {
             let text = format!("limits nothing; give at least one of {}", ALLOWANCES.join(", "));
             section.problems().add(section.span(), section.name(), text);
         }
-        let key =
-            (limit.per, limit.domain.clone(), limit.site.clone(), limit.source.clone(), limit.pool.clone());
+        let key = (limit.per, limit.domain.clone(), limit.site.clone(), limit.source.clone(), limit.pool.clone());
         if !keys.insert(key) {
             let text = "has the same `per` and the same domain, site, source and pool as an earlier limit";
             section.problems().add(section.span(), section.name(), text);

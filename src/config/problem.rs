@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Problems reported of one file; further ones are only counted.
+/// Problems reported of one file; further ones are left out.
 pub const PROBLEMS_MAX: usize = 1000;
 
 /// One thing that is wrong, at a place of the file.
@@ -45,7 +45,7 @@ pub struct Problems<'a> {
 
 #[derive(Debug)]
 struct Found {
-    offset: Option<usize>,
+    offset: usize,
     key: String,
     text: String,
 }
@@ -58,18 +58,9 @@ impl<'a> Problems<'a> {
 
     /// Notes one at the octets `span` of the file.
     pub fn add(&self, span: &Range<usize>, key: &str, text: impl Into<String>) {
-        self.push(Some(span.start), key, text.into());
-    }
-
-    /// Notes one that has no place in the file, such as a default that does not hold on this machine.
-    pub fn add_anywhere(&self, key: &str, text: impl Into<String>) {
-        self.push(None, key, text.into());
-    }
-
-    fn push(&self, offset: Option<usize>, key: &str, text: String) {
         let mut found = self.found.borrow_mut();
         if found.len() < PROBLEMS_MAX {
-            found.push(Found { offset, key: key.to_owned(), text });
+            found.push(Found { offset: span.start, key: key.to_owned(), text: text.into() });
         }
     }
 
@@ -81,12 +72,12 @@ impl<'a> Problems<'a> {
     /// All of them in the file's order.
     pub fn into_list(self) -> Vec<Problem> {
         let mut found = self.found.into_inner();
-        found.sort_by_key(|problem| problem.offset.unwrap_or(0));
+        found.sort_by_key(|problem| problem.offset);
         found
             .into_iter()
             .map(|problem| Problem {
                 file: self.file.to_owned(),
-                position: problem.offset.map(|offset| position(self.text, offset)),
+                position: Some(position(self.text, problem.offset)),
                 key: problem.key,
                 text: problem.text,
             })

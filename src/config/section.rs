@@ -61,7 +61,8 @@ impl<'a> Section<'a> {
 
     /// Notes a problem of `key`, at its value when it is there, else at the table.
     pub fn problem(&self, key: &str, text: impl Into<String>) {
-        let value = self.table.into_iter().flatten().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value.span());
+        let value =
+            self.table.into_iter().flatten().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value.span());
         self.problems.add(value.as_ref().unwrap_or(&self.span), &self.key(key), text);
     }
 

@@ -32,7 +32,8 @@ pub fn rate(text: &str) -> Result<Rate, String> {
     let count: u32 = count.trim().parse().map_err(|_| wrong())?;
     let period = period.trim();
     // A period may leave out its number: "/s" is one second.
-    let period = if period.starts_with(|c: char| c.is_ascii_digit()) { period.to_owned() } else { format!("1{period}") };
+    let period =
+        if period.starts_with(|c: char| c.is_ascii_digit()) { period.to_owned() } else { format!("1{period}") };
     let period = humantime::parse_duration(&period).map_err(|_| wrong())?;
     if count == 0 {
         return Err("allows nothing; the count must be at least 1 (to stop mail, make a rule)".to_owned());
@@ -83,8 +84,9 @@ fn masked(address: IpAddr, prefix: u8) -> IpAddr {
 
 /// `"127.0.0.1:2525"`, `"[::]:25"`: where we listen.
 pub fn listener(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| "is not an address with a port; write \"192.0.2.1:25\", \"[2001:db8::1]:25\" or \"0.0.0.0:25\"".into())
+    text.parse().map_err(|_| {
+        "is not an address with a port; write \"192.0.2.1:25\", \"[2001:db8::1]:25\" or \"0.0.0.0:25\"".into()
+    })
 }
 
 /// A resolver: an address, with a port when it is not 53.

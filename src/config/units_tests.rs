@@ -157,6 +157,11 @@ fn header_names() {
     check(
         header_name,
         ToString::to_string,
-        &[("X-Campaign", "X-Campaign"), ("X-Campaign:", "! is not a header name…"), ("", "! is not a header name…"), ("X Y", "! is not…")],
+        &[
+            ("X-Campaign", "X-Campaign"),
+            ("X-Campaign:", "! is not a header name…"),
+            ("", "! is not a header name…"),
+            ("X Y", "! is not…"),
+        ],
     );
 }

@@ -64,13 +64,26 @@ pub struct Store {
 }
 
 impl Store {
+    /// Opens `data_dir/rules.db`, which a start of the engine made. A command that made it could leave files of
+    /// its own user, usually root, that the engine's user cannot open.
+    pub fn open_existing(data_dir: &Path) -> Result<Self, StoreError> {
+        let path = data_dir.join("rules.db");
+        if !path.exists() {
+            let text = format!(
+                "there is no {}; start mailrace once, or name its directory with --data-dir or --config",
+                path.display()
+            );
+            return Err(StoreError::Refused(text));
+        }
+        Self::open(data_dir)
+    }
+
     /// Opens or makes `data_dir/rules.db` and brings it to this version.
     pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
         let path = data_dir.join("rules.db");
         // SQLite would make it readable for all; its journal takes the mode of the file that it finds.
-        make_private_file(&path).map_err(|error| {
-            StoreError::Refused(format!("{} cannot be opened: {error}", path.display()))
-        })?;
+        make_private_file(&path)
+            .map_err(|error| StoreError::Refused(format!("{} cannot be opened: {error}", path.display())))?;
         let opened = open(&path).map_err(|error| StoreError::Database { path: path.clone(), error })?;
         let mut store = Self { connection: opened, path, seen: 0 };
         store.migrate()?;
@@ -134,7 +147,8 @@ impl Store {
     /// Makes the token of that name worthless.
     pub fn revoke_token(&mut self, name: &str, now: Timestamp) -> Result<(), StoreError> {
         let revoked = self.within(|transaction| {
-            transaction.execute("UPDATE token SET revoked = ?2 WHERE name = ?1 AND revoked IS NULL", params![name, now.0])
+            transaction
+                .execute("UPDATE token SET revoked = ?2 WHERE name = ?1 AND revoked IS NULL", params![name, now.0])
         })?;
         if revoked == 0 {
             return Err(StoreError::Refused(format!("there is no token named {name:?}")));
@@ -153,23 +167,26 @@ impl Store {
         read().map(TokenSet::new).map_err(|error| self.failed(error))
     }
 
-    /// Whether there ever was a token, valid or revoked.
-    pub fn had_tokens(&self) -> Result<bool, StoreError> {
-        let had = self.connection.query_row("SELECT EXISTS (SELECT 1 FROM token)", [], |row| row.get(0));
+    /// Whether there ever was a token of that name, valid or revoked.
+    pub fn had_token(&self, name: &str) -> Result<bool, StoreError> {
+        let query = "SELECT EXISTS (SELECT 1 FROM token WHERE name = ?1)";
+        let had = self.connection.query_row(query, [name], |row| row.get(0));
         had.map_err(|error| self.failed(error))
     }
 
     /// One transaction: all of `work` is on disk when this returns `Ok`, or none of it.
-    fn within<T>(&mut self, work: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let mut run = || {
-            // Immediate: a transaction that reads first and writes later could find the lock taken halfway.
-            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    fn within<T>(
+        &mut self,
+        work: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        // Immediate: a transaction that reads first and writes later could find the lock taken halfway.
+        let begun = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let done = begun.and_then(|transaction| {
             let result = work(&transaction)?;
             transaction.commit()?;
             Ok(result)
-        };
-        let result: rusqlite::Result<T> = run();
-        result.map_err(|error| self.failed(error))
+        });
+        done.map_err(|error| self.failed(error))
     }
 
     fn failed(&self, error: rusqlite::Error) -> StoreError {

@@ -68,7 +68,8 @@ fn the_first_start_makes_one_admin_token() {
 fn durability_and_versions() {
     let directory = TestDirectory::new("versions");
     let store = Store::open(directory.path()).unwrap();
-    let pragma = |name: &str| store.connection.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0));
+    let pragma =
+        |name: &str| store.connection.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0));
     assert_eq!(pragma("journal_mode").unwrap(), rusqlite::types::Value::Text("wal".into()));
     assert_eq!(pragma("synchronous").unwrap(), rusqlite::types::Value::Integer(2));
     assert_eq!(pragma("user_version").unwrap(), rusqlite::types::Value::Integer(MIGRATIONS.len() as i64));
@@ -84,7 +85,11 @@ fn durability_and_versions() {
 #[test]
 fn rubbish_is_named() {
     let directory = TestDirectory::new("rubbish");
-    std::fs::write(directory.path().join("rules.db"), "no database at all, but long enough to be read as one".repeat(20)).unwrap();
+    std::fs::write(
+        directory.path().join("rules.db"),
+        "no database at all, but long enough to be read as one".repeat(20),
+    )
+    .unwrap();
     let error = Store::open(directory.path()).unwrap_err().to_string();
     assert!(error.contains("rules.db cannot be used"), "{error}");
 }
