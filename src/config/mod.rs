@@ -93,15 +93,16 @@ pub fn parse(path: &Path, text: &str, overrides: &Overrides, machine: &Machine) 
     for error in &errors {
         problems.add(&error.span().unwrap_or(0..0), "", error.message());
     }
+    if !errors.is_empty() {
+        // The parser's recovery may have cut keys and values in two: what it left would be blamed for nothing.
+        return Err(problems.into_list());
+    }
     let base = path.parent().unwrap_or(Path::new(""));
     let mut warnings = Vec::new();
     let root = Section::root(&problems, &document);
     let core = server::read(&root, base, overrides, machine, &mut warnings);
     let egress = egress::read(&root, &core.hostname, &mut warnings);
-    // A broken line is reported alone: the parser's recovery may have cut a key in two.
-    if errors.is_empty() {
-        root.finish();
-    }
+    root.finish();
     if problems.count() > 0 {
         return Err(problems.into_list());
     }
@@ -124,3 +125,6 @@ pub fn parse(path: &Path, text: &str, overrides: &Overrides, machine: &Machine) 
     };
     Ok(Config { settings, api: core.api, warnings })
 }
+
+#[cfg(test)]
+mod tests;

@@ -176,8 +176,7 @@ impl<'a> Item<'a> {
         let value = value.filter(|value| (i128::from(low)..=i128::from(high)).contains(value));
         let value = value.and_then(|value| T::try_from(value).ok());
         if value.is_none() {
-            let allowed = if high == u64::MAX { format!("at least {low}") } else { format!("from {low} to {high}") };
-            self.problem(format!("{digits} is out of bounds; it must be {allowed}"));
+            self.problem(format!("{digits} is out of bounds; it must be from {low} to {high}"));
         }
         value
     }

@@ -46,13 +46,14 @@ struct Connection {
 
 /// Hands `message` in at `address`; the text of the server's last answer.
 pub fn send(address: SocketAddr, message: &Message<'_>) -> Result<String, Failure> {
+    let (data, size) = stuffed(message.body);
     let stream = TcpStream::connect_timeout(&address, CONNECT_WITHIN)
         .map_err(|error| Failure::Unreachable(format!("{address} cannot be reached: {error}; is mailrace running?")))?;
     let mut connection = Connection { address, reader: BufReader::new(stream) };
     connection.within(COMMAND_WITHIN)?;
     connection.read()?.expect(2, "the connection")?;
     let greeting = connection.command(&format!("EHLO {}", message.helo))?.expect(2, "EHLO")?;
-    let parameters = parameters(message, &greeting.lines)?;
+    let parameters = parameters(message, size as u64, &greeting.lines)?;
     connection.command(&format!("MAIL FROM:<{}>{parameters}", message.sender))?.expect(2, "the sender")?;
     let mut refusals = Vec::new();
     for recipient in message.recipients {
@@ -69,7 +70,7 @@ pub fn send(address: SocketAddr, message: &Message<'_>) -> Result<String, Failur
     }
     connection.command("DATA")?.expect(3, "DATA")?;
     connection.within(DATA_WITHIN)?;
-    connection.write(&stuffed(message.body))?;
+    connection.write(&data)?;
     let reply = connection.read().map_err(|failure| match failure {
         Failure::Unreachable(text) => Failure::Unreachable(format!("{text}; the message may have been accepted")),
         refused @ Failure::Refused(_) => refused,
@@ -82,7 +83,7 @@ pub fn send(address: SocketAddr, message: &Message<'_>) -> Result<String, Failur
 }
 
 /// The parameters of MAIL for this message, as far as the server offers what it needs.
-fn parameters(message: &Message<'_>, offers: &[String]) -> Result<String, Failure> {
+fn parameters(message: &Message<'_>, size: u64, offers: &[String]) -> Result<String, Failure> {
     let offer = |keyword: &str| {
         offers.iter().skip(1).find_map(|line| {
             let mut words = line.split_ascii_whitespace();
@@ -91,10 +92,9 @@ fn parameters(message: &Message<'_>, offers: &[String]) -> Result<String, Failur
     };
     let mut parameters = String::new();
     if let Some(most) = offer("SIZE") {
-        let size = message.body.len();
         let most: u64 = most.and_then(|digits| digits.parse().ok()).unwrap_or(0);
         // RFC 1870 §4: zero is no fixed limit.
-        if most > 0 && size as u64 > most {
+        if most > 0 && size > most {
             return Err(Failure::Refused(format!("the message has {size} octets; the server takes {most}")));
         }
         let written = write!(parameters, " SIZE={size}");
@@ -114,10 +114,11 @@ fn parameters(message: &Message<'_>, offers: &[String]) -> Result<String, Failur
 }
 
 /// The body as DATA sends it, its end included: every line end CRLF, a dot before each leading dot
-/// (RFC 5321 §4.5.2).
-fn stuffed(body: &[u8]) -> Vec<u8> {
+/// (RFC 5321 §4.5.2); and its octets as RFC 1870 §3 counts them, without those dots and the end.
+fn stuffed(body: &[u8]) -> (Vec<u8>, usize) {
     let mut out = Vec::with_capacity(body.len() + body.len() / 32 + 5);
     let mut line_start = true;
+    let mut dots = 0;
     let mut octets = body.iter().copied().peekable();
     while let Some(octet) = octets.next() {
         if octet == b'\r' || octet == b'\n' {
@@ -131,12 +132,17 @@ fn stuffed(body: &[u8]) -> Vec<u8> {
         }
         if line_start && octet == b'.' {
             out.push(b'.');
+            dots += 1;
         }
         out.push(octet);
         line_start = false;
     }
-    out.extend_from_slice(if line_start { b".\r\n" } else { b"\r\n.\r\n" });
-    out
+    if !line_start {
+        out.extend_from_slice(b"\r\n");
+    }
+    let size = out.len() - dots;
+    out.extend_from_slice(b".\r\n");
+    (out, size)
 }
 
 impl Connection {
@@ -199,17 +205,18 @@ mod tests {
 
     #[test]
     fn bodies_are_stuffed() {
-        for (body, expected) in [
-            ("", ".\r\n"),
-            ("a", "a\r\n.\r\n"),
-            ("a\n", "a\r\n.\r\n"),
-            (".\n", "..\r\n.\r\n"),
-            ("a\r\n.\r\n.b\r\n", "a\r\n..\r\n..b\r\n.\r\n"),
-            ("a\r.\rb", "a\r\n..\r\nb\r\n.\r\n"),
-            ("a\n\n.", "a\r\n\r\n..\r\n.\r\n"),
-            ("a.b\n", "a.b\r\n.\r\n"),
+        for (body, expected, octets) in [
+            ("", ".\r\n", 0),
+            ("a", "a\r\n.\r\n", 3),
+            ("a\n", "a\r\n.\r\n", 3),
+            (".\n", "..\r\n.\r\n", 3),
+            ("a\r\n.\r\n.b\r\n", "a\r\n..\r\n..b\r\n.\r\n", 10),
+            ("a\r.\rb", "a\r\n..\r\nb\r\n.\r\n", 9),
+            ("a\n\n.", "a\r\n\r\n..\r\n.\r\n", 8),
+            ("a.b\n", "a.b\r\n.\r\n", 5),
         ] {
-            assert_eq!(String::from_utf8(stuffed(body.as_bytes())).unwrap(), expected, "{body:?}");
+            let (data, size) = stuffed(body.as_bytes());
+            assert_eq!((String::from_utf8(data).unwrap().as_str(), size), (expected, octets), "{body:?}");
         }
     }
 }
