@@ -1,3 +1,43 @@
 //! The `mailrace` binary: control core and command line.
 
-fn main() {}
+mod auth;
+mod certificate;
+mod cli;
+mod commands;
+mod config;
+mod engine;
+mod files;
+mod inject;
+mod machine;
+mod preflight;
+mod report;
+mod rules;
+mod serve;
+mod signals;
+mod system;
+mod systemd;
+#[cfg(test)]
+mod test_directory;
+mod token;
+mod topology;
+mod users;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Exit codes: 0 done, 1 refused, 2 usage (clap's own), 3 unreachable.
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(arguments) => serve::serve(&arguments),
+        Command::CheckConfig { file } => commands::check_config(&file),
+        Command::SystemdUnit => commands::systemd_unit(),
+        Command::Inject(arguments) => inject::run(&arguments),
+        Command::Token { place, action } => commands::token(&place, &action),
+        Command::HashSecret { name } => commands::hash_secret(&name),
+    }
+}

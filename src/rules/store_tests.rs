@@ -1,0 +1,95 @@
+use super::{MIGRATIONS, Store, StoreError};
+use crate::test_directory::TestDirectory;
+use crate::token::{Scope, first_token};
+use mailrace_shards::time::Timestamp;
+use rusqlite::Connection;
+use std::os::unix::fs::PermissionsExt;
+
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+fn names(store: &Store) -> Vec<String> {
+    store.tokens().unwrap().list().iter().map(|token| format!("{} {}", token.name, token.scope)).collect()
+}
+
+#[test]
+fn tokens_last_and_end() {
+    let directory = TestDirectory::new("tokens");
+    let mut store = Store::open(directory.path()).unwrap();
+    store.add_token("ci", Scope::Inject, "first", NOW).unwrap();
+    store.add_token("anna", Scope::Admin, "second", NOW).unwrap();
+    let taken = store.add_token("ci", Scope::Read, "third", NOW).unwrap_err();
+    assert!(taken.to_string().contains("there is a token named \"ci\""), "{taken}");
+    drop(store);
+
+    let mut store = Store::open(directory.path()).unwrap();
+    assert_eq!(names(&store), ["ci inject", "anna admin"]);
+    assert_eq!(store.tokens().unwrap().find("first").unwrap().created, NOW);
+    store.revoke_token("ci", NOW).unwrap();
+    assert!(store.tokens().unwrap().find("first").is_none());
+    let gone = store.revoke_token("ci", NOW).unwrap_err();
+    assert_eq!(gone.to_string(), "there is no token named \"ci\"");
+    store.add_token("ci", Scope::Read, "fourth", NOW).unwrap();
+    assert_eq!(names(&store), ["anna admin", "ci read"]);
+    let raw = std::fs::read(directory.path().join("rules.db")).unwrap();
+    assert!(!raw.windows(6).any(|window| window == b"fourth"), "the text itself must not be kept");
+}
+
+#[test]
+fn the_running_process_sees_what_a_command_changed() {
+    let directory = TestDirectory::new("changed");
+    let mut serving = Store::open(directory.path()).unwrap();
+    let mut command = Store::open(directory.path()).unwrap();
+    assert!(!serving.changed_by_others().unwrap());
+    command.add_token("ci", Scope::Inject, "first", NOW).unwrap();
+    assert!(serving.changed_by_others().unwrap());
+    assert!(!serving.changed_by_others().unwrap());
+    assert_eq!(names(&serving), ["ci inject"]);
+    serving.revoke_token("ci", NOW).unwrap();
+    assert!(!serving.changed_by_others().unwrap(), "its own changes are no news");
+}
+
+#[test]
+fn the_first_start_makes_one_admin_token() {
+    let directory = TestDirectory::new("first");
+    let mut store = Store::open(directory.path()).unwrap();
+    let path = first_token(&mut store, directory.path(), NOW).unwrap().unwrap();
+    assert_eq!(path, directory.path().join("token"));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(store.tokens().unwrap().find(text.trim()).unwrap().scope, Scope::Admin);
+    // Neither a later start nor one after the last token was revoked makes another.
+    assert!(first_token(&mut store, directory.path(), NOW).unwrap().is_none());
+    store.revoke_token("admin", NOW).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(first_token(&mut store, directory.path(), NOW).unwrap().is_none());
+}
+
+#[test]
+fn durability_and_versions() {
+    let directory = TestDirectory::new("versions");
+    let store = Store::open(directory.path()).unwrap();
+    let pragma =
+        |name: &str| store.connection.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0));
+    assert_eq!(pragma("journal_mode").unwrap(), rusqlite::types::Value::Text("wal".into()));
+    assert_eq!(pragma("synchronous").unwrap(), rusqlite::types::Value::Integer(2));
+    assert_eq!(pragma("user_version").unwrap(), rusqlite::types::Value::Integer(MIGRATIONS.len() as i64));
+    drop(store);
+    for version in [MIGRATIONS.len() as i64 + 1, -1] {
+        let later = Connection::open(directory.path().join("rules.db")).unwrap();
+        later.pragma_update(None, "user_version", version).unwrap();
+        drop(later);
+        assert!(matches!(Store::open(directory.path()), Err(StoreError::TooNew { .. })), "{version}");
+    }
+}
+
+#[test]
+fn rubbish_is_named() {
+    let directory = TestDirectory::new("rubbish");
+    std::fs::write(
+        directory.path().join("rules.db"),
+        "no database at all, but long enough to be read as one".repeat(20),
+    )
+    .unwrap();
+    let error = Store::open(directory.path()).unwrap_err().to_string();
+    assert!(error.contains("rules.db cannot be used"), "{error}");
+}
