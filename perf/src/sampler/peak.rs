@@ -1,4 +1,4 @@
-//! Looks at a tree of processes every half second, for what the kernel doesn't keep: the peak of their memory together
+//! Looks at a tree of processes every second, for what the kernel doesn't keep: the peak of their memory together
 //! and the context switches of processes that have ended.
 //!
 //! What a process did after the last look before its end is missed, so the switches are a lower bound when processes come and go.
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::process::{Identity, context_switches, peak_rss_octets, tree, usage};
 
-/// Time between two looks; a look costs about 30 µs for each process.
-const INTERVAL: Duration = Duration::from_millis(500);
+/// Time between two looks; a look costs some 50 µs for each process.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// What was seen from start to finish.
 #[derive(Clone, Copy, Debug, Default)]
