@@ -1,3 +1,88 @@
-//! The `mailrace-perf` binary: load harness.
+//! The `mailrace-perf` binary: a load harness that knows mail servers only by their ports and files.
+//!
+//! It must never import anything of the engine: an independent judge must not share its parser's bugs.
 
-fn main() {}
+#![allow(clippy::disallowed_methods, reason = "a load harness reads clocks and waits")]
+
+mod cli;
+mod clock;
+mod error;
+mod generator;
+mod guard;
+mod latency;
+mod marker;
+mod mta;
+mod numbers;
+mod progress;
+mod report;
+mod sampler;
+mod scenario;
+mod sink;
+mod stop;
+mod traffic;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, GenerateArgs, SinkArgs};
+use crate::error::{Context, Result};
+use crate::progress::Progress;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(arguments) => scenario::run(&arguments),
+        Command::Compare(arguments) => scenario::compare(&arguments),
+        Command::Generate(arguments) => generate(&arguments),
+        Command::Sink(arguments) => sink(&arguments),
+        Command::Guard { parent, program } => {
+            guard::become_program(parent, &program[0], &program[1..]).map(|()| ExitCode::SUCCESS)
+        }
+        Command::StopPostfix { config } => mta::postfix::stop_after_parent(&config).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|failure| {
+        eprintln!("mailrace-perf: {failure}");
+        ExitCode::FAILURE
+    })
+}
+
+fn sink(arguments: &SinkArgs) -> Result<ExitCode> {
+    stop::watch().context("watch for signals")?;
+    let listening = sink::server::Server::bind(arguments.listen, arguments.profile.profile(), arguments.control);
+    let mut server = listening.context(format_args!("listen on {}", arguments.listen))?;
+    let mut output = std::io::stdout();
+    writeln!(output, "listening {}", server.address().context("read our address")?).context("write")?;
+    server.serve().context("serve")?;
+    if !arguments.control {
+        writeln!(output, "{}", server.report_line()).context("write")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn generate(arguments: &GenerateArgs) -> Result<ExitCode> {
+    stop::watch().context("watch for signals")?;
+    let load = arguments.shape.load(arguments.target, arguments.run, arguments.shape.messages);
+    let messages = load.messages;
+    let accepted = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&accepted);
+    let sender = std::thread::spawn(move || generator::drive::run(load, counter));
+    let mut progress = Progress::start("generate", messages, false);
+    while !sender.is_finished() {
+        sleep(Duration::from_millis(50));
+        progress.show(accepted.load(Ordering::Relaxed), None);
+    }
+    progress.finish();
+    let tally = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("generate load")?;
+    let summary = tally.summary();
+    let text = serde_json::to_string_pretty(&summary).context("write the result")?;
+    println!("{text}");
+    if let Some(path) = &arguments.shape.json {
+        std::fs::write(path, text + "\n").context(format_args!("write {}", path.display()))?;
+    }
+    Ok(if summary.accepted == messages { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

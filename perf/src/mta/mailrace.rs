@@ -1,0 +1,99 @@
+//! mailrace as a server under test: its program, a configuration written here, its log in a file.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::{Mta, beside_ourselves, free_port, tail};
+use crate::cli::ShapeArgs;
+use crate::error::{Context, Result, fail};
+use crate::guard::{Guarded, output};
+
+/// SIGTERM, then this long to finish what is in progress.
+const GRACE: Duration = Duration::from_secs(40);
+
+/// A running mailrace.
+pub struct Mailrace {
+    process: Guarded,
+    version: String,
+    address: SocketAddr,
+    log: PathBuf,
+}
+
+impl Mailrace {
+    /// Writes the configuration into `directory` and starts the program on it.
+    pub fn start(sink: SocketAddr, shape: &ShapeArgs, directory: &Path) -> Result<Mailrace> {
+        let program = match &shape.mailrace {
+            Some(path) => path.clone(),
+            None => beside_ourselves("mailrace")?,
+        };
+        if !program.is_file() {
+            return fail(format!(
+                "there is no mailrace at {}: build it, or name it with --mailrace",
+                program.display()
+            ));
+        }
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let api = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let extra = match &shape.mailrace_config {
+            Some(path) => fs::read_to_string(path).context(format_args!("read {}", path.display()))?,
+            None => String::new(),
+        };
+        let config = directory.join("mailrace.toml");
+        let data = directory.join("data");
+        fs::write(&config, configuration(&data, address, api, sink) + &extra)
+            .context(format_args!("write {}", config.display()))?;
+        let log = directory.join("mailrace.log");
+        let lines = File::create(&log).context(format_args!("create {}", log.display()))?;
+        let errors = lines.try_clone().context("share the log")?;
+        let version = output(Command::new(&program).arg("--version"));
+        let process = Guarded::start(&program, GRACE, |command| {
+            command.args(["serve", "--config"]).arg(&config).stdin(Stdio::null()).stdout(lines).stderr(errors)
+        })?;
+        let version = version.map_or_else(|_| "mailrace".to_owned(), |text| text.trim().to_owned());
+        Ok(Mailrace { process, version, address, log })
+    }
+}
+
+/// The configuration of a measurement: everything durable, everything to the sink.
+fn configuration(data: &Path, smtp: SocketAddr, api: SocketAddr, sink: SocketAddr) -> String {
+    format!(
+        "[server]\ndata_dir = {data:?}\nhostname = \"mta.perf.test\"\n\n\
+         [smtp]\nlisten = [\"{smtp}\"]\n\n\
+         [api]\nlisten = \"{api}\"\n\n\
+         [spool]\nsync = \"always\"\n\n\
+         [egress]\nallow_private = true\n\n\
+         [[route]]\ndomain = \"*\"\nhosts = [\"{sink}\"]\n"
+    )
+}
+
+impl Mta for Mailrace {
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn roots(&self) -> Vec<u32> {
+        vec![self.process.pid()]
+    }
+
+    fn exited(&mut self) -> Option<String> {
+        self.process.exited()
+    }
+
+    fn log_tail(&self) -> String {
+        tail(&self.log)
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        if self.process.stop() {
+            return Ok(());
+        }
+        fail(format!("mailrace had to be killed {} s after SIGTERM:\n{}", GRACE.as_secs(), self.log_tail()))
+    }
+}

@@ -1,0 +1,144 @@
+//! The usage of a tree of processes, from `/proc` (proc(5)).
+//!
+//! A process that ends passes its CPU time and its I/O counts to the parent that waits for it, so the sum over the
+//! living tree, with the waited-for children of each, loses nothing. Context switches are not passed on.
+
+use std::collections::HashMap;
+use std::fs;
+
+use rustix::param::{clock_ticks_per_second, page_size};
+
+/// Counters of a tree at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// User and system time of all processes, with their ended and waited-for children, microseconds.
+    pub cpu_us: u64,
+    /// Calls of the read and write families on files, `/proc/PID/io`.
+    pub read_write_calls: u64,
+    /// Octets sent to the block layer.
+    pub disk_write_octets: u64,
+    /// Resident memory; pages shared between processes count in each.
+    pub rss_octets: u64,
+    /// Living processes.
+    pub processes: u32,
+}
+
+/// The fields of `/proc/PID/stat` in use here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    parent: u32,
+    cpu_ticks: u64,
+    start_ticks: u64,
+    rss_pages: u64,
+}
+
+/// A process that can't be confused with a later one of the same number.
+pub type Identity = (u32, u64);
+
+/// The living processes that descend from `roots`, those included.
+pub fn tree(roots: &[u32]) -> Vec<Identity> {
+    living(roots).into_iter().map(|(pid, stat)| (pid, stat.start_ticks)).collect()
+}
+
+/// The counters of the tree below `roots`.
+pub fn usage(roots: &[u32]) -> Usage {
+    let mut usage = Usage::default();
+    let mut ticks = 0;
+    for (pid, stat) in living(roots) {
+        ticks += stat.cpu_ticks;
+        usage.rss_octets += stat.rss_pages * page_size() as u64;
+        usage.processes += 1;
+        let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+        usage.read_write_calls += field(&io, "syscr:") + field(&io, "syscw:");
+        usage.disk_write_octets += field(&io, "write_bytes:");
+    }
+    usage.cpu_us = ticks * 1_000_000 / clock_ticks_per_second();
+    usage
+}
+
+/// Highest resident memory of one process in its life.
+pub fn peak_rss_octets(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(field(&status, "VmHWM:") * 1_024).filter(|octets| *octets > 0)
+}
+
+/// Context switches of all threads of a process so far: given up, taken away.
+pub fn context_switches(pid: u32) -> u64 {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("status")).ok())
+        .map(|status| field(&status, "voluntary_ctxt_switches:") + field(&status, "nonvoluntary_ctxt_switches:"))
+        .sum()
+}
+
+fn living(roots: &[u32]) -> Vec<(u32, Stat)> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let mut stats: HashMap<u32, Stat> = HashMap::new();
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for entry in entries.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(stat) = fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|text| parse_stat(&text)) else {
+            continue;
+        };
+        stats.insert(pid, stat);
+        children.entry(stat.parent).or_default().push(pid);
+    }
+    let mut found = Vec::new();
+    let mut ahead: Vec<u32> = roots.to_vec();
+    while let Some(pid) = ahead.pop() {
+        // Removing makes each process count once, even if two roots lead to it.
+        if let Some(stat) = stats.remove(&pid) {
+            found.push((pid, stat));
+            ahead.extend(children.get(&pid).into_iter().flatten());
+        }
+    }
+    found
+}
+
+/// The name in parentheses may hold anything, parentheses too, so the fields are counted from the last one.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_ascii_whitespace().collect();
+    // The first of them is field 3 of proc(5).
+    let number = |index: usize| fields.get(index - 3)?.parse::<u64>().ok();
+    Some(Stat {
+        parent: number(4)? as u32,
+        cpu_ticks: number(14)? + number(15)? + number(16)? + number(17)?,
+        start_ticks: number(22)?,
+        rss_pages: number(24)?,
+    })
+}
+
+/// The number after a label at the beginning of a line.
+fn field(text: &str, label: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(label));
+    line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_moves_no_field() {
+        let text = "42 (a) b (c) S 7 1 1 0 -1 0 0 0 0 0 11 12 13 14 20 0 3 0 999 4096 55 0";
+        let expected = Stat { parent: 7, cpu_ticks: 50, start_ticks: 999, rss_pages: 55 };
+        assert_eq!(parse_stat(text), Some(expected));
+        assert_eq!(parse_stat("42 (cut"), None);
+    }
+
+    #[test]
+    fn our_own_usage_grows_with_work() {
+        let us = [std::process::id()];
+        let before = usage(&us);
+        let start_ns = crate::clock::now_ns();
+        let mut value = 1_u64;
+        while crate::clock::now_ns() - start_ns < 100_000_000 {
+            value = crate::sink::profile::mix(value);
+        }
+        let after = usage(&us);
+        assert!(value != 0 && before.processes >= 1 && before.rss_octets > 0);
+        assert!(after.cpu_us >= before.cpu_us + 20_000, "100 ms of work, {before:?} → {after:?}");
+        assert!(peak_rss_octets(us[0]).is_some() && context_switches(us[0]) > 0);
+    }
+}

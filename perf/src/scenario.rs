@@ -1,0 +1,230 @@
+//! Runs the rounds of a measurement: sink, server, warm-up, window, figures, stop.
+//!
+//! The window opens before the first message is sent and closes after the last one was delivered and the server has
+//! settled, so that work put off counts as well. It must never measure CPU while anything else is attached to the server.
+
+use std::process::ExitCode;
+
+use tempfile::TempDir;
+
+use crate::cli::{CompareArgs, MtaName, OpponentName, RunArgs, ScenarioName, ShapeArgs, ToolsName};
+use crate::error::{Context, Result, fail};
+use crate::mta::{self, Mta};
+use crate::report::{self, Asked, CompareReport, Figures, Round, RunReport, ratio, summarise};
+use crate::sampler::machine;
+use crate::sampler::peak::{Peak, PeakSampler};
+use crate::sampler::process::{Usage, usage};
+use crate::sampler::syscalls::SyscallCount;
+use crate::stop;
+use crate::traffic::own::OwnTraffic;
+use crate::traffic::postfix::PostfixTraffic;
+use crate::traffic::{Outcome, Traffic};
+
+/// The burst in which system calls are counted: this share of the messages, within these bounds.
+const SYSCALL_SHARE: u32 = 10;
+const SYSCALL_MESSAGES: std::ops::RangeInclusive<u32> = 200..=5_000;
+
+/// `mailrace-perf run`.
+pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
+    stop::watch().context("watch for signals")?;
+    let machine = machine::facts(&arguments.shape.work_dir);
+    warn_of_tmpfs(&machine.work_filesystem);
+    let mut rounds = Vec::new();
+    for number in 1..=arguments.rounds {
+        rounds.push(round(arguments.mta, &arguments.shape, &format!("round {number}"))?);
+    }
+    let figures = summarise(rounds.iter());
+    report::print_table(&[(rounds[0].mta.clone(), &figures)]);
+    let complete = complain(&rounds);
+    let asked = asked(arguments.scenario, &arguments.shape);
+    if let Some(path) = &arguments.shape.json {
+        report::write(&RunReport { asked, machine, figures, rounds }, path)?;
+    }
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `mailrace-perf compare`: A B A B …, so that what disturbs the machine disturbs both.
+pub fn compare(arguments: &CompareArgs) -> Result<ExitCode> {
+    stop::watch().context("watch for signals")?;
+    let OpponentName::Postfix = arguments.opponent;
+    let machine = machine::facts(&arguments.shape.work_dir);
+    warn_of_tmpfs(&machine.work_filesystem);
+    let mut ours = Vec::new();
+    let mut theirs = Vec::new();
+    let mut rounds = Vec::new();
+    for number in 1..=arguments.rounds {
+        for (name, title, found) in
+            [(MtaName::Mailrace, "mailrace", &mut ours), (MtaName::Postfix, "Postfix", &mut theirs)]
+        {
+            let measured = round(name, &arguments.shape, &format!("{title} {number}"))?;
+            found.push(measured.clone());
+            rounds.push(measured);
+        }
+    }
+    let (our_figures, their_figures) = (summarise(ours.iter()), summarise(theirs.iter()));
+    report::print_table(&[(ours[0].mta.clone(), &our_figures), (theirs[0].mta.clone(), &their_figures)]);
+    let cpu_ratio = ratio(their_figures.cpu_us_per_message, our_figures.cpu_us_per_message);
+    let rate_ratio = ratio(Some(our_figures.delivered_per_second), Some(their_figures.delivered_per_second));
+    for (label, value) in [("cpu_ratio (its CPU over ours)", cpu_ratio), ("rate_ratio (our rate over its)", rate_ratio)]
+    {
+        println!("{label:<32}{}", value.map_or_else(|| "unavailable".to_owned(), |value| format!("{value:.2}")));
+    }
+    let complete = complain(&rounds);
+    let asked = asked(arguments.scenario, &arguments.shape);
+    if let Some(path) = &arguments.shape.json {
+        let report =
+            CompareReport { asked, machine, cpu_ratio, rate_ratio, ours: our_figures, opponent: their_figures, rounds };
+        report::write(&report, path)?;
+    }
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn round(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Round> {
+    let mut directory = TempDir::with_prefix_in("mailrace-perf-", &shape.work_dir)
+        .context(format_args!("make a directory in {}", shape.work_dir.display()))?;
+    directory.disable_cleanup(shape.keep);
+    if shape.keep {
+        eprintln!("{title}: files stay in {}", directory.path().display());
+    }
+    let mut traffic: Box<dyn Traffic> = match shape.tools {
+        ToolsName::Perf => Box::new(OwnTraffic::start(shape)?),
+        ToolsName::Postfix => Box::new(PostfixTraffic::start(shape)?),
+    };
+    // Declared after the directory and the sink, so it is stopped before they go.
+    let mut mta = mta::start(name, traffic.sink(), shape, directory.path())?;
+    let mut round = measure(mta.as_mut(), traffic.as_mut(), shape, title)?;
+    round.stop_failure = mta.stop().err().map(|failure| failure.to_string());
+    Ok(round)
+}
+
+fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, title: &str) -> Result<Round> {
+    if shape.warm_up > 0 {
+        send(mta, traffic, shape.warm_up, &format!("{title} warm-up"))?;
+    }
+    let roots = mta.roots();
+    let sampler = PeakSampler::start(roots.clone());
+    let before = usage(&roots);
+    let outcome = send(mta, traffic, shape.messages, title)?;
+    let after = usage(&roots);
+    let peak = sampler.finish();
+    let (syscalls, syscalls_unavailable) = match count_syscalls(mta, traffic, shape, title) {
+        Ok(count) => (Some(count), None),
+        Err(failure) => (None, Some(failure.to_string())),
+    };
+    if stop::requested() {
+        return fail("stopped");
+    }
+    Ok(Round {
+        mta: mta.version().to_owned(),
+        requested: shape.messages,
+        unasked: outcome.unasked,
+        processes: (!roots.is_empty()).then_some(after.processes),
+        refused: outcome.refused.clone(),
+        failures: outcome.failures.clone(),
+        sink_connections: outcome.sink_connections,
+        sink_protocol_errors: outcome.sink_protocol_errors,
+        syscalls_unavailable,
+        stop_failure: None,
+        figures: figures(&outcome, before, after, peak, syscalls, roots.is_empty()),
+    })
+}
+
+/// Sends one batch; a server that ended meanwhile is a failure with the end of its log.
+fn send(mta: &mut dyn Mta, traffic: &mut dyn Traffic, messages: u32, title: &str) -> Result<Outcome> {
+    let outcome = traffic.send(mta, messages, title)?;
+    if stop::requested() {
+        return fail("stopped");
+    }
+    if let Some(how) = mta.exited() {
+        return fail(format!("{} ended during {title} ({how}):\n{}", mta.version(), mta.log_tail()));
+    }
+    if outcome.accepted == 0 {
+        let why = format!("refused {:?}, failures {:?}", outcome.refused, outcome.failures);
+        return fail(format!("{} accepted nothing during {title}: {why}\n{}", mta.version(), mta.log_tail()));
+    }
+    Ok(outcome)
+}
+
+/// A further burst with the kernel's counter attached, after the window of the other figures.
+fn count_syscalls(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, title: &str) -> Result<f64> {
+    let roots = mta.roots();
+    if roots.is_empty() || shape.no_syscalls {
+        return fail("not asked for");
+    }
+    let messages = (shape.messages / SYSCALL_SHARE).clamp(*SYSCALL_MESSAGES.start(), *SYSCALL_MESSAGES.end());
+    let count = SyscallCount::start(&roots)?;
+    let outcome = send(mta, traffic, messages, &format!("{title} system calls"))?;
+    Ok(count.finish()? as f64 / f64::from(outcome.delivered.max(1)))
+}
+
+fn figures(
+    outcome: &Outcome,
+    before: Usage,
+    after: Usage,
+    peak: Peak,
+    syscalls: Option<f64>,
+    no_server: bool,
+) -> Figures {
+    // Of a message that wasn't delivered the server bore a part only; the cost of all is shared by those that got through.
+    let per_message = |from: u64, until: u64| {
+        (!no_server && outcome.delivered > 0).then(|| until.saturating_sub(from) as f64 / f64::from(outcome.delivered))
+    };
+    let per_second = |count: u32, seconds: f64| if seconds > 0.0 { f64::from(count) / seconds } else { 0.0 };
+    Figures {
+        cpu_us_per_message: per_message(before.cpu_us, after.cpu_us),
+        accepted_per_second: per_second(outcome.accepted, outcome.accept_seconds),
+        delivered_per_second: per_second(outcome.delivered, outcome.deliver_seconds),
+        latency_ms: outcome.accept_latency,
+        delivery_latency_ms: outcome.delivery_latency,
+        syscalls_per_message: syscalls,
+        context_switches_per_message: per_message(0, peak.context_switches),
+        read_write_calls_per_message: per_message(before.read_write_calls, after.read_write_calls),
+        disk_write_bytes_per_message: per_message(before.disk_write_octets, after.disk_write_octets),
+        peak_rss_bytes: (!no_server).then_some(peak.rss_octets),
+        messages: u64::from(outcome.accepted),
+        delivered: u64::from(outcome.delivered),
+        duplicates: outcome.duplicates,
+        lost: u64::from(outcome.lost),
+    }
+}
+
+fn asked(scenario: ScenarioName, shape: &ShapeArgs) -> Asked {
+    let ScenarioName::Canonical = scenario;
+    Asked {
+        scenario: "canonical",
+        messages: shape.messages,
+        size: shape.size,
+        domains: shape.domains,
+        spread: shape.spread,
+        connections: shape.connections,
+        pipelining: shape.pipelining,
+        rate: shape.rate,
+        warm_up: shape.warm_up,
+        tools: shape.tools,
+    }
+}
+
+fn warn_of_tmpfs(filesystem: &str) {
+    if matches!(filesystem, "tmpfs" | "ramfs") {
+        eprintln!(
+            "mailrace-perf: the work directory is on {filesystem}: a sync costs nothing there, the figures flatter"
+        );
+    }
+}
+
+/// Names what was not as asked for; whether nothing was.
+fn complain(rounds: &[Round]) -> bool {
+    for round in rounds.iter().filter(|round| !round.is_complete()) {
+        eprintln!(
+            "mailrace-perf: {}: {} of {} accepted, {} lost, refused {:?}, failures {:?}{}",
+            round.mta,
+            round.figures.messages,
+            round.requested,
+            round.figures.lost,
+            round.refused,
+            round.failures,
+            round.stop_failure.as_ref().map_or_else(String::new, |failure| format!(", {failure}")),
+        );
+    }
+    rounds.iter().all(Round::is_complete)
+}

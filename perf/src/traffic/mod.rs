@@ -1,0 +1,95 @@
+//! Both ends of a measurement: something that sends through a server, something that receives what it delivers.
+//!
+//! There are two such pairs, our own and Postfix's; the scenario doesn't know which one it uses.
+
+pub mod own;
+pub mod postfix;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::clock::now_ns;
+use crate::error::Result;
+use crate::latency::LatencySummary;
+use crate::mta::Mta;
+use crate::progress::Progress;
+use crate::stop;
+
+/// How often the counts are read.
+const LOOK: Duration = Duration::from_millis(50);
+/// No further delivery for so long: the rest is lost, or waits for a retry beyond our patience.
+const STALL_NS: u64 = 30_000_000_000;
+/// After the last delivery, for the server's own work that follows it, and for duplicates.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// A sender and a receiver.
+pub trait Traffic {
+    /// Where the server under test has to deliver.
+    fn sink(&self) -> SocketAddr;
+    /// Sends `messages` messages through `mta`, waits until they have come out and for the server to settle.
+    fn send(&mut self, mta: &mut dyn Mta, messages: u32, title: &str) -> Result<Outcome>;
+}
+
+/// What became of the messages.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Accepted by the server.
+    pub accepted: u32,
+    /// From the first message's beginning to the last acceptance.
+    pub accept_seconds: f64,
+    /// Different messages that the sink took.
+    pub delivered: u32,
+    /// From the first message's beginning to the last delivery.
+    pub deliver_seconds: f64,
+    /// Further copies; `None` if the sink can't tell.
+    pub duplicates: Option<u64>,
+    /// Accepted and not delivered.
+    pub lost: u32,
+    /// Delivered though not accepted: the connection broke before the answer.
+    pub unasked: u32,
+    /// From the end of data to the 250.
+    pub accept_latency: Option<LatencySummary>,
+    /// From the generator's end of data to the sink's.
+    pub delivery_latency: Option<LatencySummary>,
+    /// Messages refused, by reply code.
+    pub refused: BTreeMap<u16, u64>,
+    /// Broken connections, by reason.
+    pub failures: BTreeMap<String, u64>,
+    /// Connections that the server opened to the sink.
+    pub sink_connections: Option<u64>,
+    /// Commands that a correct client doesn't send.
+    pub sink_protocol_errors: Option<u64>,
+}
+
+/// One look at both ends.
+struct Counts {
+    accepted: u64,
+    delivered: u64,
+    sending: bool,
+}
+
+/// Looks until nothing more is to be expected: all delivered, or no progress, or the server gone, or a signal.
+fn watch(mta: &mut dyn Mta, title: &str, messages: u32, mut look: impl FnMut() -> Result<Counts>) -> Result<()> {
+    let mut progress = Progress::start(title, messages, true);
+    let mut last = 0;
+    let mut moved_ns = now_ns();
+    loop {
+        let counts = look()?;
+        progress.show(counts.accepted, Some(counts.delivered));
+        if counts.accepted + counts.delivered != last {
+            last = counts.accepted + counts.delivered;
+            moved_ns = now_ns();
+        }
+        let all = !counts.sending && counts.delivered >= counts.accepted;
+        let stalled = !counts.sending && now_ns() - moved_ns > STALL_NS;
+        let gone = !counts.sending && mta.exited().is_some();
+        if all || stalled || gone || (stop::requested() && !counts.sending) {
+            progress.finish();
+            sleep(SETTLE);
+            return Ok(());
+        }
+        sleep(LOOK);
+    }
+}

@@ -1,0 +1,132 @@
+//! Our generator, in a thread of this process, and our sink, in a process of its own.
+//!
+//! Counts are exact: each message has a number, and the sets of both ends are compared.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::process::{ChildStdin, ChildStdout, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::{Counts, Outcome, Traffic, watch};
+use crate::cli::ShapeArgs;
+use crate::clock::seconds_between;
+use crate::error::{Context, Failure, Result};
+use crate::generator::drive;
+use crate::generator::tally::Tally;
+use crate::guard::Guarded;
+use crate::mta::Mta;
+use crate::sink::tally::Report;
+
+/// Our own pair.
+pub struct OwnTraffic {
+    shape: ShapeArgs,
+    address: SocketAddr,
+    commands: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    run: u32,
+    _process: Guarded,
+}
+
+#[derive(Deserialize)]
+struct Count {
+    delivered: u32,
+}
+
+impl OwnTraffic {
+    /// Starts the sink.
+    pub fn start(shape: &ShapeArgs) -> Result<OwnTraffic> {
+        let ourselves = std::env::current_exe().context("find our own program")?;
+        let mut process = Guarded::start(&ourselves, Duration::from_secs(5), |command| {
+            command
+                .args(["sink", "--control"])
+                .args(shape.sink.arguments())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+        })?;
+        let child = process.child();
+        let missing = || Failure("the sink has no pipes".to_owned());
+        let commands = child.stdin.take().ok_or_else(missing)?;
+        let mut answers = BufReader::new(child.stdout.take().ok_or_else(missing)?);
+        let mut line = String::new();
+        answers.read_line(&mut line).context("read the sink's address")?;
+        let address = line.trim().trim_start_matches("listening ").parse().context("read the sink's address")?;
+        // Run numbers differ between processes, so that a server's old mail is not taken for new.
+        let run = std::process::id() << 8;
+        Ok(OwnTraffic { shape: shape.clone(), address, commands: Some(commands), answers, run, _process: process })
+    }
+
+    fn ask<T: DeserializeOwned>(&mut self, command: &str) -> Result<T> {
+        if let Some(commands) = &mut self.commands {
+            commands.write_all(format!("{command}\n").as_bytes()).context("ask the sink")?;
+        }
+        let mut line = String::new();
+        self.answers.read_line(&mut line).context("read the sink's answer")?;
+        serde_json::from_str(&line).context(format_args!("understand the sink's answer to {command} ({})", line.trim()))
+    }
+}
+
+impl Drop for OwnTraffic {
+    fn drop(&mut self) {
+        // The end of its input ends the sink; the guard sees to it if it doesn't.
+        self.commands = None;
+        self._process.wait(Duration::from_secs(1));
+    }
+}
+
+impl Traffic for OwnTraffic {
+    fn sink(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn send(&mut self, mta: &mut dyn Mta, messages: u32, title: &str) -> Result<Outcome> {
+        self.run += 1;
+        let before: Report = self.ask("report")?;
+        let _: Count = self.ask(&format!("reset {} {messages}", self.run))?;
+        let load = self.shape.load(mta.address(), self.run, messages);
+        let accepted = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&accepted);
+        let sender = thread::spawn(move || drive::run(load, counter));
+        let watched = watch(mta, title, messages, || {
+            // In this order: what is accepted after the thread was seen to have ended is none.
+            let sending = !sender.is_finished();
+            let accepted = accepted.load(Ordering::Relaxed);
+            let delivered = u64::from(self.ask::<Count>("count")?.delivered);
+            Ok(Counts { accepted, delivered, sending })
+        });
+        watched?;
+        let tally = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("generate load")?;
+        let report: Report = self.ask("report")?;
+        Ok(outcome(&tally, &report, &before))
+    }
+}
+
+fn outcome(tally: &Tally, report: &Report, before: &Report) -> Outcome {
+    let summary = tally.summary();
+    let missing = report.missing.iter().flat_map(|(first, last)| *first..=*last);
+    let mut lost = missing.filter(|number| tally.accepted.contains(*number)).count() as u32;
+    if !report.missing_complete {
+        // Too scattered to be listed: at least this many.
+        lost = lost.max(summary.accepted.saturating_sub(report.delivered));
+    }
+    Outcome {
+        accepted: summary.accepted,
+        accept_seconds: seconds_between(tally.first_ns, tally.last_ns),
+        delivered: report.delivered,
+        deliver_seconds: seconds_between(tally.first_ns, report.last_ns),
+        duplicates: Some(report.duplicates),
+        lost,
+        unasked: (report.delivered + lost).saturating_sub(summary.accepted),
+        accept_latency: summary.latency_ms,
+        delivery_latency: report.latency_ms,
+        refused: summary.refused,
+        failures: summary.failures.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
+        sink_connections: Some(report.totals.connections - before.totals.connections),
+        sink_protocol_errors: Some(report.totals.protocol_errors - before.totals.protocol_errors),
+    }
+}
