@@ -21,6 +21,14 @@ fn a_truncated_reply_is_asked_for_by_tcp() {
     let by_tcp: Vec<u16> = world.sent.iter().filter(|sent| sent.2).map(|sent| sent.1.kind).collect();
     assert_eq!(by_tcp, [dns_stub::A]);
     assert_eq!(world.resolver.stats().queries_tcp, 1);
+
+    let zone = Zone::new(&zone);
+    let mut world = World::new(vec![Server::UdpOnly(zone.clone()), Server::Zone(zone.clone())], true);
+    assert_eq!(world.mail_hosts("big.test").unwrap().hosts[0].addresses.len(), 16);
+    let mut world = World::new(vec![Server::UdpOnly(zone)], true);
+    let start = world.now;
+    assert!(world.mail_hosts("big.test").unwrap_err().is_temporary());
+    assert!(world.now.since(start) < Duration::from_secs(17), "{:?}", world.now.since(start));
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub struct World {
 #[derive(Clone)]
 pub enum Server {
     Zone(Zone),
+    /// The same, but nobody listens on its TCP port.
+    UdpOnly(Zone),
     Silent,
     Refusing,
 }
@@ -61,7 +63,8 @@ impl World {
         let server = index(query);
         let limit = if matches!(query.via, Via::Tcp(_)) { 65_535 } else { UDP_MAX };
         match &self.servers[server] {
-            Server::Zone(zone) => {
+            Server::UdpOnly(_) if limit > UDP_MAX => self.resolver.handle_unreachable(self.now, query.via),
+            Server::Zone(zone) | Server::UdpOnly(zone) => {
                 if let Some(octets) = zone.reply(&query.message, limit) {
                     self.resolver.handle_response(self.now, query.via, &octets);
                 }
