@@ -283,7 +283,7 @@ impl Exchange {
     }
 
     fn next_server(&mut self, key: usize, what: &str, now: Instant) {
-        if self.servers.has_other(self.lookups[key].asked) {
+        if self.servers.has_other(self.lookups[key].asked, now) {
             self.try_again(key, Next::Other, what, now);
         } else {
             self.fail(key, what, now);
@@ -312,7 +312,7 @@ impl Exchange {
             self.servers.failed(self.lookups[key].server, now);
         }
         for (id, key) in affected {
-            if self.servers.has_other(self.lookups[key].asked) {
+            if self.servers.has_other(self.lookups[key].asked, now) {
                 self.forget(id);
                 self.try_again(key, Next::Other, "connection refused", now);
             }

@@ -58,10 +58,10 @@ impl Servers {
         self.servers[server].address
     }
 
-    /// Whether some server is not among `asked`.
+    /// Whether some healthy server is not among `asked`.
     #[must_use]
-    pub fn has_other(&self, asked: Asked) -> bool {
-        (0..self.servers.len()).any(|server| !asked.has(server))
+    pub fn has_other(&self, asked: Asked, now: Instant) -> bool {
+        (0..self.servers.len()).any(|server| !asked.has(server) && self.servers[server].is_ready(now))
     }
 
     /// The server to ask: the first healthy one that was not asked yet, otherwise the one whose penalty ends
@@ -102,5 +102,47 @@ impl Servers {
 impl Server {
     fn is_ready(&self, now: Instant) -> bool {
         self.failures < DNS_SERVER_FAILURES_MAX || self.penalty_until <= now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Asked, Instant, Servers};
+
+    fn at(milliseconds: u64) -> Instant {
+        Instant(milliseconds * 1000)
+    }
+
+    fn choose(servers: &mut Servers, milliseconds: u64) -> Option<usize> {
+        servers.choose(Asked::default(), at(milliseconds))
+    }
+
+    #[test]
+    fn penalties_grow_with_probes_and_not_with_bursts() {
+        let addresses = ["192.0.2.1:53".parse().unwrap(), "192.0.2.2:53".parse().unwrap()];
+        let mut servers = Servers::new(&addresses);
+        servers.failed(0, at(0));
+        servers.failed(0, at(0));
+        assert_eq!(choose(&mut servers, 1), Some(0), "two failures are an accident");
+        (0..1000).for_each(|_| servers.failed(0, at(10)));
+        let mut only_first = Asked::default();
+        only_first.add(1);
+        assert!(!servers.has_other(only_first, at(20)));
+        assert_eq!(servers.choose(only_first, at(20)), Some(0), "better a dead server than none");
+        // That was a probe: two seconds for itself. It fails, then each penalty is twice the one before.
+        let mut ends = 2_020;
+        for penalty in [2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000] {
+            assert_eq!(choose(&mut servers, ends - 1), Some(1));
+            servers.failed(0, at(ends));
+            assert_eq!(choose(&mut servers, ends + penalty - 1), Some(1), "after {penalty}");
+            assert_eq!(choose(&mut servers, ends + penalty), Some(0), "one query probes");
+            assert_eq!(choose(&mut servers, ends + penalty), Some(1), "and only one");
+            ends += penalty + 2_000;
+        }
+        servers.answered(0);
+        assert_eq!((choose(&mut servers, ends), choose(&mut servers, ends)), (Some(0), Some(0)));
+        let mut both = only_first;
+        both.add(0);
+        assert_eq!(servers.choose(both, at(ends)), None);
     }
 }
