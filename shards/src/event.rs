@@ -42,6 +42,8 @@ pub enum Mail {
     Post(Post),
     /// Owner → core of the spool: what became of recipients, after their records are synced.
     Progress(u16, Progress),
+    /// Core of the spool → every core: compaction has moved a body.
+    Moved(MessageId, Location),
     /// Between the cores' permit keepers, with the sender.
     Permit(CoreId, PermitMessage),
 }

@@ -348,6 +348,9 @@ pub const HOST_REST_MILLIS_MAX: u64 = 60_000;
 /// How long an empty destination is kept for the next message.
 pub const DESTINATION_KEPT_SECONDS: u64 = 60;
 
+/// A message whose body has just been moved by compaction is picked again after this.
+pub const BODY_MOVED_WAIT_MILLIS: u64 = 100;
+
 /// Rules that time may begin or end in one tick; the rest follow in the next tick.
 pub const RULE_TRANSITIONS_PER_TICK: usize = 256;
 
@@ -413,3 +416,12 @@ pub const ACCEPT_PAUSE_MILLIS: u64 = 100;
 
 /// Messages on their way to other cores and threads, above which a core refuses new mail (452).
 pub const OUTBOX_MESSAGES_MAX: usize = 65_536;
+
+/// Descriptors for files, helper threads and the API; the rest is shared by injectors and deliveries.
+pub const DESCRIPTORS_RESERVED: usize = 512;
+
+/// A core that has not turned for so long is reported as stalled, and the watchdog is not fed.
+pub const HEARTBEAT_LATE_SECONDS: u64 = 5;
+
+/// How often the memory in use is looked at.
+pub const MEMORY_WATCH_MILLIS: u64 = 200;

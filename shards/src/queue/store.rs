@@ -15,8 +15,9 @@ use super::bucket::{Bucket, BucketId, BucketIndexKey, BucketKey, BucketQuery, He
 use super::destination::{Destination, DestinationId, DestinationKey, DestinationQuery, NextHop, queue_name};
 use super::entry::{Entry, EntryId, NewEntry, State};
 use super::timers::Timers;
+use crate::message::{Location, MessageId};
 use crate::time::Timestamp;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashTable};
 use slab::Slab;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub struct Queue {
     destinations: Slab<Destination>,
     bucket_index: HashMap<BucketIndexKey, BucketId>,
     destination_index: HashMap<DestinationKey, DestinationId>,
+    /// Entries by message, for what comes by message id.
+    by_message: HashTable<EntryId>,
     timers: Timers,
     next_place: u64,
     counts: Counts,
@@ -78,6 +81,9 @@ impl Queue {
             expires: new.expires,
         })));
         self.timers.push(timer, place, id);
+        let hash = hash_of(self.entries[id.0 as usize].envelope.id());
+        let entries = &self.entries;
+        self.by_message.insert_unique(hash, id, |id| hash_of(entries[id.0 as usize].envelope.id()));
         let destination = self.buckets[bucket.0 as usize].destination;
         self.buckets[bucket.0 as usize].total += 1;
         self.destinations[destination.0 as usize].total += 1;
@@ -106,6 +112,20 @@ impl Queue {
     /// State, place, bucket and timer are the queue's.
     pub fn entry_mut(&mut self, id: EntryId) -> &mut Entry {
         &mut self.entries[id.0 as usize]
+    }
+
+    /// All entries of a message.
+    pub fn of_message(&self, id: MessageId) -> impl Iterator<Item = EntryId> {
+        let of = self.by_message.iter_hash(hash_of(id)).copied();
+        of.filter(move |entry| self.entry(*entry).envelope.id() == id)
+    }
+
+    /// The body of a message lies somewhere else now.
+    pub fn relocate(&mut self, id: MessageId, location: Location) {
+        let entries: Vec<EntryId> = self.of_message(id).collect();
+        for entry in entries {
+            self.entries[entry.0 as usize].location = location;
+        }
     }
 
     /// The bucket whose turn it is at `destination` among those for which `eligible` holds, and the entry that
@@ -194,6 +214,10 @@ impl Queue {
     pub fn remove(&mut self, id: EntryId) -> Entry {
         if self.entry(id).state == State::Ready {
             self.leave_ready(id, State::InFlight);
+        }
+        let hash = hash_of(self.entry(id).envelope.id());
+        if let Ok(found) = self.by_message.find_entry(hash, |of| *of == id) {
+            found.remove();
         }
         let entry = self.entries.remove(id.0 as usize);
         self.count(entry.state, -1);
@@ -500,6 +524,13 @@ impl Queue {
             });
         }
     }
+}
+
+/// Ids count up, so a multiplication spreads them well enough.
+fn hash_of(id: MessageId) -> u64 {
+    let mixed = id.sequence ^ u64::from(id.core) << 48 ^ u64::from(id.generation) << 16;
+    let hash = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash ^ hash >> 29
 }
 
 fn index(at: usize) -> u32 {

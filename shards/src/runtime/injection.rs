@@ -184,8 +184,7 @@ impl Injection {
         self.flush().await;
         let Accepted { id, sender, recipients, flags, extras, body, protocol } = message;
         let body = self.local.bodies.count(body);
-        let submission =
-            Submission { id, sender, recipients, flags, extras, body, protocol, peer: Some(self.peer) };
+        let submission = Submission { id, sender, recipients, flags, extras, body, protocol, peer: Some(self.peer) };
         let ticket = self.local.with_shard(|shard, now| shard.accept(submission, now));
         let result = self.local.ticket(ticket).take().await;
         let next_id = self.local.with_shard(|shard, _| shard.next_message_id());
@@ -208,7 +207,7 @@ impl Injection {
     }
 
     async fn start_tls(&mut self) -> bool {
-        let Some(config) = self.local.server_tls.borrow().clone() else {
+        let Some(config) = self.local.shared.server_tls() else {
             return false;
         };
         match Tls::server(&config) {
@@ -235,7 +234,9 @@ impl Injection {
             Some(Refusal::LowSpace) => Some("the spool's file system is nearly full"),
             Some(Refusal::Failing) => Some("the spool cannot be written"),
             None if shared.memory_short() => Some("the engine's memory is used up"),
-            None if self.local.backlog() > crate::limits::OUTBOX_MESSAGES_MAX => Some("the queue takes no more just now"),
+            None if self.local.backlog() > crate::limits::OUTBOX_MESSAGES_MAX => {
+                Some("the queue takes no more just now")
+            }
             None => None,
         };
         self.session.set_pressure(refusal.map(StoreRefusal::storage));

@@ -17,7 +17,7 @@ use crate::runtime::outcome_log::{LogEvent, OutcomeLog};
 use crate::runtime::report::report;
 use crate::runtime::spool_file::{Full, SpoolHandle};
 use crate::runtime::spool_reader::BodyReader;
-use crate::runtime::tls::{ClientTls, ServerTls};
+use crate::runtime::tls::ClientTls;
 use crate::runtime::{delivery, resolution};
 use crate::settings::Settings;
 use crate::shard::Shard;
@@ -108,7 +108,11 @@ pub struct Local {
     mailbox: Mailbox,
     postbox: Postbox,
     outbox: RefCell<Outbox>,
-    helpers: Helpers,
+    spools: Vec<(u16, SpoolHandle)>,
+    /// Gone once the core has stopped.
+    log: RefCell<Option<OutcomeLog>>,
+    reader: BodyReader,
+    dns: DnsClient,
     /// Session deadlines.
     pub alarms: Alarms,
     slots: RefCell<HashMap<SessionId, Rc<SessionSlot>>>,
@@ -117,8 +121,6 @@ pub struct Local {
     next_read: Cell<u64>,
     /// TLS towards other hosts.
     pub client_tls: ClientTls,
-    /// TLS towards injectors.
-    pub server_tls: RefCell<Option<Arc<ServerTls>>>,
     /// Configuration of injecting sessions.
     pub server_config: RefCell<Arc<ServerConfig>>,
     settings: RefCell<Arc<Settings>>,
@@ -141,8 +143,6 @@ pub struct LocalParts {
     pub postbox: Postbox,
     /// Threads of this core.
     pub helpers: Helpers,
-    /// TLS towards injectors.
-    pub server_tls: Option<Arc<ServerTls>>,
     /// Settings.
     pub settings: Arc<Settings>,
     /// What all cores share.
@@ -153,7 +153,7 @@ impl Local {
     /// Ties a core together.
     #[must_use]
     pub fn new(parts: LocalParts) -> Rc<Self> {
-        let LocalParts { shard, mailbox, postbox, helpers, server_tls, settings, shared } = parts;
+        let LocalParts { shard, mailbox, postbox, helpers, settings, shared } = parts;
         let outbox = Outbox { mail: (0..postbox.cores()).map(|_| Vec::new()).collect(), ..Outbox::default() };
         Rc::new(Self {
             core: mailbox.core(),
@@ -162,14 +162,16 @@ impl Local {
             mailbox,
             postbox,
             outbox: RefCell::new(outbox),
-            helpers,
+            spools: helpers.spools,
+            log: RefCell::new(Some(helpers.log)),
+            reader: helpers.reader,
+            dns: helpers.dns,
             alarms: Alarms::default(),
             slots: RefCell::default(),
             tickets: RefCell::default(),
             reads: RefCell::default(),
             next_read: Cell::new(0),
             client_tls: ClientTls::new(),
-            server_tls: RefCell::new(server_tls),
             server_config: RefCell::new(Arc::new(ServerConfig::from(&*settings))),
             bodies: shared.bodies.clone(),
             settings: RefCell::new(settings),
@@ -210,13 +212,13 @@ impl Local {
     /// The resolver.
     #[must_use]
     pub fn dns(&self) -> &DnsClient {
-        &self.helpers.dns
+        &self.dns
     }
 
     /// The spool that this core accepts into.
     #[must_use]
     pub fn own_spool(&self) -> &SpoolHandle {
-        &self.helpers.spools[0].1
+        &self.spools[0].1
     }
 
     /// The slot of a session, made when there is none.
@@ -241,7 +243,7 @@ impl Local {
         self.next_read.set(token + 1);
         let answer = Rc::new(Answer::default());
         self.reads.borrow_mut().insert(token, answer.clone());
-        while let Err(Full(())) = self.helpers.reader.request(token, id, location) {
+        while let Err(Full(())) = self.reader.request(token, id, location) {
             glommio::timer::sleep(std::time::Duration::from_millis(crate::limits::TICK_MILLIS)).await;
         }
         answer.take().await
@@ -263,12 +265,12 @@ impl Local {
                     outbox.records.push(*outcome);
                     outbox.last_record = number;
                 }),
-                Command::Progress(spool, progress) => self.collect(|outbox| {
-                    match outbox.progress.iter_mut().find(|(of, _)| *of == spool) {
+                Command::Progress(spool, progress) => {
+                    self.collect(|outbox| match outbox.progress.iter_mut().find(|(of, _)| *of == spool) {
                         Some((_, batch)) => batch.push(progress),
                         None => outbox.progress.push((spool, vec![progress])),
-                    }
-                }),
+                    })
+                }
                 Command::Store { ticket, envelope, body } => {
                     self.collect(|outbox| outbox.store.push_back((ticket, envelope, body)));
                 }
@@ -330,12 +332,13 @@ impl Local {
             }
         }
         if !outbox.records.is_empty()
-            && let Err(Full(records)) = self.helpers.log.append(outbox.last_record, std::mem::take(&mut outbox.records))
+            && let Some(log) = &*self.log.borrow()
+            && let Err(Full(records)) = log.append(outbox.last_record, std::mem::take(&mut outbox.records))
         {
             outbox.records = records;
         }
         for (spool, batch) in &mut outbox.progress {
-            let handle = self.helpers.spools.iter().find(|(of, _)| of == spool);
+            let handle = self.spools.iter().find(|(of, _)| of == spool);
             let (_, handle) = handle.expect("progress comes only for spools of this core");
             if !batch.is_empty()
                 && let Err(Full(rest)) = handle.progress(std::mem::take(batch))
@@ -404,8 +407,11 @@ impl Local {
                     *self.settings.borrow_mut() = settings.clone();
                     self.with_shard(|shard, now| shard.handle_reload(settings, now));
                 }
-                Order::ReloadTls(tls) => *self.server_tls.borrow_mut() = tls,
-                Order::ReopenLog => self.helpers.log.reopen(),
+                Order::ReopenLog => {
+                    if let Some(log) = &*self.log.borrow() {
+                        log.reopen();
+                    }
+                }
                 Order::Stop => {
                     self.stopping.set(true);
                     self.with_shard(|shard, now| shard.handle_stop(now));
@@ -466,15 +472,23 @@ impl Local {
                 report(&format!("spool {spool:03}: the body of message {id} is damaged on disk"));
             }
             SpoolCompletion::Moved { id, location } => {
-                self.with_shard(|shard, _| shard.handle_moved(id, location));
+                for core in (0_u16..).map(CoreId).take(self.postbox.cores()).filter(|core| *core != self.core) {
+                    self.collect(|outbox| outbox.mail[usize::from(core.0)].push(Mail::Moved(id, location)));
+                }
+                self.with_shard(|shard, now| shard.handle_mail(Mail::Moved(id, location), now));
             }
         }
     }
 
-    /// Ends the threads of this core, after everything was handed over. Returns the records that were lost
-    /// because the log could not be written.
-    pub fn stop_helpers(self) -> usize {
-        self.helpers.reader.stop();
-        self.helpers.log.stop()
+    /// Whether no message is on its way between cores.
+    #[must_use]
+    pub fn mail_is_still(&self) -> bool {
+        (0_u16..).map(CoreId).take(self.postbox.cores()).all(|core| self.postbox.under_way(core) == 0)
+    }
+
+    /// Ends the outcome log's thread, after everything was handed over. Returns the records that could not be
+    /// written.
+    pub fn stop_log(&self) -> usize {
+        self.log.borrow_mut().take().map_or(0, OutcomeLog::stop)
     }
 }

@@ -65,7 +65,7 @@ pub async fn connect(
 
 /// Listens at `address` beside the other cores of this process. The preflight has made sure that no other
 /// process holds the address.
-pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<(TcpListener, SocketAddr)> {
+pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<(Socket, SocketAddr)> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -77,7 +77,7 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<(TcpListener, Soc
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     let bound = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))?;
-    Ok((adopt_listener(socket), bound))
+    Ok((socket, bound))
 }
 
 #[expect(unsafe_code, reason = "no safe wrapper in use offers this option")]
@@ -103,8 +103,10 @@ fn adopt_stream(socket: Socket) -> TcpStream {
     unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
 }
 
+/// Makes the calling core the one that accepts from `socket`. Must be called inside an executor.
+#[must_use]
 #[expect(unsafe_code, reason = "glommio takes sockets that it did not make only as raw descriptors")]
-fn adopt_listener(socket: Socket) -> TcpListener {
+pub fn adopt_listener(socket: Socket) -> TcpListener {
     // SAFETY: as above.
     unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) }
 }

@@ -62,6 +62,17 @@ impl Shard {
         self.drop_session(id, now);
     }
 
+    /// The session's task panicked: its messages are put aside, the rest goes on.
+    pub fn handle_session_panic(&mut self, id: SessionId, now: Now) {
+        let flights = std::mem::take(&mut self.sessions[id.0 as usize].flights);
+        for flight in flights {
+            self.counters.quarantined += 1;
+            self.queue.put_back(flight.entry);
+            self.queue.hold(flight.entry);
+        }
+        self.drop_session(id, now);
+    }
+
     fn opening_failed(&mut self, id: SessionId, failure: Failure, now: Now) {
         let session = &mut self.sessions[id.0 as usize];
         let means = consequence(&failure, session.tls);

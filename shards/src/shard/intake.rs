@@ -74,13 +74,14 @@ impl Shard {
         ticket
     }
 
-    /// The spool's word on a ticket.
-    pub fn handle_stored(&mut self, ticket: u64, result: Result<Location, Arc<str>>, now: Now) {
+    /// The spool's word on a ticket: where the body lies and whether it may stay in memory, or why it was not
+    /// stored.
+    pub fn handle_stored(&mut self, ticket: u64, result: Result<(Location, bool), Arc<str>>, now: Now) {
         let Some(storing) = self.storing.remove(&ticket) else {
             return;
         };
-        let location = match result {
-            Ok(location) => location,
+        let (location, keep) = match result {
+            Ok(stored) => stored,
             Err(why) => {
                 self.commands.push_back(Command::Accepted { ticket, result: Err((*why).into()) });
                 return;
@@ -93,7 +94,7 @@ impl Shard {
         let standing = Standing { attempts: 0, due: due.unwrap_or_default(), maybe_delivered: false };
         let open = (0..storing.envelope.recipient_count()).map(|index| (index_of(index), standing));
         // What waits does not keep its body in memory.
-        let body = due.is_none().then_some(storing.body);
+        let body = (keep && due.is_none()).then_some(storing.body);
         self.record_reception(&storing.envelope, storing.protocol, storing.peer, now.utc);
         self.post(&storing.envelope, location, body.as_ref(), open);
     }
@@ -150,6 +151,7 @@ impl Shard {
         match mail {
             Mail::Post(post) => self.enqueue(post, now),
             Mail::Progress(spool, progress) => self.commands.push_back(Command::Progress(spool, progress)),
+            Mail::Moved(id, location) => self.queue.relocate(id, location),
             Mail::Permit(from, message) => {
                 self.permits.handle(from, message, now.instant);
                 self.carry_permits(now);

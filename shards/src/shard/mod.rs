@@ -67,6 +67,8 @@ pub struct Counters {
     pub connections: u64,
     /// Messages stopped in the gate.
     pub gated: u64,
+    /// Entries put aside because a session panicked over them.
+    pub quarantined: u64,
     /// Recipients ended by a rule.
     pub ended_by_rule: u64,
 }

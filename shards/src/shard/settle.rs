@@ -4,16 +4,18 @@
 
 use super::Shard;
 use crate::event::{Command, Mail, SessionId};
+use crate::limits::BODY_MOVED_WAIT_MILLIS;
 use crate::message::CoreId;
 use crate::outcome::{Carrier, EnhancedCode, Outcome, RecordType, Response, RuleMark, Verb};
 use crate::queue::{EntryId, NewEntry, due_after};
 use crate::settings::TlsPolicy;
-use crate::smtp::classify::{Failure, Remedy, Scope, consequence};
+use crate::smtp::classify::{Failure, FailureKind, Remedy, Scope, consequence};
 use crate::smtp::client::{RecipientResult, Results};
 use crate::spool::report::{Progress, Standing};
 use crate::time::{Now, Timestamp};
 use smallvec::SmallVec;
 use std::sync::Arc;
+use std::time::Duration;
 
 type Recipients = SmallVec<[u16; 4]>;
 
@@ -62,6 +64,33 @@ impl Shard {
         self.queue.put_back(flight.entry);
         let destination = self.queue.destination_of(self.queue.entry(flight.entry).bucket);
         self.attend(destination, now);
+    }
+
+    /// The body was not where it was thought to be: compaction has moved it, and the new place is on its way.
+    pub fn handle_body_moved(&mut self, session: SessionId, token: u64, now: Now) {
+        let Some(flight) = self.take_flight(session, token) else {
+            return;
+        };
+        let soon = now.utc.after(Duration::from_millis(BODY_MOVED_WAIT_MILLIS));
+        self.queue.defer(flight.entry, soon);
+    }
+
+    /// The body cannot be read, or is not what was stored. The message stays, for whoever repairs the disk.
+    pub fn handle_body_unreadable(&mut self, session: SessionId, token: u64, now: Now) {
+        let Some(flight) = self.take_flight(session, token) else {
+            return;
+        };
+        let response = Response {
+            code: 451,
+            enhanced: Some(EnhancedCode { class: 4, subject: 3, detail: 0 }),
+            text: "the message's body cannot be read from the spool".into(),
+            verb: Verb::None,
+        };
+        let failure = Failure { kind: FailureKind::Refused, response, maybe_delivered: false };
+        let recipients = self.queue.entry(flight.entry).recipients.clone();
+        let results = recipients.into_iter().map(|index| (index, RecipientResult::Failed(failure.clone()))).collect();
+        let attempt = Attempt { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false };
+        self.settle(flight.entry, results, &attempt, now);
     }
 
     /// Writes the records of an attempt, and ends, defers or puts back its recipients. The entry is in

@@ -1,0 +1,203 @@
+//! One core: its thread from the first line to the last.
+
+use crate::limits::{ALARM_SCAN_MILLIS, TICK_MILLIS};
+use crate::rules::HashKey;
+use crate::runtime::dns_socket::DnsClient;
+use crate::runtime::engine::{CoreReport, Shared};
+use crate::runtime::local::{Helpers, Local, LocalParts};
+use crate::runtime::mailbox::{Completion, Mailbox, Postbox};
+use crate::runtime::outcome_log::OutcomeLog;
+use crate::runtime::report::report;
+use crate::runtime::spool_file::{SpoolOptions, SpoolWriter};
+use crate::runtime::spool_reader::BodyReader;
+use crate::runtime::{clock, injection, socket};
+use crate::settings::Settings;
+use crate::shard::{Shard, ShardConfig};
+use crate::spool::report::RecoveredMessage;
+use crossbeam::channel::Sender;
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Entries of a ring's submission queue; more did not help.
+const RING_DEPTH: usize = 256;
+
+/// Everything that a core is started with.
+pub struct CoreStart {
+    /// The processor.
+    pub cpu: usize,
+    /// How many cores there are.
+    pub cores: usize,
+    /// Number of this start.
+    pub generation: u32,
+    /// Secret of the rule table's hashes.
+    pub rule_key: HashKey,
+    /// Settings.
+    pub settings: Arc<Settings>,
+    /// Spool directories of this core, its own number first.
+    pub spools: Vec<u16>,
+    /// Own mailbox.
+    pub mailbox: Mailbox,
+    /// Everybody's addresses.
+    pub postbox: Postbox,
+    /// What all cores share.
+    pub shared: Arc<Shared>,
+    /// Listening sockets.
+    pub listeners: Vec<socket2::Socket>,
+    /// Hears that the core runs, or why not.
+    pub ready: Sender<Result<(), String>>,
+}
+
+/// What a core opened before its executor runs.
+struct Opened {
+    writers: Vec<(u16, SpoolWriter)>,
+    recovered: Vec<RecoveredMessage>,
+    log: OutcomeLog,
+    reader: BodyReader,
+}
+
+/// Runs a core until it is stopped. The body of its thread.
+pub fn run_core(mut start: CoreStart) {
+    let ready = start.ready.clone();
+    // Threads that are started from here on before the executor pins this one are not pinned.
+    let opened = match open(&start) {
+        Ok(opened) => opened,
+        Err(why) => return drop(ready.send(Err(why))),
+    };
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(start.cpu))
+        .io_memory(0)
+        .ring_depth(RING_DEPTH)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+        .make();
+    let executor = match executor {
+        Ok(executor) => executor,
+        Err(error) => return drop(ready.send(Err(format!("the executor on processor {}: {error}", start.cpu)))),
+    };
+    let Opened { writers, recovered, log, reader } = opened;
+    executor.run(async move {
+        let dns = {
+            let settings = &start.settings;
+            let seed = u64::from(start.generation) << 16 | u64::from(start.mailbox.core().0);
+            DnsClient::start(&settings.dns, settings.allow_private, seed, clock::now)
+        };
+        let dns = match dns {
+            Ok(dns) => dns,
+            Err(error) => return drop(ready.send(Err(format!("the resolver: {error}")))),
+        };
+        let listeners = std::mem::take(&mut start.listeners);
+        let local = assemble(start, &writers, log, reader, dns);
+        local.take_orders();
+        local.with_shard(|shard, _| recovered.into_iter().for_each(|message| shard.handle_recovered(message)));
+        glommio::spawn_local(local.clone().run_mailbox()).detach();
+        glommio::spawn_local(local.clone().run_flusher()).detach();
+        for listener in listeners {
+            let listener = socket::adopt_listener(listener);
+            glommio::spawn_local(injection::listen(local.clone(), listener)).detach();
+        }
+        // The starter may have given up on another core; the stop order is on its way then.
+        let _ = ready.send(Ok(()));
+        turn(&local).await;
+        finish(&local, writers);
+    });
+}
+
+fn open(start: &CoreStart) -> Result<Opened, String> {
+    let settings = &start.settings;
+    let core = start.mailbox.core();
+    let spool_root = settings.data_dir.join("spool");
+    let mut writers = Vec::new();
+    let mut recovered = Vec::new();
+    for &spool in &start.spools {
+        let slot = start.mailbox.completion_slot();
+        let options = SpoolOptions { sync: settings.spool.sync, min_free_bytes: settings.spool.min_free_bytes };
+        let notify = Box::new(move |completions| slot.put(Completion::Spool(spool, completions)));
+        let (writer, found) = SpoolWriter::start(&spool_root, spool, options, notify)
+            .map_err(|error| format!("spool {spool:03}: {error}"))?;
+        for dropped in &found.dropped {
+            report(&format!("spool {spool:03}: {dropped}"));
+        }
+        if !found.messages.is_empty() {
+            report(&format!("spool {spool:03}: {} messages found, delivery goes on", found.messages.len()));
+        }
+        recovered.extend(found.messages);
+        writers.push((spool, writer));
+    }
+    let slot = start.mailbox.completion_slot();
+    let notify = Box::new(move |event| slot.put(Completion::Log(event)));
+    let directory = settings.data_dir.join("log");
+    let log = OutcomeLog::start(&directory, core.0, &settings.hostname, settings.log.clone(), notify)
+        .map_err(|error| format!("outcome log in {}: {error}", directory.display()))?;
+    let slot = start.mailbox.completion_slot();
+    let notify = Box::new(move |answers| slot.put(Completion::Body(answers)));
+    let reader = BodyReader::start(&spool_root, notify).map_err(|error| format!("the body reader: {error}"))?;
+    Ok(Opened { writers, recovered, log, reader })
+}
+
+fn assemble(
+    start: CoreStart,
+    writers: &[(u16, SpoolWriter)],
+    log: OutcomeLog,
+    reader: BodyReader,
+    dns: DnsClient,
+) -> Rc<Local> {
+    let shard = Shard::new(ShardConfig {
+        core: start.mailbox.core(),
+        cores: start.cores,
+        generation: start.generation,
+        rule_key: start.rule_key,
+        settings: start.settings.clone(),
+    });
+    let spools = writers.iter().map(|(spool, writer)| (*spool, writer.handle())).collect();
+    Local::new(LocalParts {
+        shard,
+        mailbox: start.mailbox,
+        postbox: start.postbox,
+        helpers: Helpers { spools, log, reader, dns },
+        settings: start.settings,
+        shared: start.shared,
+    })
+}
+
+/// The ticker, until the core has stopped.
+async fn turn(local: &Rc<Local>) {
+    let mut ticks = 0_u64;
+    loop {
+        glommio::timer::sleep(Duration::from_millis(TICK_MILLIS)).await;
+        ticks += 1;
+        local.with_shard(|shard, now| shard.tick(now));
+        let flushed = local.flush();
+        if ticks.is_multiple_of(ALARM_SCAN_MILLIS / TICK_MILLIS) {
+            local.alarms.scan(clock::now().instant);
+            local.shared.beat(local.core);
+            let core = local.with_shard(|shard, _| CoreReport {
+                counters: shard.counters(),
+                queue: shard.queue().counts(),
+                sessions: shard.open_sessions(),
+                injecting: local.injecting.get(),
+                log_failing: None,
+            });
+            local.shared.leave_report(local.core, core);
+        }
+        if local.stopping() {
+            let shared = &local.shared;
+            let settled =
+                local.with_shard(|shard, _| shard.open_sessions() == 0 && shard.storing() == 0 && shard.log_settled());
+            shared.set_quiet(local.core, flushed && settled && local.injecting.get() == 0 && local.mail_is_still());
+            if shared.all_quiet() || shared.stop_overdue() {
+                return;
+            }
+        }
+    }
+}
+
+/// Everything that was handed over is written and synced.
+fn finish(local: &Local, writers: Vec<(u16, SpoolWriter)>) {
+    let lost = local.stop_log();
+    if lost > 0 {
+        report(&format!("{lost} outcome records could not be written; their messages stay in the spool"));
+    }
+    for (_, writer) in writers {
+        writer.stop();
+    }
+}

@@ -1,0 +1,350 @@
+//! The engine as a whole: starts a thread and an executor for each core, and ends them.
+//!
+//! Orders to cores go through the postbox. Nothing here runs on a core once it has started.
+
+use crate::event::Order;
+use crate::limits::{DESCRIPTORS_RESERVED, HEARTBEAT_LATE_SECONDS, LISTEN_BACKLOG};
+use crate::message::CoreId;
+use crate::rules::HashKey;
+use crate::runtime::bodies::BodyBudget;
+use crate::runtime::clock;
+use crate::runtime::core::{CoreStart, run_core};
+use crate::runtime::mailbox::{Postbox, mailboxes};
+use crate::runtime::memory::MemoryWatch;
+use crate::runtime::socket;
+use crate::runtime::spool_file::spool_directories;
+use crate::runtime::spool_generation::next_generation;
+use crate::runtime::tls::ServerTls;
+use crate::settings::Settings;
+use crate::shard::Counters;
+use crossbeam::channel::{Receiver, bounded};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Whether a name and a secret may inject. May take 100 ms; called on a thread of its own.
+pub type Authenticate = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
+
+/// What an engine is started with.
+pub struct EngineStart {
+    /// Settings; `shards` of them.
+    pub settings: Arc<Settings>,
+    /// The processor of each shard.
+    pub cpus: Vec<usize>,
+    /// AUTH.
+    pub authenticate: Authenticate,
+    /// Secret of the rule tables' hashes.
+    pub rule_key: HashKey,
+}
+
+/// What all cores share: few values, rarely written.
+pub struct Shared {
+    /// Bodies in memory.
+    pub bodies: BodyBudget,
+    /// AUTH.
+    pub authenticate: Authenticate,
+    /// Injecting sessions that one core takes at once; more are turned away with 421.
+    pub injectors_per_core: usize,
+    server_tls: Mutex<Option<Arc<ServerTls>>>,
+    memory_short: AtomicBool,
+    heartbeats: Box<[AtomicU64]>,
+    quiet: Box<[AtomicBool]>,
+    stop_by: AtomicU64,
+    reports: Box<[Mutex<CoreReport>]>,
+}
+
+/// What a core says of itself ten times a second.
+#[derive(Clone, Debug, Default)]
+pub struct CoreReport {
+    /// Counts since the start.
+    pub counters: Counters,
+    /// Entries in its queue, by state.
+    pub queue: crate::queue::Counts,
+    /// Open outgoing sessions.
+    pub sessions: usize,
+    /// Open injecting sessions.
+    pub injecting: usize,
+    /// Why its outcome log cannot be written.
+    pub log_failing: Option<Arc<str>>,
+}
+
+/// The engine could not be started. The text names what is at fault.
+#[derive(Debug)]
+pub struct StartError(pub String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// How it is with the cores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// All turn.
+    Alive,
+    /// One has not turned lately.
+    Stalled(String),
+    /// One has ended.
+    Failed(String),
+}
+
+/// A running engine.
+pub struct Engine {
+    postbox: Postbox,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    listening: Vec<SocketAddr>,
+    memory: MemoryWatch,
+}
+
+impl Shared {
+    /// Says that a core turns.
+    pub fn beat(&self, core: CoreId) {
+        self.heartbeats[usize::from(core.0)].store(clock::now().instant.0, Ordering::Relaxed);
+    }
+
+    /// Whether new mail must wait until memory is free.
+    #[must_use]
+    pub fn memory_short(&self) -> bool {
+        self.memory_short.load(Ordering::Relaxed)
+    }
+
+    /// Says whether memory is short.
+    pub fn set_memory_short(&self, short: bool) {
+        self.memory_short.store(short, Ordering::Relaxed);
+    }
+
+    /// Says whether a core has nothing left to finish.
+    pub fn set_quiet(&self, core: CoreId, quiet: bool) {
+        self.quiet[usize::from(core.0)].store(quiet, Ordering::Release);
+    }
+
+    /// Whether no core has anything left to finish.
+    #[must_use]
+    pub fn all_quiet(&self) -> bool {
+        self.quiet.iter().all(|quiet| quiet.load(Ordering::Acquire))
+    }
+
+    /// Whether the time for a graceful stop is over.
+    #[must_use]
+    pub fn stop_overdue(&self) -> bool {
+        clock::now().instant.0 >= self.stop_by.load(Ordering::Acquire)
+    }
+
+    /// Leaves a core's report; a log failure reported by [`Shared::log_failing`] is kept.
+    pub fn leave_report(&self, core: CoreId, mut report: CoreReport) {
+        let mut slot = self.report_slot(core);
+        report.log_failing = slot.log_failing.take();
+        *slot = report;
+    }
+
+    /// Says that a core's outcome log fails, or works again.
+    pub fn log_failing(&self, core: CoreId, why: Option<Arc<str>>) {
+        self.report_slot(core).log_failing = why;
+    }
+
+    /// TLS towards injectors, when a certificate is configured.
+    #[must_use]
+    pub fn server_tls(&self) -> Option<Arc<ServerTls>> {
+        self.tls_slot().clone()
+    }
+
+    fn tls_slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<ServerTls>>> {
+        self.server_tls.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn report_slot(&self, core: CoreId) -> std::sync::MutexGuard<'_, CoreReport> {
+        // A report has no invariant that a panic could break.
+        self.reports[usize::from(core.0)].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Engine {
+    /// Recovers the spools, opens the listeners and starts all cores. Returns when all of that has succeeded.
+    ///
+    /// # Errors
+    /// What could not be opened, read or bound.
+    pub fn start(start: EngineStart) -> Result<Self, StartError> {
+        let EngineStart { settings, cpus, authenticate, rule_key } = start;
+        let cores = settings.shards;
+        assert_eq!(cpus.len(), cores, "each shard has a processor");
+        let spool_root = settings.data_dir.join("spool");
+        let wrong = |what: &str, error: &dyn fmt::Display| StartError(format!("{what}: {error}"));
+        let seconds = u32::try_from(clock::now().utc.seconds()).unwrap_or(0);
+        let generation =
+            next_generation(&spool_root, seconds).map_err(|error| wrong(&spool_root.display().to_string(), &error))?;
+        let mut spools =
+            spool_directories(&spool_root).map_err(|error| wrong(&spool_root.display().to_string(), &error))?;
+        for core in 0..u16::try_from(cores).expect("CORES_MAX fits 16 bits") {
+            if !spools.contains(&core) {
+                spools.push(core);
+            }
+        }
+        spools.sort_unstable();
+        let tls = match &settings.smtp.tls {
+            Some(files) => Some(ServerTls::load(files).map_err(|error| StartError(error.to_string()))?),
+            None => None,
+        };
+        let (mut sockets, listening) = open_listeners(&settings)?;
+        let (postbox, mailboxes) = mailboxes(cores);
+        let shared = Arc::new(Shared {
+            bodies: BodyBudget::new(settings.spool.body_memory_bytes),
+            authenticate,
+            injectors_per_core: injectors_per_core(cores),
+            server_tls: Mutex::new(tls),
+            memory_short: AtomicBool::new(false),
+            heartbeats: (0..cores).map(|_| AtomicU64::new(clock::now().instant.0)).collect(),
+            quiet: (0..cores).map(|_| AtomicBool::new(false)).collect(),
+            stop_by: AtomicU64::new(u64::MAX),
+            reports: (0..cores).map(|_| Mutex::default()).collect(),
+        });
+        let (ready_sender, ready) = bounded(cores);
+        let mut threads = Vec::with_capacity(cores);
+        for (mailbox, cpu) in mailboxes.into_iter().zip(cpus) {
+            let core = mailbox.core();
+            let core_start = CoreStart {
+                cpu,
+                cores,
+                generation,
+                rule_key,
+                settings: settings.clone(),
+                spools: spools
+                    .iter()
+                    .copied()
+                    .filter(|spool| usize::from(*spool) % cores == usize::from(core.0))
+                    .collect(),
+                mailbox,
+                postbox: postbox.clone(),
+                shared: shared.clone(),
+                listeners: std::mem::take(&mut sockets[usize::from(core.0)]),
+                ready: ready_sender.clone(),
+            };
+            let thread = std::thread::Builder::new().name(format!("shard-{:03}", core.0));
+            threads
+                .push(thread.spawn(move || run_core(core_start)).map_err(|error| wrong("a shard's thread", &error))?);
+        }
+        drop(ready_sender);
+        let memory = MemoryWatch::start(settings.memory_bytes, shared.clone())
+            .map_err(|error| wrong("the memory watch's thread", &error))?;
+        let mut engine = Self { postbox, shared, threads, listening, memory };
+        match await_ready(&ready, cores) {
+            Ok(()) => Ok(engine),
+            Err(error) => {
+                engine.stop(Duration::ZERO);
+                Err(error)
+            }
+        }
+    }
+
+    /// Where mail is taken.
+    #[must_use]
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.listening
+    }
+
+    /// How the cores are reached.
+    #[must_use]
+    pub fn postbox(&self) -> &Postbox {
+        &self.postbox
+    }
+
+    /// The last report of each core.
+    #[must_use]
+    pub fn reports(&self) -> Vec<CoreReport> {
+        (0..self.postbox.cores()).map(|core| self.shared.report_slot(core_id(core)).clone()).collect()
+    }
+
+    /// How it is with the cores. Does not wait.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        if let Some(core) = self.threads.iter().position(JoinHandle::is_finished) {
+            return Health::Failed(format!("shard {core} has ended"));
+        }
+        let now = clock::now().instant;
+        let late =
+            self.shared.heartbeats.iter().position(|beat| {
+                now.0.saturating_sub(beat.load(Ordering::Relaxed)) > HEARTBEAT_LATE_SECONDS * 1_000_000
+            });
+        match late {
+            Some(core) => Health::Stalled(format!("shard {core} has not turned for {HEARTBEAT_LATE_SECONDS} seconds")),
+            None => Health::Alive,
+        }
+    }
+
+    /// Gives all cores new settings. A certificate that cannot be read leaves the old one in use and is the error.
+    ///
+    /// # Errors
+    /// The certificate or key.
+    pub fn reload(&self, settings: &Arc<Settings>) -> Result<(), StartError> {
+        let tls = match &settings.smtp.tls {
+            Some(files) => Some(ServerTls::load(files).map_err(|error| StartError(error.to_string()))?),
+            None => None,
+        };
+        *self.shared.tls_slot() = tls;
+        for core in (0..self.postbox.cores()).map(core_id) {
+            self.postbox.order(core, Order::Reload(settings.clone()));
+            self.postbox.order(core, Order::ReopenLog);
+        }
+        Ok(())
+    }
+
+    /// Stops: nothing new is accepted, transactions in progress finish within `within`, everything is synced, all
+    /// threads end. Returns the cores that ended by a panic.
+    pub fn stop(&mut self, within: Duration) -> Vec<usize> {
+        self.shared.stop_by.store(clock::now().instant.after(within).0, Ordering::Release);
+        for core in (0..self.postbox.cores()).map(core_id) {
+            self.postbox.order(core, Order::Stop);
+        }
+        let threads = std::mem::take(&mut self.threads);
+        let failed =
+            threads.into_iter().enumerate().filter_map(|(core, thread)| thread.join().is_err().then_some(core));
+        let failed = failed.collect();
+        self.memory.stop();
+        failed
+    }
+}
+
+fn core_id(core: usize) -> CoreId {
+    CoreId(u16::try_from(core).expect("CORES_MAX fits 16 bits"))
+}
+
+fn await_ready(ready: &Receiver<Result<(), String>>, cores: usize) -> Result<(), StartError> {
+    for _ in 0..cores {
+        match ready.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => return Err(StartError(why)),
+            Err(_) => return Err(StartError("a shard ended while it was starting; its words stand above".to_owned())),
+        }
+    }
+    Ok(())
+}
+
+/// One listening socket for each core and address; with port 0 all cores share the port that the system chose.
+fn open_listeners(settings: &Settings) -> Result<(Vec<Vec<socket2::Socket>>, Vec<SocketAddr>), StartError> {
+    let mut sockets: Vec<Vec<socket2::Socket>> = (0..settings.shards).map(|_| Vec::new()).collect();
+    let mut listening = Vec::new();
+    for &address in &settings.smtp.listen {
+        let mut bound = address;
+        for of_core in &mut sockets {
+            let (socket, at) = socket::listen(bound, LISTEN_BACKLOG)
+                .map_err(|error| StartError(format!("cannot listen at {address}: {error}")))?;
+            bound = at;
+            of_core.push(socket);
+        }
+        listening.push(bound);
+    }
+    Ok((sockets, listening))
+}
+
+/// Half of the descriptors that the process may have is for injectors, the other half for deliveries.
+fn injectors_per_core(cores: usize) -> usize {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    (most.saturating_sub(DESCRIPTORS_RESERVED) / 2 / cores).max(16)
+}
