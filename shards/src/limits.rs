@@ -38,10 +38,10 @@ pub const SESSION_FAILED_LOGINS_MAX: u32 = 3;
 pub const SESSION_IDLE_COMMANDS_MAX: u32 = 2_000;
 
 /// Transactions of a session. The next MAIL is answered 421, and the client connects anew.
-pub const SESSION_TRANSACTIONS_MAX: u32 = 100_000;
+pub const SESSION_TRANSACTIONS_MAX: u32 = 1_000_000;
 
 /// Chunks of one message, so that BDAT cannot be a way to drip octets. The next one ends the session with 421.
-pub const MESSAGE_CHUNKS_MAX: u32 = 100_000;
+pub const MESSAGE_CHUNKS_MAX: u32 = 65_536;
 
 /// Octets of replies that wait for the runtime. At this many a session takes no more input until they are out.
 pub const SESSION_OUTPUT_BYTES_MAX: usize = 16_384;

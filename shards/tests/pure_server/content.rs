@@ -84,7 +84,7 @@ fn oracle(wire: &[u8]) -> (usize, Option<Vec<u8>>) {
     let framed = [b"\r\n", wire].concat();
     let end = framed.windows(5).position(|part| part == b"\r\n.\r\n").expect("the table ends its texts");
     let mut text = vec![];
-    for line in String::from_utf8(framed[2..end + 2].to_vec()).unwrap().split_inclusive("\r\n") {
+    for line in String::from_utf8(framed[2..end + 2].to_vec()).expect("the table is ASCII").split_inclusive("\r\n") {
         let inner = line.strip_suffix("\r\n").unwrap_or(line);
         if inner.contains(['\r', '\n']) {
             return (end + 3, None);

@@ -1,7 +1,7 @@
 //! Bounds of a session: each is hit, and what is said then.
 
 use crate::driver::{ALL_PIECES, Driver, FRIEND, NOW, Pieces, config, large};
-use mailrace_shards::limits::{SESSION_IDLE_COMMANDS_MAX, SESSION_OUTPUT_BYTES_MAX};
+use mailrace_shards::limits::{MESSAGE_CHUNKS_MAX, SESSION_IDLE_COMMANDS_MAX, SESSION_OUTPUT_BYTES_MAX};
 use mailrace_shards::smtp::server::ServerConfig;
 use mailrace_shards::time::{Instant, Now};
 use std::time::Duration;
@@ -95,7 +95,7 @@ fn output_is_bounded() {
 #[test]
 fn waste_is_bounded() {
     let begin = b"HELO c\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\n";
-    let block = b"0123456789abcd\r\n".repeat(1 << 16);
+    let block = [&[b'x'; 1022][..], b"\r\n"].concat().repeat(1 << 10);
     let mut driver = Driver::new(config(), FRIEND);
     driver.feed(begin, Pieces::Whole);
     driver.feed(b"DATA\r\n", Pieces::Whole);
@@ -108,6 +108,15 @@ fn waste_is_bounded() {
     driver.feed(begin, Pieces::Whole);
     driver.feed(b"BDAT 999999999999999999 LAST\r\n", Pieces::Whole);
     assert_eq!(last_words(&driver), ["S: 421 4.3.4 Chunk is far over the size limit", "X"]);
+}
+
+#[test]
+fn chunks() {
+    let mut driver = Driver::new(config(), FRIEND);
+    driver.feed(b"HELO c\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\n", Pieces::Whole);
+    driver.feed(&b"BDAT 0\r\n".repeat(MESSAGE_CHUNKS_MAX as usize + 1), Pieces::Whole);
+    assert_eq!(driver.transcript.len(), 4 + MESSAGE_CHUNKS_MAX as usize + 2);
+    assert_eq!(last_words(&driver), ["S: 421 4.7.0 Too many chunks", "X"]);
 }
 
 fn at(seconds: u64) -> Now {

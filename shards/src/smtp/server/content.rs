@@ -1,5 +1,6 @@
 //! DATA and BDAT: the content of a message, from the command to the reply or to the runtime.
 
+use super::control::Wishes;
 use super::decoder::{Content, ContentRefusal, Decoder};
 use super::envelope::Transaction;
 use super::received::{self, Received};
@@ -114,6 +115,11 @@ impl Session {
         Some(clock.started.after(CONTENT_DURATION_MAX))
     }
 
+    pub(super) fn content_memory(&self) -> usize {
+        let content = self.transaction.as_ref().and_then(|transaction| transaction.content.as_ref());
+        content.map_or(0, |(decoder, _)| decoder.memory())
+    }
+
     fn content(&mut self) -> Option<(&mut Decoder, &mut DataClock)> {
         let (decoder, clock) = self.transaction.as_mut()?.content.as_mut()?;
         Some((decoder, clock))
@@ -200,7 +206,8 @@ impl Session {
         let Transaction { sender, smtputf8, recipients, content, .. } = transaction;
         let (decoder, _) = content.expect("the content has begun");
         let Content { body, eight_bit, dot_lines, marks } = decoder.finish()?;
-        let (envelope, extras) = marks.into_parts().map_err(|(name, why)| ContentRefusal::Control(name.into(), why))?;
+        let Wishes { envelope, extras } =
+            marks.into_wishes().map_err(|(name, why)| ContentRefusal::Control(name.into(), why))?;
         let sender = envelope.unwrap_or(sender);
         // A reverse-path from a control header needs SMTPUTF8 as much as one from MAIL.
         let smtputf8 = smtputf8 || !sender.is_ascii();
