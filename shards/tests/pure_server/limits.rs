@@ -119,6 +119,18 @@ fn chunks() {
     assert_eq!(last_words(&driver), ["S: 421 4.7.0 Too many chunks", "X"]);
 }
 
+/// What a session holds is known, and given back when it ends.
+#[test]
+fn memory_is_counted() {
+    let mut driver = Driver::new(large(), FRIEND);
+    driver.feed(b"HELO c\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\nDATA\r\n", Pieces::Whole);
+    assert!(driver.session.memory() < 20_000);
+    driver.feed(&[b'x'; 100_000], Pieces::Whole);
+    assert!((100_000..300_000).contains(&driver.session.memory()));
+    driver.session.handle_eof();
+    assert!(driver.session.memory() < 1_000);
+}
+
 fn at(seconds: u64) -> Now {
     NOW.after(Duration::from_secs(seconds))
 }
