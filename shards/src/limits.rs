@@ -63,7 +63,8 @@ pub const CONTROL_VALUE_BYTES_MAX: usize = 1024;
 /// Tags, addresses or retry intervals of one message. More are refused, 550.
 pub const CONTROL_LIST_MAX: usize = 64;
 
-/// Octets of a refused message that are read and thrown away beyond the size limit before the session is ended with 421.
+/// Octets of a refused message that are read and thrown away beyond the size limit before the session is ended with
+/// 421.
 pub const DISCARDED_BYTES_MAX: u64 = 67_108_864;
 
 /// Octets reserved for a body before it is received: what SIZE announces, at most this.

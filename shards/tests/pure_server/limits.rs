@@ -179,6 +179,33 @@ fn dripped_content_times_out() {
     }
 }
 
+/// A pause between chunks is a pause before a command; but all chunks together have two hours.
+#[test]
+fn chunks_may_pause_but_not_for_ever() {
+    let mut driver = Driver::new(config(), FRIEND);
+    driver.feed(b"HELO c\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\nBDAT 1\r\nx", Pieces::Whole);
+    assert_eq!(seconds_left(&driver), Some(300));
+    for time in [250, 500] {
+        driver.session.handle_bytes(b"BDAT 2\r\n", at(time));
+        assert_eq!(seconds_left(&driver), Some(time + 180));
+        driver.session.handle_bytes(b"xx", at(time));
+        assert_eq!(seconds_left(&driver), Some(time + 300));
+    }
+    for time in (750..7200).step_by(250) {
+        driver.session.handle_bytes(b"BDAT 1\r\nx", at(time));
+    }
+    assert_eq!(seconds_left(&driver), Some(7200));
+}
+
+/// A chunk that nobody asked for is read, but not for ever.
+#[test]
+fn a_dripped_stray_chunk_times_out() {
+    let mut driver = Driver::new(config(), FRIEND);
+    driver.session.handle_bytes(b"BDAT 1000\r\nx", at(10));
+    driver.session.handle_bytes(b"x", at(100));
+    assert_eq!(seconds_left(&driver), Some(190));
+}
+
 /// While the runtime works, the peer is not to blame for the time.
 #[test]
 fn no_deadline_while_the_runtime_works() {

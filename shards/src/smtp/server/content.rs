@@ -22,10 +22,18 @@ impl DataClock {
     /// When the content comes too slowly: nothing for a while, too little on the whole, or for too long.
     fn deadline(&self) -> Instant {
         let earned = Duration::from_secs(self.octets / CONTENT_BYTES_PER_SECOND_MIN);
-        self.progress
-            .after(CONTENT_WAIT)
-            .min(self.started.after(CONTENT_WAIT + earned))
-            .min(self.started.after(CONTENT_DURATION_MAX))
+        self.progress.after(CONTENT_WAIT).min(self.started.after(CONTENT_WAIT + earned)).min(self.end())
+    }
+
+    /// When all of it has to have come, whatever the rate and the pauses.
+    fn end(&self) -> Instant {
+        self.began.after(CONTENT_DURATION_MAX)
+    }
+
+    /// Another chunk begins.
+    fn resume(&mut self, now: Now) {
+        self.started = self.started.after(now.instant.since(self.progress));
+        self.progress = now.instant;
     }
 }
 
@@ -66,10 +74,12 @@ impl Session {
         }
         let chunk = Chunk { octets, left: octets, last };
         self.state = State::Chunk(chunk);
+        match self.content() {
+            Some((_, clock)) => clock.resume(now),
+            None => self.wait_until(now.instant.after(CONTENT_WAIT)),
+        }
         if octets == 0 {
             self.chunk_ended(chunk, now);
-        } else if self.content().is_none() {
-            self.wait_until(now.instant.after(CONTENT_WAIT));
         }
     }
 
@@ -112,7 +122,7 @@ impl Session {
     /// Between chunks: when all of the content has to have come.
     pub(super) fn content_end(&self) -> Option<Instant> {
         let (_, clock) = self.transaction.as_ref()?.content.as_ref()?;
-        Some(clock.started.after(CONTENT_DURATION_MAX))
+        Some(clock.end())
     }
 
     pub(super) fn content_memory(&self) -> usize {
@@ -151,7 +161,7 @@ impl Session {
         };
         received.write(&mut body);
         let decoder = Decoder::new(body, self.config.clone(), self.peer.trusted_headers);
-        let clock = DataClock { started: now.instant, progress: now.instant, octets: 0 };
+        let clock = DataClock { began: now.instant, started: now.instant, progress: now.instant, octets: 0 };
         transaction.content = Some((decoder, clock));
     }
 
