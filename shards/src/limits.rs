@@ -77,10 +77,10 @@ pub const SESSION_FAILED_LOGINS_MAX: u32 = 3;
 pub const SESSION_IDLE_COMMANDS_MAX: u32 = 2_000;
 
 /// Transactions of a session. The next MAIL is answered 421, and the client connects anew.
-pub const SESSION_TRANSACTIONS_MAX: u32 = 100_000;
+pub const SESSION_TRANSACTIONS_MAX: u32 = 1_000_000;
 
 /// Chunks of one message, so that BDAT cannot be a way to drip octets. The next one ends the session with 421.
-pub const MESSAGE_CHUNKS_MAX: u32 = 100_000;
+pub const MESSAGE_CHUNKS_MAX: u32 = 65_536;
 
 /// Octets of replies that wait for the runtime. At this many a session takes no more input until they are out.
 pub const SESSION_OUTPUT_BYTES_MAX: usize = 16_384;
@@ -102,7 +102,8 @@ pub const CONTROL_VALUE_BYTES_MAX: usize = 1024;
 /// Tags, addresses or retry intervals of one message. More are refused, 550.
 pub const CONTROL_LIST_MAX: usize = 64;
 
-/// Octets of a refused message that are read and thrown away beyond the size limit before the session is ended with 421.
+/// Octets of a refused message that are read and thrown away beyond the size limit before the session is ended with
+/// 421.
 pub const DISCARDED_BYTES_MAX: u64 = 67_108_864;
 
 /// Octets reserved for a body before it is received: what SIZE announces, at most this.

@@ -10,13 +10,13 @@ struct Directory(PathBuf);
 impl Directory {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("mailrace-tls-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
+        std::fs::create_dir_all(&path).expect("a directory for temporary files");
         Self(path)
     }
 
     fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).expect("the directory takes files");
         path
     }
 }
@@ -28,7 +28,7 @@ impl Drop for Directory {
 }
 
 fn certificate(directory: &Directory, host: &str) -> TlsFiles {
-    let made = rcgen::generate_simple_self_signed(vec![host.to_owned()]).unwrap();
+    let made = rcgen::generate_simple_self_signed(vec![host.to_owned()]).expect("a host name");
     TlsFiles {
         certificate: directory.write(&format!("{host}.crt"), &made.cert.pem()),
         key: directory.write(&format!("{host}.key"), &made.signing_key.serialize_pem()),

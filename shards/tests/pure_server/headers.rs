@@ -33,7 +33,7 @@ fn extras() -> Extras {
         campaign: Some("Spring Sale".into()),
         tenant: Some("T\u{e9}nant".into()),
         pool: Some("fast".into()),
-        ips: vec!["192.0.2.9".parse().unwrap(), "2001:db8::9".parse().unwrap()],
+        ips: vec!["192.0.2.9".parse().expect("an address"), "2001:db8::9".parse().expect("an address")],
         smarthost: Some("relay.test:2525".into()),
         not_before: Some(Timestamp(1_796_119_200_000)),
         expires: Some(Timestamp(1_796_202_000_000)),

@@ -1,7 +1,7 @@
 //! Bounds of a session: each is hit, and what is said then.
 
 use crate::driver::{ALL_PIECES, Driver, FRIEND, NOW, Pieces, config, large};
-use mailrace_shards::limits::{SESSION_IDLE_COMMANDS_MAX, SESSION_OUTPUT_BYTES_MAX};
+use mailrace_shards::limits::{MESSAGE_CHUNKS_MAX, SESSION_IDLE_COMMANDS_MAX, SESSION_OUTPUT_BYTES_MAX};
 use mailrace_shards::smtp::server::ServerConfig;
 use mailrace_shards::time::{Instant, Now};
 use std::time::Duration;
@@ -95,7 +95,7 @@ fn output_is_bounded() {
 #[test]
 fn waste_is_bounded() {
     let begin = b"HELO c\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\n";
-    let block = b"0123456789abcd\r\n".repeat(1 << 16);
+    let block = [&[b'x'; 1022][..], b"\r\n"].concat().repeat(1 << 10);
     let mut driver = Driver::new(config(), FRIEND);
     driver.feed(begin, Pieces::Whole);
     driver.feed(b"DATA\r\n", Pieces::Whole);
@@ -108,6 +108,27 @@ fn waste_is_bounded() {
     driver.feed(begin, Pieces::Whole);
     driver.feed(b"BDAT 999999999999999999 LAST\r\n", Pieces::Whole);
     assert_eq!(last_words(&driver), ["S: 421 4.3.4 Chunk is far over the size limit", "X"]);
+}
+
+#[test]
+fn chunks() {
+    let mut driver = Driver::new(config(), FRIEND);
+    driver.feed(b"HELO c\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\n", Pieces::Whole);
+    driver.feed(&b"BDAT 0\r\n".repeat(MESSAGE_CHUNKS_MAX as usize + 1), Pieces::Whole);
+    assert_eq!(driver.transcript.len(), 4 + MESSAGE_CHUNKS_MAX as usize + 2);
+    assert_eq!(last_words(&driver), ["S: 421 4.7.0 Too many chunks", "X"]);
+}
+
+/// What a session holds is known, and given back when it ends.
+#[test]
+fn memory_is_counted() {
+    let mut driver = Driver::new(large(), FRIEND);
+    driver.feed(b"HELO c\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\nDATA\r\n", Pieces::Whole);
+    assert!(driver.session.memory() < 20_000);
+    driver.feed(&[b'x'; 100_000], Pieces::Whole);
+    assert!((100_000..300_000).contains(&driver.session.memory()));
+    driver.session.handle_eof();
+    assert!(driver.session.memory() < 1_000);
 }
 
 fn at(seconds: u64) -> Now {
@@ -156,6 +177,33 @@ fn dripped_content_times_out() {
         driver.pump();
         assert_eq!(last_words(&driver), ["S: 421 4.4.2 Timed out", "X"]);
     }
+}
+
+/// A pause between chunks is a pause before a command; but all chunks together have two hours.
+#[test]
+fn chunks_may_pause_but_not_for_ever() {
+    let mut driver = Driver::new(config(), FRIEND);
+    driver.feed(b"HELO c\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\nBDAT 1\r\nx", Pieces::Whole);
+    assert_eq!(seconds_left(&driver), Some(300));
+    for time in [250, 500] {
+        driver.session.handle_bytes(b"BDAT 2\r\n", at(time));
+        assert_eq!(seconds_left(&driver), Some(time + 180));
+        driver.session.handle_bytes(b"xx", at(time));
+        assert_eq!(seconds_left(&driver), Some(time + 300));
+    }
+    for time in (750..7200).step_by(250) {
+        driver.session.handle_bytes(b"BDAT 1\r\nx", at(time));
+    }
+    assert_eq!(seconds_left(&driver), Some(7200));
+}
+
+/// A chunk that nobody asked for is read, but not for ever.
+#[test]
+fn a_dripped_stray_chunk_times_out() {
+    let mut driver = Driver::new(config(), FRIEND);
+    driver.session.handle_bytes(b"BDAT 1000\r\nx", at(10));
+    driver.session.handle_bytes(b"x", at(100));
+    assert_eq!(seconds_left(&driver), Some(190));
 }
 
 /// While the runtime works, the peer is not to blame for the time.

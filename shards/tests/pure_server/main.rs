@@ -6,3 +6,4 @@ mod conversation;
 mod driver;
 mod headers;
 mod limits;
+mod random;

@@ -1,6 +1,8 @@
 //! The AUTH exchange (RFC 4954): PLAIN (RFC 4616) and LOGIN. Takes credentials apart; checks none.
 
-use super::Credentials;
+use super::session::Session;
+use super::state::{Greeting, State};
+use super::{Credentials, ServerEvent};
 use crate::limits::CREDENTIAL_BYTES_MAX;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -44,8 +46,42 @@ const UNUSABLE: &str = "535 5.7.8 Credentials not usable";
 const NAME_CHALLENGE: &str = "334 VXNlcm5hbWU6";
 const SECRET_CHALLENGE: &str = "334 UGFzc3dvcmQ6";
 
+impl Session {
+    pub(super) fn auth(&mut self, mechanism: &[u8], initial: Option<&[u8]>) {
+        if !self.config.auth_available {
+            self.error("502 5.5.1 AUTH is not offered");
+        } else if self.tls.is_none() {
+            // Credentials in clear are not even looked at (RFC 4954 §4, §9).
+            self.error("538 5.7.11 STARTTLS first");
+        } else if self.greeting != Greeting::Ehlo || self.authenticated || self.transaction.is_some() {
+            self.error("503 5.5.1 AUTH does not belong here");
+        } else {
+            self.auth_step(begin(mechanism, initial));
+        }
+    }
+
+    pub(super) fn auth_step(&mut self, step: Step) {
+        match step {
+            Step::Challenge(line, exchange) => {
+                self.reply(line);
+                self.state = State::Exchange(exchange);
+            }
+            Step::Check(credentials) => {
+                self.event = Some(ServerEvent::Authenticate(credentials));
+                self.state = State::Authenticating;
+            }
+            Step::Refuse(line) => self.refuse_login(line),
+        }
+    }
+
+    pub(super) fn refuse_login(&mut self, line: &str) {
+        self.counters.failed_logins += 1;
+        self.error(line);
+    }
+}
+
 /// `AUTH mechanism [initial]`; an initial response of `=` is an empty one.
-pub(super) fn begin(mechanism: &[u8], initial: Option<&[u8]>) -> Step {
+fn begin(mechanism: &[u8], initial: Option<&[u8]>) -> Step {
     let exchange = if mechanism.eq_ignore_ascii_case(b"PLAIN") {
         Exchange::Plain
     } else if mechanism.eq_ignore_ascii_case(b"LOGIN") {

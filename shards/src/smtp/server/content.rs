@@ -1,5 +1,6 @@
 //! DATA and BDAT: the content of a message, from the command to the reply or to the runtime.
 
+use super::control::Wishes;
 use super::decoder::{Content, ContentRefusal, Decoder};
 use super::envelope::Transaction;
 use super::received::{self, Received};
@@ -21,10 +22,18 @@ impl DataClock {
     /// When the content comes too slowly: nothing for a while, too little on the whole, or for too long.
     fn deadline(&self) -> Instant {
         let earned = Duration::from_secs(self.octets / CONTENT_BYTES_PER_SECOND_MIN);
-        self.progress
-            .after(CONTENT_WAIT)
-            .min(self.started.after(CONTENT_WAIT + earned))
-            .min(self.started.after(CONTENT_DURATION_MAX))
+        self.progress.after(CONTENT_WAIT).min(self.started.after(CONTENT_WAIT + earned)).min(self.end())
+    }
+
+    /// When all of it has to have come, whatever the rate and the pauses.
+    fn end(&self) -> Instant {
+        self.began.after(CONTENT_DURATION_MAX)
+    }
+
+    /// Another chunk begins.
+    fn resume(&mut self, now: Now) {
+        self.started = self.started.after(now.instant.since(self.progress));
+        self.progress = now.instant;
     }
 }
 
@@ -65,10 +74,12 @@ impl Session {
         }
         let chunk = Chunk { octets, left: octets, last };
         self.state = State::Chunk(chunk);
+        match self.content() {
+            Some((_, clock)) => clock.resume(now),
+            None => self.wait_until(now.instant.after(CONTENT_WAIT)),
+        }
         if octets == 0 {
             self.chunk_ended(chunk, now);
-        } else if self.content().is_none() {
-            self.wait_until(now.instant.after(CONTENT_WAIT));
         }
     }
 
@@ -111,7 +122,12 @@ impl Session {
     /// Between chunks: when all of the content has to have come.
     pub(super) fn content_end(&self) -> Option<Instant> {
         let (_, clock) = self.transaction.as_ref()?.content.as_ref()?;
-        Some(clock.started.after(CONTENT_DURATION_MAX))
+        Some(clock.end())
+    }
+
+    pub(super) fn content_memory(&self) -> usize {
+        let content = self.transaction.as_ref().and_then(|transaction| transaction.content.as_ref());
+        content.map_or(0, |(decoder, _)| decoder.memory())
     }
 
     fn content(&mut self) -> Option<(&mut Decoder, &mut DataClock)> {
@@ -145,7 +161,7 @@ impl Session {
         };
         received.write(&mut body);
         let decoder = Decoder::new(body, self.config.clone(), self.peer.trusted_headers);
-        let clock = DataClock { started: now.instant, progress: now.instant, octets: 0 };
+        let clock = DataClock { began: now.instant, started: now.instant, progress: now.instant, octets: 0 };
         transaction.content = Some((decoder, clock));
     }
 
@@ -200,7 +216,8 @@ impl Session {
         let Transaction { sender, smtputf8, recipients, content, .. } = transaction;
         let (decoder, _) = content.expect("the content has begun");
         let Content { body, eight_bit, dot_lines, marks } = decoder.finish()?;
-        let (envelope, extras) = marks.into_parts().map_err(|(name, why)| ContentRefusal::Control(name.into(), why))?;
+        let Wishes { envelope, extras } =
+            marks.into_wishes().map_err(|(name, why)| ContentRefusal::Control(name.into(), why))?;
         let sender = envelope.unwrap_or(sender);
         // A reverse-path from a control header needs SMTPUTF8 as much as one from MAIL.
         let smtputf8 = smtputf8 || !sender.is_ascii();

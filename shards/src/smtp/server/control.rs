@@ -55,7 +55,15 @@ impl Field {
     }
 }
 
-/// What the control headers of one message said.
+/// What the control headers of one message come to.
+#[derive(Debug)]
+pub(super) struct Wishes {
+    /// The reverse-path that replaces MAIL's.
+    pub(super) envelope: Option<Box<str>>,
+    pub(super) extras: Option<Box<Extras>>,
+}
+
+/// What the control headers of one message said so far.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     envelope: Option<Box<str>>,
@@ -106,8 +114,8 @@ impl Marks {
         }
     }
 
-    /// The reverse-path that replaces MAIL's, and the extras; or the header that is missing its other half.
-    pub(super) fn into_parts(self) -> Result<(Option<Box<str>>, Option<Box<Extras>>), (&'static str, Why)> {
+    /// What they come to; or the header that is missing its other half, and why it needs it.
+    pub(super) fn into_wishes(self) -> Result<Wishes, (&'static str, Why)> {
         let Self { envelope, port, mut extras } = self;
         let smarthost = extras.as_mut().and_then(|extras| extras.smarthost.as_mut());
         match (port, smarthost) {
@@ -115,7 +123,7 @@ impl Marks {
             (Some(_), None) => return Err(("x-mq-smarthost-port", "needs x-mq-smarthost-hostname")),
             (None, _) => {}
         }
-        Ok((envelope, extras))
+        Ok(Wishes { envelope, extras })
     }
 }
 

@@ -93,6 +93,11 @@ impl Decoder {
         self.octets
     }
 
+    /// Octets of memory that the body occupies.
+    pub(super) fn memory(&self) -> usize {
+        self.body.capacity()
+    }
+
     /// Why the content will not be taken, as soon as it is known.
     pub(super) fn refusal(&self) -> Option<&ContentRefusal> {
         self.refusal.as_ref()

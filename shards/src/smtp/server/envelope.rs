@@ -176,3 +176,36 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::MessageId;
+    use crate::smtp::server::{PeerFacts, ServerConfig};
+    use crate::time::Now;
+    use std::sync::Arc;
+
+    /// The one after the last is answered 421, and that is the end.
+    #[test]
+    fn transactions_are_bounded() {
+        let config = ServerConfig {
+            hostname: "mx.test".into(),
+            max_message_bytes: 1000,
+            max_recipients: 1,
+            tls_available: false,
+            auth_available: false,
+            campaign_header: "X-Campaign".into(),
+            tenant_header: "X-Tenant".into(),
+        };
+        let address = "192.0.2.1:1".parse().expect("an address");
+        let peer = PeerFacts { address, may_relay: true, trusted_headers: false };
+        let mut session = Session::new(Arc::new(config), peer, MessageId::default(), Now::default());
+        session.counters.transactions = SESSION_TRANSACTIONS_MAX - 1;
+        session.handle_bytes(b"HELO c\r\nMAIL FROM:<>\r\nRSET\r\nMAIL FROM:<>\r\nNOOP\r\n", Now::default());
+        let output = String::from_utf8_lossy(session.output());
+        assert!(
+            output.ends_with("250 2.1.0 Ok\r\n250 2.0.0 Ok\r\n421 4.7.0 Enough for one connection\r\n"),
+            "{output}"
+        );
+    }
+}

@@ -18,6 +18,7 @@ mod decoder;
 mod envelope;
 mod greeting;
 mod header;
+mod line;
 mod parameters;
 mod received;
 mod session;

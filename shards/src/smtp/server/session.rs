@@ -1,15 +1,14 @@
-//! One conversation with an injector. Feeds lines and content to the handlers in `greeting`, `envelope` and
-//! `content`, keeps its deadlines and its bounds, and never answers for what the runtime has to do.
+//! One conversation with an injector. Holds its state, its deadlines and its bounds, and talks
+//! to the runtime; lines are acted on in `line`, `greeting`, `auth` and `envelope`, text in `content`. Never answers
+//! for what the runtime has to do.
 
-use super::auth::{self, Step};
-use super::command::{self, Command, CommandError};
 use super::envelope::Transaction;
 use super::received::TlsFacts;
 use super::state::{Counters, Greeting, State};
 use super::{PeerFacts, ServerConfig, ServerEvent, StoreRefusal};
 use crate::limits::{
-    AUTH_LINE_BYTES_MAX, COMMAND_LINE_BYTES_MAX, COMMAND_WAIT, SERVER_HANDSHAKE_WAIT, SESSION_ERRORS_MAX,
-    SESSION_FAILED_LOGINS_MAX, SESSION_IDLE_COMMANDS_MAX, SESSION_OUTPUT_BYTES_MAX, SKIPPED_LINE_BYTES_MAX,
+    COMMAND_WAIT, SERVER_HANDSHAKE_WAIT, SESSION_ERRORS_MAX, SESSION_FAILED_LOGINS_MAX, SESSION_IDLE_COMMANDS_MAX,
+    SESSION_OUTPUT_BYTES_MAX,
 };
 use crate::message::MessageId;
 use crate::time::{Instant, Now};
@@ -37,7 +36,7 @@ pub struct Session {
     pub(super) pressure: Option<Box<StoreRefusal>>,
     pub(super) event: Option<ServerEvent>,
     /// Beginning of a line whose end has not come.
-    partial: Vec<u8>,
+    pub(super) partial: Vec<u8>,
     output: Vec<u8>,
     deadline: Instant,
     stopping: bool,
@@ -110,6 +109,13 @@ impl Session {
             State::Command => Some(self.deadline.min(self.content_end().unwrap_or(self.deadline))),
             State::Skipping | State::Exchange(_) | State::StartingTls => Some(self.deadline),
         }
+    }
+
+    /// Octets of memory that the session holds on the heap, for the memory budget: the content received so far, and
+    /// its buffers.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.partial.capacity() + self.output.capacity() + self.content_memory()
     }
 
     /// What the peer called itself in EHLO or HELO, with unprintable octets replaced; empty before.
@@ -287,132 +293,5 @@ impl Session {
 
     pub(super) fn wait_until(&mut self, deadline: Instant) {
         self.deadline = deadline;
-    }
-
-    /// Takes octets up to the end of a line, and acts on the line.
-    fn take_line(&mut self, bytes: &[u8], now: Now) -> usize {
-        let Some(end) = memchr::memchr(b'\n', bytes).map(|at| at + 1) else {
-            return self.take_partial(bytes);
-        };
-        if self.partial.is_empty() {
-            self.line(&bytes[..end], now);
-        } else {
-            let mut line = std::mem::take(&mut self.partial);
-            line.extend_from_slice(&bytes[..end]);
-            self.line(&line, now);
-        }
-        end
-    }
-
-    fn take_partial(&mut self, bytes: &[u8]) -> usize {
-        let room = AUTH_LINE_BYTES_MAX - self.partial.len();
-        if bytes.len() <= room {
-            self.partial.extend_from_slice(bytes);
-            return bytes.len();
-        }
-        self.counters.skipped_bytes = self.partial.len();
-        self.partial = Vec::new();
-        self.state = State::Skipping;
-        0
-    }
-
-    /// Throws away the rest of a line that is too long.
-    fn skip_line(&mut self, bytes: &[u8], now: Now) -> usize {
-        let end = memchr::memchr(b'\n', bytes).map(|at| at + 1);
-        let length = end.unwrap_or(bytes.len());
-        self.counters.skipped_bytes += length;
-        if self.counters.skipped_bytes > SKIPPED_LINE_BYTES_MAX {
-            self.end("421 4.7.0 Line without end");
-        } else if end.is_some() {
-            self.state = State::Command;
-            self.error("500 5.5.2 Line too long");
-            self.ready(now);
-        }
-        length
-    }
-
-    /// Acts on a line with its line end.
-    fn line(&mut self, line: &[u8], now: Now) {
-        let exchange = match std::mem::replace(&mut self.state, State::Command) {
-            State::Exchange(exchange) => Some(exchange),
-            _ => None,
-        };
-        let long = exchange.is_some() || command::is_auth(line);
-        let bound = if long { AUTH_LINE_BYTES_MAX } else { COMMAND_LINE_BYTES_MAX };
-        if line.len() > SKIPPED_LINE_BYTES_MAX {
-            return self.end("421 4.7.0 Line without end");
-        }
-        match line.strip_suffix(b"\r\n") {
-            _ if line.len() > bound => self.error("500 5.5.2 Line too long"),
-            None => self.error("500 5.5.2 Lines end with CR LF"),
-            Some(text) => match exchange {
-                Some(exchange) => self.auth_step(exchange.answer(text)),
-                None => self.command(text, now),
-            },
-        }
-        self.ready(now);
-    }
-
-    fn command(&mut self, line: &[u8], now: Now) {
-        let command = match command::parse(line) {
-            Ok(command) => command,
-            Err(CommandError::Unknown) => return self.error("500 5.5.1 Command unknown"),
-            Err(CommandError::Control) => return self.error("500 5.5.2 Control characters in a command"),
-            Err(CommandError::Syntax(usage)) => return self.error(&format!("501 5.5.4 Syntax: {usage}")),
-            // How many octets follow is not known, so whatever comes could be text or commands.
-            Err(CommandError::ChunkLength) => return self.end("501 5.5.4 Syntax: BDAT octets [LAST]"),
-        };
-        if !matches!(command, Command::Rcpt(_) | Command::Bdat { .. }) {
-            self.counters.commands += 1;
-        }
-        match command {
-            Command::Ehlo(name) => self.ehlo(name),
-            Command::Helo(name) => self.helo(name),
-            Command::Mail(arguments) => self.mail(arguments),
-            Command::Rcpt(arguments) => self.rcpt(arguments),
-            Command::Data => self.data(now),
-            Command::Bdat { octets, last } => self.bdat(octets, last, now),
-            Command::Rset => self.rset(),
-            Command::Noop => self.reply("250 2.0.0 Ok"),
-            Command::Quit => self.end("221 2.0.0 Bye"),
-            Command::Vrfy => self.reply("252 2.0.0 Not verified; send it some mail"),
-            Command::Expn => self.error("502 5.5.1 Not implemented"),
-            Command::Help => self.reply("214 2.0.0 See RFC 5321"),
-            Command::StartTls => self.starttls(),
-            Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
-            Command::Http => self.end("421 4.7.0 This is not HTTP"),
-        }
-    }
-
-    fn auth(&mut self, mechanism: &[u8], initial: Option<&[u8]>) {
-        if !self.config.auth_available {
-            self.error("502 5.5.1 AUTH is not offered");
-        } else if self.tls.is_none() {
-            // Credentials in clear are not even looked at (RFC 4954 §4, §9).
-            self.error("538 5.7.11 STARTTLS first");
-        } else if self.greeting != Greeting::Ehlo || self.authenticated || self.transaction.is_some() {
-            self.error("503 5.5.1 AUTH does not belong here");
-        } else {
-            self.auth_step(auth::begin(mechanism, initial));
-        }
-    }
-
-    fn auth_step(&mut self, step: Step) {
-        match step {
-            Step::Challenge(line, exchange) => {
-                self.reply(line);
-                self.state = State::Exchange(exchange);
-            }
-            Step::Check(credentials) => {
-                self.event = Some(ServerEvent::Authenticate(credentials));
-                self.state = State::Authenticating;
-            }
-            Step::Refuse(line) => self.refuse_login(line),
-        }
-    }
-
-    fn refuse_login(&mut self, line: &str) {
-        self.counters.failed_logins += 1;
-        self.error(line);
     }
 }

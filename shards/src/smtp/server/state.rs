@@ -67,6 +67,8 @@ pub(super) struct Counters {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DataClock {
     /// When the content began.
+    pub(super) began: Instant,
+    /// The same, moved by the pauses between chunks, for which the rate is not to blame.
     pub(super) started: Instant,
     /// When some of it last came.
     pub(super) progress: Instant,
