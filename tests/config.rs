@@ -1,8 +1,6 @@
 //! `mailrace check-config` on every file of `tests/data/config`: its output must be NAME.expected, octet for
 //! octet. After a wanted change: `UPDATE_EXPECTED=1 cargo test --test config`, and read the difference.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::path::Path;
 use std::process::Command;
 
