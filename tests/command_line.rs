@@ -58,7 +58,7 @@ fn free_port() -> u16 {
 
 /// A service manager's socket, and `serve` started under it.
 struct Service {
-    child: Child,
+    child: Option<Child>,
     manager: UnixDatagram,
 }
 
@@ -68,14 +68,12 @@ impl Service {
         let _ = std::fs::remove_file(&path);
         let manager = UnixDatagram::bind(&path).unwrap();
         manager.set_read_timeout(Some(PATIENCE)).unwrap();
-        let child = mailrace(directory)
-            .arg("serve")
-            .args(arguments)
-            .env("NOTIFY_SOCKET", &path)
-            .env("WATCHDOG_USEC", "1000000")
-            .spawn()
-            .unwrap();
-        Self { child, manager }
+        // The manager names the process that is to feed the watchdog; a shell that becomes it knows the number.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "WATCHDOG_PID=$$ exec \"$0\" serve \"$@\"", env!("CARGO_BIN_EXE_mailrace")]).args(arguments);
+        shell.current_dir(directory).stdin(Stdio::null()).stderr(Stdio::piped()).env_remove("JOURNAL_STREAM");
+        let child = shell.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000").spawn().unwrap();
+        Self { child: Some(child), manager }
     }
 
     /// Waits until the service says `wanted`.
@@ -89,13 +87,27 @@ impl Service {
         }
     }
 
+    fn id(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
     fn signal(&self, signal: rustix::process::Signal) {
-        let id = i32::try_from(self.child.id()).unwrap();
+        let id = i32::try_from(self.id()).unwrap();
         rustix::process::kill_process(rustix::process::Pid::from_raw(id).unwrap(), signal).unwrap();
     }
 
-    fn output(self) -> Output {
-        self.child.wait_with_output().unwrap()
+    fn output(mut self) -> Output {
+        self.child.take().unwrap().wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Service {
+    /// A test that failed leaves no process behind.
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -113,7 +125,7 @@ fn a_service_starts_reloads_and_stops() {
     let second = run(&directory.0, &["serve", "--data-dir", "data", "--smtp", "127.0.0.1:1"], "");
     assert_eq!(second.status.code(), Some(1));
     let complaint = text(&second.stderr);
-    assert!(complaint.contains(&format!("is held by process {};", service.child.id())), "{complaint}");
+    assert!(complaint.contains(&format!("is held by process {};", service.id())), "{complaint}");
 
     // The first token works on the command line, and a token can be made while the service runs.
     let added = run(&directory.0, &["token", "add", "ci", "--scope", "inject", "--data-dir", "data"], "");
