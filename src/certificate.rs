@@ -36,3 +36,30 @@ pub fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     crate::files::read_bounded(path, PEM_BYTES_MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::load;
+    use mailrace_shards::settings::TlsFiles;
+    use std::path::Path;
+
+    #[test]
+    fn files_must_belong_together() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls");
+        for (certificate, key, expected) in [
+            ("chain.pem", "key.pem", ""),
+            ("chain.pem", "other-key.pem", "do not make a server certificate"),
+            ("key.pem", "key.pem", "key.pem holds no certificate"),
+            ("chain.pem", "chain.pem", "chain.pem holds no private key"),
+            ("none.pem", "key.pem", "none.pem cannot be opened"),
+            ("chain.pem", "none.pem", "none.pem cannot be opened"),
+        ] {
+            let files = TlsFiles { certificate: directory.join(certificate), key: directory.join(key) };
+            let error = load(&files).err().unwrap_or_default();
+            assert!(
+                error.contains(expected) && error.is_empty() == expected.is_empty(),
+                "{certificate} {key}: {error}"
+            );
+        }
+    }
+}

@@ -21,6 +21,9 @@ pub struct Machine {
     /// Processors that this process may use, as the kernel numbers them, at least one: its affinity, cut to
     /// what the cgroup's CPU quota pays for.
     pub cpus: Vec<usize>,
+    /// Whether a quota cut them: then which processors they are means nothing, and other containers with a
+    /// quota would name the same first ones.
+    pub quota: bool,
     /// What the cgroup or the machine allows, octets.
     pub memory_bytes: u64,
     /// Resolvers of /etc/resolv.conf, at least one.
@@ -32,10 +35,14 @@ impl Machine {
     #[must_use]
     pub fn detect() -> Self {
         let root = Path::new("/");
+        let mut cpus = crate::system::affinity();
+        let quota = cpu_quota(root).filter(|quota| *quota < cpus.len());
+        cpus.truncate(quota.unwrap_or(cpus.len()));
         Self {
             hostname: host_name(&rustix::system::uname().nodename().to_string_lossy())
                 .unwrap_or_else(|_| "localhost".into()),
-            cpus: cpus(root),
+            cpus,
+            quota: quota.is_some(),
             memory_bytes: memory_bytes(root, crate::system::memory_bytes()),
             resolvers: resolvers(&read(&root.join("etc/resolv.conf")).unwrap_or_default()),
         }
@@ -63,14 +70,6 @@ fn read(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     std::fs::File::open(path).ok()?.take(SYSTEM_FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn cpus(root: &Path) -> Vec<usize> {
-    let mut cpus = crate::system::affinity();
-    if let Some(quota) = cpu_quota(root) {
-        cpus.truncate(quota);
-    }
-    cpus
 }
 
 /// Whole processors that the cgroup's quota pays for, rounded up: a container of 1.5 CPUs can keep two busy

@@ -101,6 +101,7 @@ fn shards_by_cores() {
         let machine = Machine {
             hostname: "mx.example".into(),
             cpus: (0..cores).collect(),
+            quota: false,
             memory_bytes: 1 << 30,
             resolvers: Vec::new(),
         };

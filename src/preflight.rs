@@ -57,6 +57,7 @@ pub fn run(config: &Config) -> Result<Ready, Findings> {
     tls_files(config, &mut findings);
     let users = users(&config.settings, &mut findings);
     sources(&config.settings, &mut findings);
+    hostname(&config.settings, &mut findings);
     match lock {
         Some(lock) if findings.errors.is_empty() => Ok(Ready { lock, users, warnings: findings.warnings }),
         _ => Err(findings),
@@ -231,6 +232,15 @@ fn sources(settings: &Settings, findings: &mut Findings) {
                 ));
             }
         }
+    }
+}
+
+fn hostname(settings: &Settings, findings: &mut Findings) {
+    let name = &settings.hostname;
+    if !name.contains('.') && !name.starts_with('[') {
+        findings.warnings.push(format!(
+            "server.hostname is {name:?}, which is no full name; many receivers refuse it in EHLO: set it to the name that this host's address resolves to"
+        ));
     }
 }
 

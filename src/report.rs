@@ -31,15 +31,27 @@ pub fn notice(text: &str) {
     line(Level::Notice, "", text);
 }
 
+/// Lines as they are: the start-up report.
+pub fn plain(text: &str) {
+    write(Level::Notice, "", text);
+}
+
 fn line(level: Level, word: &str, text: &str) {
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    // The journal knows who is speaking.
+    let name = if in_journal() { "" } else { "mailrace: " };
+    write(level, &format!("{name}{word}"), text);
+}
+
+fn in_journal() -> bool {
+    std::env::var_os("JOURNAL_STREAM").is_some()
+}
+
+fn write(level: Level, before: &str, text: &str) {
+    let journal = in_journal();
     let mut out = String::with_capacity(text.len() + 32);
     for part in text.lines() {
-        let written = if journal {
-            writeln!(out, "<{}>{word}{part}", level as u8)
-        } else {
-            writeln!(out, "mailrace: {word}{part}")
-        };
+        let written =
+            if journal { writeln!(out, "<{}>{before}{part}", level as u8) } else { writeln!(out, "{before}{part}") };
         debug_assert!(written.is_ok(), "a String takes all");
     }
     // Nobody may be listening; that must not stop mail.
@@ -132,6 +144,9 @@ fn cores(topology: &Topology) -> String {
     let on: Vec<_> = topology.shard_cpus.iter().map(ToString::to_string).collect();
     let shared = if topology.control_is_alone() { "" } else { " (shared)" };
     let (s, es) = if shards == 1 { ("", "") } else { ("s", "s") };
+    if !topology.pinned {
+        return format!("{shards} shard{s}, not pinned: a CPU quota is in force");
+    }
     format!("{shards} shard{s} on processor{es} {}; control on {}{shared}", on.join(", "), topology.control_cpu)
 }
 
@@ -147,3 +162,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 fn absolute(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;

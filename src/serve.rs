@@ -53,12 +53,12 @@ fn run(arguments: &ServeArguments) -> Result<(), Vec<String>> {
     let first_token =
         token::first_token(&mut store, &data_dir, system::now()).map_err(|error| one(error.to_string()))?;
     let tokens = store.tokens().map_err(|error| one(error.to_string()))?;
-    let topology = Topology::plan(&config.settings, &machine.cpus);
+    let topology = Topology::plan(config.settings.shards, &machine);
 
     let start = Start { config: config.clone(), topology: topology.clone(), users, tokens };
     let user_count = start.users.count();
     let engine = engine::start(start).map_err(one)?;
-    report::notice(&report::start_up(&StartUp {
+    report::plain(&report::start_up(&StartUp {
         config: &config,
         config_file: file,
         topology: &topology,
@@ -168,8 +168,8 @@ impl<E: Engine> Control<E> {
     /// Ends the engine, then the process's claim on the data directory.
     fn finish(self, ended: Result<(), String>) -> Result<(), String> {
         let Self { mut engine, store, config, manager, lock } = self;
-        manager.stopping();
         let within = config.settings.stop_within;
+        manager.stopping(within);
         report::notice(&format!("stopping within {}", humantime::format_duration(within)));
         let stopped = engine.stop(within);
         drop(engine);

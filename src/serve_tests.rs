@@ -65,6 +65,7 @@ fn config(text: &str) -> Result<Config, Vec<String>> {
     let machine = Machine {
         hostname: "mx.example".into(),
         cpus: vec![0, 1],
+        quota: false,
         memory_bytes: 1 << 30,
         resolvers: vec![([127, 0, 0, 1], 53).into()],
     };

@@ -20,9 +20,13 @@ pub fn raise_limit(resource: Resource) -> Option<u64> {
     limit.current
 }
 
-/// From now on nothing that this process makes can be read by others.
+/// From now on nothing that this process makes can be read by others, nor changed by its group; a stricter
+/// mask stays.
 pub fn keep_files_private() {
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
+    use rustix::fs::Mode;
+    // The mask can only be read by setting it.
+    let found = rustix::process::umask(Mode::from_raw_mode(0o077));
+    rustix::process::umask(found | Mode::from_raw_mode(0o027));
 }
 
 /// Makes an io_uring and drops it again.

@@ -64,7 +64,9 @@ impl Manager {
 
     /// Every part still turns. Not to be called when one does not: the manager then restarts us.
     pub fn alive(self) {
-        tell(&[NotifyState::Watchdog]);
+        if self.watchdog.is_some() {
+            tell(&[NotifyState::Watchdog]);
+        }
     }
 
     /// The file is being read again; [`Manager::ready`] follows.
@@ -75,9 +77,15 @@ impl Manager {
         }
     }
 
-    /// No more mail is taken.
-    pub fn stopping(self) {
-        tell(&[NotifyState::Stopping, NotifyState::Status("finishing transactions")]);
+    /// No more mail is taken; the end comes within `within`. The manager's own bound and its watchdog are
+    /// moved past that: nobody feeds the watchdog meanwhile.
+    pub fn stopping(self, within: Duration) {
+        const MARGIN: Duration = Duration::from_secs(30);
+        let patience_us = u32::try_from((within + MARGIN).as_micros()).unwrap_or(u32::MAX);
+        let mut states = vec![NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(patience_us)];
+        states.extend(self.watchdog.map(|_| NotifyState::WatchdogUsec(patience_us)));
+        states.push(NotifyState::Status("finishing transactions"));
+        tell(&states);
     }
 }
 

@@ -196,15 +196,16 @@ pub fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// m=8 t=1: as cheap as argon2 gets, for tests only; the secret is "secret".
+#[cfg(test)]
+pub fn cheap_line(name: &str) -> String {
+    let params = Params::new(8, 1, 1, None).unwrap();
+    format!("{name}:{}", hash_with(b"secret", params).unwrap())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{CREDENTIAL_BYTES_MAX, Users, user_line};
-
-    /// m=8 t=1: as cheap as argon2 gets, for tests only; the secret is "secret".
-    fn cheap(name: &str) -> String {
-        let params = super::Params::new(8, 1, 1, None).unwrap();
-        format!("{name}:{}", super::hash_with(b"secret", params).unwrap())
-    }
+    use super::{CREDENTIAL_BYTES_MAX, Users, cheap_line as cheap, user_line};
 
     #[test]
     fn only_the_right_secret_opens() {

@@ -6,6 +6,7 @@ fn machine() -> Machine {
     Machine {
         hostname: "host.example".into(),
         cpus: vec![0, 1, 2, 3],
+        quota: false,
         memory_bytes: 1 << 30,
         resolvers: vec![([192, 0, 2, 53], 53).into()],
     }
