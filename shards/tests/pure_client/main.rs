@@ -1,0 +1,12 @@
+//! The SMTP client session as data: scripts of a conversation, run with every way of cutting its octets.
+
+mod chunking;
+mod classify;
+mod data;
+mod endings;
+mod greeting;
+mod harness;
+mod model;
+mod reply;
+mod time;
+mod withdraw;
