@@ -43,7 +43,7 @@ fn pipelined() {
 #[test]
 fn bodies_are_sent_octet_for_octet() {
     for (name, body) in [
-        ("dots", "C: BDAT 17 LAST\n C: .\n C: .a\n C: b.\n C: ..c\n"),
+        ("dots", "C: BDAT 16 LAST\n C: .\n C: .a\n C: b.\n C: ..c\n"),
         ("no-end", "C: BDAT 2 LAST\n c: hi\n"),
         ("empty", "C: BDAT 0 LAST\n"),
     ] {

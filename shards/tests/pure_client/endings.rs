@@ -99,11 +99,11 @@ fn with_chunks() {
         format!("{two}S: 250 ok\n S: 250 ok\n S: 421 no\n E: finished 1: 0 failed Closing 421 at .\n S: 250 ok\n S: 250 ok\n S: 250 ok\n S: 250 taken\n E: finished 2: 0 delivered 250 taken\n E: closed Closing 421 at ."),
         format!("{two}S: 250 ok\n S: 250 ok\n S: 421 no\n E: finished 1: 0 failed Closing 421 at .\n S: 250 ok\n S: 250 ok\n eof\n E: finished 2: 0 {LOST} . maybe\n E: closed Closing 421 at ."),
         // Not complete, behind another.
-        format!("{one}hold\n submit 2 other\n fill 60\n C: RSET\n C: MAIL FROM:<b@o.example>\n C: RCPT TO:<r@d.example>\n fill 16\n C: BDAT 4 LAST\n c: h\n eof\n E: finished 1: 0 {LOST} . maybe\n E: aborted 2: 0 Behind\n E: closed Lost 451 4.4.2 at ."),
+        format!("{one}hold\n submit 2 other\n fill 54\n C: RSET\n C: MAIL FROM:<b@o.example>\n C: RCPT TO:<r@d.example>\n fill 14\n C: BDAT 4 LAST\n c: h\n eof\n E: finished 1: 0 {LOST} . maybe\n E: aborted 2: 0 Behind\n E: closed Lost 451 4.4.2 at ."),
         // Not complete, the first.
-        "hold\n submit 1 plain\n fill 53\n C: MAIL FROM:<a@o.example>\n C: RCPT TO:<r@d.example>\n fill 16\n C: BDAT 4 LAST\n c: h\n eof\n E: finished 1: 0 failed Lost 451 4.4.2 at .\n E: closed Lost 451 4.4.2 at .".to_owned(),
+        "hold\n submit 1 plain\n fill 48\n C: MAIL FROM:<a@o.example>\n C: RCPT TO:<r@d.example>\n fill 14\n C: BDAT 4 LAST\n c: h\n eof\n E: finished 1: 0 failed Lost 451 4.4.2 at .\n E: closed Lost 451 4.4.2 at .".to_owned(),
         // Refused inside its body: the announced octets still go, without a mark.
-        "hold\n submit 1 plain\n fill 53\n C: MAIL FROM:<a@o.example>\n C: RCPT TO:<r@d.example>\n fill 16\n C: BDAT 4 LAST\n c: h\n S: 250 ok\n S: 550 no\n E: finished 1: 0 failed Refused 550 at RCPT-TO\n fill 9\n C: i\n S: 503 none\n wants"
+        "hold\n submit 1 plain\n fill 48\n C: MAIL FROM:<a@o.example>\n C: RCPT TO:<r@d.example>\n fill 14\n C: BDAT 4 LAST\n c: h\n S: 250 ok\n S: 550 no\n E: finished 1: 0 failed Refused 550 at RCPT-TO\n fill 9\n C: i\n S: 503 none\n wants"
             .to_owned(),
     ] {
         run_ready(&["PIPELINING", "CHUNKING"], &script);

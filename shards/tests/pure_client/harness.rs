@@ -228,8 +228,11 @@ impl Run {
             assert_eq!(event.as_deref(), Some(expected), "{}", self.place);
             return;
         }
-        self.nothing_unnamed();
         let words: Vec<&str> = line.split(' ').collect();
+        if self.query(&words) {
+            return;
+        }
+        self.nothing_unnamed();
         let number = || words[1].parse::<u64>().unwrap();
         match words[0] {
             "submit" => self.session.submit(transaction(number(), words[2]), self.now),
@@ -242,23 +245,31 @@ impl Run {
             "hold" => self.holding = true,
             "unsent" => self.reporting = false,
             "sent" => self.session.handle_end_of_data_sent(number(), self.now),
-            "wants" => assert!(self.session.wants_transaction(), "{}", self.place),
-            "full" => assert!(!self.session.wants_transaction(), "{}", self.place),
             "wait" => {
                 self.now = self.now.after(Duration::from_secs(number()));
                 self.session.handle_deadline(self.now);
             }
-            "deadline" => {
-                let left = self.session.deadline().map(|at| at.since(self.now));
-                assert_eq!(left, Some(Duration::from_secs(number())), "{}", self.place);
-            }
-            "no-deadline" => assert_eq!(self.session.deadline(), None, "{}", self.place),
             "fill" => {
                 self.fill(usize::try_from(number()).unwrap());
             }
             _ => panic!("what does it mean? {}", self.place),
         }
         self.turn();
+    }
+
+    /// Lines that only ask.
+    fn query(&self, words: &[&str]) -> bool {
+        let left = self.session.deadline().map(|at| at.since(self.now));
+        match words {
+            ["wants"] => assert!(self.session.wants_transaction(), "{}", self.place),
+            ["full"] => assert!(!self.session.wants_transaction(), "{}", self.place),
+            ["deadline", seconds] => {
+                assert_eq!(left, Some(Duration::from_secs(seconds.parse().unwrap())), "{}", self.place);
+            }
+            ["no-deadline"] => assert_eq!(left, None, "{}", self.place),
+            _ => return false,
+        }
+        true
     }
 
     fn withdraw(&mut self, words: &[&str]) {

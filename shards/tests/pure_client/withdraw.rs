@@ -70,7 +70,7 @@ fn with_chunks() {
     let two = "C: RSET\nC: MAIL FROM:<b@o.example>\nC: RCPT TO:<r@d.example>\nC: BDAT 4 LAST\nC: ho\n";
     for script in [
         // Inside the body.
-        "hold\n submit 1 plain\n fill 53\n C: MAIL FROM:<a@o.example>\n C: RCPT TO:<r@d.example>\n fill 18\n C: BDAT 4 LAST\n c: hi\r\n withdraw 1 Ending\n E: aborted 1: 0 Withdrawn\n E: closed\n fill 99".replace("fill 18", "fill 17").replace("c: hi\r", "c: hi"),
+        "hold\n submit 1 plain\n fill 48\n C: MAIL FROM:<a@o.example>\n C: RCPT TO:<r@d.example>\n fill 15\n C: BDAT 4 LAST\n c: hi\n withdraw 1 Ending\n E: aborted 1: 0 Withdrawn\n E: closed\n fill 99".to_owned(),
         // In the caller's buffer.
         format!("unsent\n submit 1 plain\n {one}withdraw 1 Ending\n E: aborted 1: 0 Withdrawn\n E: closed"),
         // The first is complete, the second in the caller's buffer.
