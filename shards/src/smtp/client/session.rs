@@ -30,8 +30,8 @@ pub struct Session {
     pub(super) finishing: bool,
     /// A transaction was completed on this connection.
     pub(super) served: bool,
-    /// The peer may hold a transaction open: RSET before the next MAIL.
-    pub(super) needs_reset: bool,
+    /// Number of the flight whose transaction the peer may hold open: RSET before the next MAIL.
+    pub(super) left_open: Option<u32>,
     /// The peer has said 421.
     pub(super) announced_end: bool,
     pub(super) reader: ReplyReader,
@@ -61,7 +61,7 @@ impl Session {
             secure: false,
             finishing: false,
             served: false,
-            needs_reset: false,
+            left_open: None,
             announced_end: false,
             reader: ReplyReader::default(),
             flights: VecDeque::new(),
