@@ -85,6 +85,13 @@ fn parameters_and_what_the_peer_cannot_take() {
         (&["8BITMIME", "SMTPUTF8"][..], "submit 1 plain\n C: MAIL FROM:<a@o.example>"),
         (&[][..], "submit 1 evil-sender\n E: finished 1: 0 failed BadSender 553 5.1.7 at \n wants"),
         (&[][..], "submit 1 evil-recipient\n E: finished 1: 0 failed BadRecipient 553 5.1.3 at \n wants"),
+        // The good recipient beside it is served.
+        (
+            &["PIPELINING"][..],
+            "submit 1 half-evil\n C: MAIL FROM:<a@o.example>\n C: RCPT TO:<s@d.example>\n C: DATA\n S: 250 ok\n S: 250 ok\n S: 354 go\n C: hi\n C: .\n S: 250 ok\n \
+             E: finished 1: 0 failed BadRecipient 553 5.1.3 at , 1 delivered 250 ok",
+        ),
+        (&[][..], "hold\n submit 1 half-evil\n eof\n E: aborted 1: 1 0 NotSent\n E: closed"),
     ] {
         run_ready(offers, script);
     }

@@ -78,6 +78,7 @@ pub fn transaction(token: u64, name: &str) -> Transaction {
         "big" => return big(token),
         "evil-sender" => ("a@o.example>\r\nDATA", &one, b"hi\r\n", false),
         "evil-recipient" => ("a@o.example", &["r@d.example\r\nDATA"], b"hi\r\n", false),
+        "half-evil" => ("a@o.example", &["r@d.example\r\nDATA", "s@d.example"], b"hi\r\n", false),
         _ => panic!("no message {name}"),
     };
     Transaction {

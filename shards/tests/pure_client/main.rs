@@ -6,6 +6,7 @@ mod data;
 mod endings;
 mod greeting;
 mod harness;
+mod hostile;
 mod model;
 mod reply;
 mod time;

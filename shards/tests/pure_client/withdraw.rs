@@ -13,6 +13,8 @@ fn with_data() {
         "hold\n submit 1 plain\n withdraw 1 GivenBack\n E: aborted 1: 0 Withdrawn\n wants\n fill 99\n finish\n fill 99\n C: QUIT\n S: 221 bye\n E: closed".to_owned(),
         // MAIL was sent, DATA was not: RSET before the next.
         "hold\n submit 1 plain\n fill 1\n C: MAIL FROM:<a@o.example>\n withdraw 1 GivenBack\n E: aborted 1: 0 Withdrawn\n S: 250 ok\n submit 2 plain\n fill 99\n C: RSET\n C: MAIL FROM:<a@o.example>\n C: RCPT TO:<r@d.example>\n C: DATA\n S: 250 reset\n S: 250 ok\n S: 550 no\n E: finished 2: 0 failed Refused 550 at RCPT-TO".to_owned(),
+        // The same while an earlier message is answered, which must not make the RSET forgotten.
+        format!("{PLAIN}{ANSWERED}C: hi\n C: .\n hold\n submit 2 other\n fill 1\n C: MAIL FROM:<b@o.example>\n withdraw 2 GivenBack\n E: aborted 2: 0 Withdrawn\n S: 250 first\n E: finished 1: 0 delivered 250 first\n S: 250 ok\n submit 3 other\n fill 99\n C: RSET\n {OTHER}"),
         // DATA was sent: nothing helps but to hang up, at once when nothing is owed.
         format!("{PLAIN}withdraw 1 Ending\n E: aborted 1: 0 Withdrawn\n E: closed"),
         format!("{PLAIN}submit 2 other\n S: 250 ok\n withdraw 1 Ending\n E: aborted 1: 0 Withdrawn\n E: aborted 2: 0 NotSent\n E: closed"),

@@ -86,7 +86,10 @@ impl Session {
             match reader.next(&mut input) {
                 None => break,
                 Some(Ok(reply)) => self.handle_reply(reply, now),
-                Some(Err(error)) => self.break_off(FailureKind::Protocol, &error.to_string()),
+                Some(Err(error)) => {
+                    let text = format!("{error}: {:?}", reader.offending_line());
+                    self.break_off(FailureKind::Protocol, &text);
+                }
             }
         }
         self.reader = reader;
@@ -163,14 +166,21 @@ impl Session {
     }
 
     fn admit(&mut self, mut flight: Flight) {
-        let event = match self.obstacle(&flight.transaction) {
-            None => {
-                self.flights.push_back(flight);
-                return;
-            }
-            Some(failure) => flight.settle(RecipientResult::Failed(failure)),
-        };
-        self.events.push_back(event);
+        if let Some(failure) = self.obstacle(&flight.transaction) {
+            let event = flight.settle(RecipientResult::Failed(failure));
+            self.events.push_back(event);
+            return;
+        }
+        flight.exclude_recipients(|address| {
+            let text = "the recipient's address cannot be sent by SMTP";
+            (!is_safe_address(address)).then(|| Failure::own(FailureKind::BadRecipient, Verb::None, text))
+        });
+        if flight.transaction.recipients.is_empty() {
+            let event = flight.finished();
+            self.events.push_back(event);
+        } else {
+            self.flights.push_back(flight);
+        }
     }
 
     /// What keeps `transaction` from being sent to this peer at all.
@@ -181,10 +191,6 @@ impl Session {
         let own = |kind, text| Some(Failure::own(kind, Verb::None, text));
         if !is_safe_address(envelope.sender()) {
             return own(FailureKind::BadSender, "the sender's address cannot be sent by SMTP".to_owned());
-        }
-        if let Some(bad) = transaction.recipients.iter().find(|&&i| !is_safe_address(envelope.recipient(i.into()))) {
-            let text = format!("the address of recipient {bad} cannot be sent by SMTP");
-            return own(FailureKind::BadRecipient, text);
         }
         if flags.smtputf8 && !offers.smtputf8 {
             return own(
