@@ -35,6 +35,8 @@ pub const REPLY_LINE_BYTES_MAX: usize = 2048;
 pub const REPLY_BYTES_MAX: usize = 16 * 1024;
 /// Octets of a reply's text that are kept for records; the rest is cut.
 pub const REPLY_TEXT_BYTES_MAX: usize = 4096;
+/// Octets of a line that is no reply that are quoted in our own words.
+pub const REPLY_EXCERPT_BYTES_MAX: usize = 100;
 /// Messages that may be unanswered on one connection, whatever is configured.
 pub const CLIENT_FLIGHTS_MAX: usize = 16;
 /// Octets of a body that is sent by BDAT before its recipients are answered; a longer one waits for them, so that

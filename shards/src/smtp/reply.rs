@@ -7,7 +7,7 @@
 //! This file never decides what a reply means and never allocates before a [`Response`] is asked for, except to
 //! hold a reply that arrives in pieces.
 
-use crate::limits::{REPLY_BYTES_MAX, REPLY_LINE_BYTES_MAX, REPLY_TEXT_BYTES_MAX};
+use crate::limits::{REPLY_BYTES_MAX, REPLY_EXCERPT_BYTES_MAX, REPLY_LINE_BYTES_MAX, REPLY_TEXT_BYTES_MAX};
 use crate::outcome::{EnhancedCode, Response, Verb};
 use std::fmt;
 
@@ -143,14 +143,11 @@ impl ReplyReader {
             self.forget();
         }
         if self.held.is_empty() {
-            match scan(input) {
-                Ok(Some((code, length))) => {
-                    let (raw, rest) = input.split_at(length);
-                    *input = rest;
-                    return Some(Ok(Reply { code, raw }));
-                }
-                Ok(None) => {}
-                Err(error) => return Some(Err(error)),
+            // What is wrong is found again below, which keeps the line for `offending_line`.
+            if let Ok(Some((code, length))) = scan(input) {
+                let (raw, rest) = input.split_at(length);
+                *input = rest;
+                return Some(Ok(Reply { code, raw }));
             }
         }
         match self.gather(input) {
@@ -169,6 +166,13 @@ impl ReplyReader {
         self.line = 0;
         self.code = None;
         self.given = false;
+    }
+
+    /// The beginning of the line that made the error, for words about it.
+    #[must_use]
+    pub fn offending_line(&self) -> String {
+        let line = without_line_end(&self.held[self.line..]);
+        String::from_utf8_lossy(&line[..line.len().min(REPLY_EXCERPT_BYTES_MAX)]).into_owned()
     }
 
     /// Copies `input` line by line behind what is held, to the end of the reply or of `input`.

@@ -26,7 +26,9 @@ impl Session {
         }
         match self.flights[index].stage {
             Stage::Queued | Stage::Recipients(_) | Stage::Envelope => {
-                self.needs_reset |= self.flights[index].stage != Stage::Queued;
+                if self.flights[index].stage != Stage::Queued {
+                    self.left_open = Some(self.flights[index].number);
+                }
                 self.give_back(index, AbortReason::Withdrawn);
                 self.quit_when_done(now);
                 Withdrawal::GivenBack

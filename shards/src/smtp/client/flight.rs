@@ -1,6 +1,6 @@
 //! One transaction on its way: how much of it was put out, and what was answered. Knows nothing of the session.
 
-use super::{AbortReason, ClientEvent, RecipientResult, Results, Transaction};
+use super::{AbortReason, ClientEvent, Failure, RecipientResult, Results, Transaction};
 use smallvec::SmallVec;
 
 /// How much of a transaction was put out. Only forward, in this order; `Data → Go` with DATA, `Data → Body` with BDAT.
@@ -38,6 +38,8 @@ pub(super) struct Flight {
     pub(super) end_of_data_sent: bool,
     /// Its results were given out.
     pub(super) settled: bool,
+    /// How many recipients it had when it was submitted.
+    submitted: usize,
     /// How many RCPTs were answered.
     answered: usize,
     /// Recipients that were accepted and have no result yet.
@@ -50,6 +52,7 @@ impl Flight {
     pub(super) fn new(number: u32, transaction: Transaction) -> Self {
         Self {
             number,
+            submitted: transaction.recipients.len(),
             transaction,
             stage: Stage::Queued,
             mail_answered: false,
@@ -64,6 +67,18 @@ impl Flight {
 
     pub(super) fn token(&self) -> u64 {
         self.transaction.token
+    }
+
+    /// Takes out the recipients to whose address `obstacle` has something to say, with that as their result.
+    pub(super) fn exclude_recipients(&mut self, obstacle: impl Fn(&str) -> Option<Failure>) {
+        let Self { transaction: Transaction { envelope, recipients, .. }, results, .. } = self;
+        recipients.retain(|index| match obstacle(envelope.recipient((*index).into())) {
+            None => true,
+            Some(failure) => {
+                results.push((*index, RecipientResult::Failed(failure)));
+                false
+            }
+        });
     }
 
     /// The next RCPT in order was accepted.
@@ -109,15 +124,21 @@ impl Flight {
 
     /// Gives the results out; every recipient has one.
     pub(super) fn finished(&mut self) -> ClientEvent {
-        assert_eq!(self.results.len(), self.transaction.recipients.len(), "every recipient has one result");
+        assert_eq!(self.results.len(), self.submitted, "every recipient has one result");
         assert!(!self.settled, "results are given out once");
         self.settled = true;
         ClientEvent::Finished { token: self.token(), results: std::mem::take(&mut self.results) }
     }
 
-    /// Gives it back.
+    /// Gives it back, with the recipients that were refused or taken out, whose results are forgotten.
     pub(super) fn aborted(self, reason: AbortReason) -> ClientEvent {
         assert!(!self.settled, "a transaction with results is not given back");
-        ClientEvent::Aborted { token: self.transaction.token, recipients: self.transaction.recipients, reason }
+        let mut recipients = self.transaction.recipients;
+        for (index, _) in &self.results {
+            if !recipients.contains(index) {
+                recipients.push(*index);
+            }
+        }
+        ClientEvent::Aborted { token: self.transaction.token, recipients, reason }
     }
 }

@@ -73,8 +73,8 @@ impl Session {
         let flight = &mut self.flights[index];
         let transaction = &flight.transaction;
         let step = match flight.stage {
-            Stage::Queued if self.needs_reset => {
-                self.needs_reset = false;
+            Stage::Queued if self.left_open.is_some() => {
+                self.left_open = None;
                 command::rset(out);
                 Step::Reset
             }
@@ -142,15 +142,17 @@ impl Session {
     fn complete(&mut self, index: usize, out: &[u8], marks: &mut Vec<EndOfDataMark>, now: Instant) {
         let flight: &mut Flight = &mut self.flights[index];
         flight.stage = Stage::Done;
+        if self.capabilities.chunking {
+            // A BDAT that is refused because no recipient was accepted may leave the transaction open: the next MAIL
+            // would be refused and its RCPTs join this sender's envelope. Only a positive reply rules that out.
+            self.left_open = Some(flight.number);
+        }
         if !flight.settled {
             marks.push(EndOfDataMark { position: out.len() - 1, token: flight.token() });
         }
         self.body_until = None;
         self.await_reply(Step::EndOfData, index, now);
         self.reply_since = self.reply_since.max(now);
-        // A BDAT that is refused because no recipient was accepted may leave the transaction open: the next MAIL
-        // would be refused and its RCPTs join this sender's envelope. Only a positive reply rules that out.
-        self.needs_reset |= self.capabilities.chunking;
     }
 
     fn await_reply(&mut self, step: Step, index: usize, now: Instant) {

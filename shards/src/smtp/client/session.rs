@@ -30,8 +30,8 @@ pub struct Session {
     pub(super) finishing: bool,
     /// A transaction was completed on this connection.
     pub(super) served: bool,
-    /// The peer may hold a transaction open: RSET before the next MAIL.
-    pub(super) needs_reset: bool,
+    /// Number of the flight whose transaction the peer may hold open: RSET before the next MAIL.
+    pub(super) left_open: Option<u32>,
     /// The peer has said 421.
     pub(super) announced_end: bool,
     pub(super) reader: ReplyReader,
@@ -61,7 +61,7 @@ impl Session {
             secure: false,
             finishing: false,
             served: false,
-            needs_reset: false,
+            left_open: None,
             announced_end: false,
             reader: ReplyReader::default(),
             flights: VecDeque::new(),
@@ -86,7 +86,10 @@ impl Session {
             match reader.next(&mut input) {
                 None => break,
                 Some(Ok(reply)) => self.handle_reply(reply, now),
-                Some(Err(error)) => self.break_off(FailureKind::Protocol, &error.to_string()),
+                Some(Err(error)) => {
+                    let text = format!("{error}: {:?}", reader.offending_line());
+                    self.break_off(FailureKind::Protocol, &text);
+                }
             }
         }
         self.reader = reader;
@@ -163,14 +166,21 @@ impl Session {
     }
 
     fn admit(&mut self, mut flight: Flight) {
-        let event = match self.obstacle(&flight.transaction) {
-            None => {
-                self.flights.push_back(flight);
-                return;
-            }
-            Some(failure) => flight.settle(RecipientResult::Failed(failure)),
-        };
-        self.events.push_back(event);
+        if let Some(failure) = self.obstacle(&flight.transaction) {
+            let event = flight.settle(RecipientResult::Failed(failure));
+            self.events.push_back(event);
+            return;
+        }
+        flight.exclude_recipients(|address| {
+            let text = "the recipient's address cannot be sent by SMTP";
+            (!is_safe_address(address)).then(|| Failure::own(FailureKind::BadRecipient, Verb::None, text))
+        });
+        if flight.transaction.recipients.is_empty() {
+            let event = flight.finished();
+            self.events.push_back(event);
+        } else {
+            self.flights.push_back(flight);
+        }
     }
 
     /// What keeps `transaction` from being sent to this peer at all.
@@ -181,10 +191,6 @@ impl Session {
         let own = |kind, text| Some(Failure::own(kind, Verb::None, text));
         if !is_safe_address(envelope.sender()) {
             return own(FailureKind::BadSender, "the sender's address cannot be sent by SMTP".to_owned());
-        }
-        if let Some(bad) = transaction.recipients.iter().find(|&&i| !is_safe_address(envelope.recipient(i.into()))) {
-            let text = format!("the address of recipient {bad} cannot be sent by SMTP");
-            return own(FailureKind::BadRecipient, text);
         }
         if flags.smtputf8 && !offers.smtputf8 {
             return own(

@@ -90,7 +90,7 @@ impl Session {
             self.events.push_back(event);
         }
         // The end of data never came, so what the peer holds of the transaction is still there.
-        self.needs_reset |= self.flights[index].mail_accepted;
+        self.leave_open(index);
         self.remove(index);
     }
 
@@ -104,11 +104,11 @@ impl Session {
             let event = flight.settle(result);
             self.events.push_back(event);
         }
-        self.remove(index);
-        if reply.code < 300 && self.flights.iter().all(|flight| flight.stage == Stage::Queued) {
+        if reply.code < 300 && self.left_open == Some(self.flights[index].number) {
             // A message that was taken has cleared the peer's buffers, RFC 5321 §4.1.1.4.
-            self.needs_reset = false;
+            self.left_open = None;
         }
+        self.remove(index);
     }
 
     /// Nothing was asked, and yet the peer speaks.
@@ -158,8 +158,15 @@ impl Session {
     fn settled(&mut self, index: usize, event: ClientEvent) {
         self.events.push_back(event);
         if self.flights[index].stage <= Stage::Envelope {
-            self.needs_reset |= self.flights[index].mail_accepted;
+            self.leave_open(index);
             self.remove(index);
+        }
+    }
+
+    /// The peer will get no end of data for flight `index`, and keeps what it has accepted of it.
+    fn leave_open(&mut self, index: usize) {
+        if self.flights[index].mail_accepted {
+            self.left_open = Some(self.flights[index].number);
         }
     }
 

@@ -1,0 +1,13 @@
+//! The SMTP client session as data: scripts of a conversation, run with every way of cutting its octets.
+
+mod chunking;
+mod classify;
+mod data;
+mod endings;
+mod greeting;
+mod harness;
+mod hostile;
+mod model;
+mod reply;
+mod time;
+mod withdraw;
