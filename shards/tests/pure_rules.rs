@@ -1,6 +1,8 @@
 //! The rule table against the contracts: precedence, expiry, updates, who keeps what. Suppressions are
 //! in `pure_suppressions.rs`, the comparison with a plain linear scan in `pure_rules_model.rs`.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use mailrace_shards::limits::{RULE_CHANGES_MAX, RULE_SPANS_MAX};
 use mailrace_shards::message::CoreId;
 use mailrace_shards::outcome::RecordType;

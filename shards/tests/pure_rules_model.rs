@@ -1,6 +1,8 @@
 //! The rule table against a plain linear scan that is written from the contract alone, over random rules,
 //! messages and times. A failure names its seed.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use mailrace_shards::rules::{
     Answer, BucketFacts, Cause, Change, Decision, Facts, HashKey, Kind, MessageFacts, Moment, PathFacts, Rule,
     RuleTable, Scope, Span, Update, Validity,

@@ -1,5 +1,7 @@
 //! Suppressions in bulk: what they match, what they say, and what they cost.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use mailrace_shards::outcome::RecordType;
 use mailrace_shards::rules::{
     Answer, BucketFacts, Cause, Change, Decision, Facts, HashKey, Kind, MessageFacts, Moment, Rule, RuleTable, Scope,
