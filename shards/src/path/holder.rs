@@ -186,7 +186,8 @@ impl PermitHolder {
             && lapse_at <= now
         {
             self.agenda.pop_first();
-            let stash = self.stashes.get_mut(&tokens).expect("a stash stays while it has batches");
+            // Several batches may have lapsed since, and the first entry took care of them all.
+            let Some(stash) = self.stashes.get_mut(&tokens) else { continue };
             while stash.batches.front().is_some_and(|batch| batch.lapse_at <= now)
                 && let Some(batch) = stash.batches.pop_front()
             {

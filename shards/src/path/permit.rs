@@ -155,6 +155,9 @@ impl Permits {
     /// Asks for a permit to open one connection, for a destination that on this path holds or waits for `held`
     /// others already. `None` when too many requests wait: ask later.
     ///
+    /// [`PermitId::UNLIMITED`] may be used at once, and no event follows. Any other may be used when
+    /// [`PermitEvent::Granted`] has come, which may be in the queue already.
+    ///
     /// For a destination that has none, permits of others are recalled as soon as they were held long enough;
     /// for others only those of destinations that have clearly more. So the share of each destination evens out,
     /// and equals do not take each other's connections to and fro.
