@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const MS: u64 = 1000;
+/// Random worlds in one run.
+const SEEDS: u64 = 25;
 
 struct Random(u64);
 
@@ -360,7 +362,7 @@ fn random_world(seed: u64) -> World {
 
 #[test]
 fn limits_hold_and_everybody_is_served() {
-    for seed in 0..120 {
+    for seed in 0..SEEDS {
         let mut world = random_world(seed);
         for step in 0..6000 {
             world.withdrawing = step % 3000 > 1500;
@@ -577,6 +579,10 @@ fn unused_tokens_lapse_and_go_to_others() {
     assert_eq!(net.cores[1].take_token(&site, 1, now), Tokens::Wait(site.tokens), "a lapsed token is not used");
     assert_eq!(net.events(2), [PermitEvent::Tokens(site.tokens)]);
     assert_eq!(net.cores[2].take_token(&site, 1, now), Tokens::Taken);
+    net.cores[2].put_back_token(&site, now);
+    net.cores[2].put_back_token(&site, now);
+    assert_eq!(net.cores[2].take_token(&site, 1, now), Tokens::Taken, "what was not sent is not lost");
+    assert_eq!(net.cores[2].take_token(&site, 1, now), Tokens::Wait(site.tokens), "and not doubled");
 }
 
 #[test]

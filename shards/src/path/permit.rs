@@ -196,6 +196,14 @@ impl Permits {
         answer
     }
 
+    /// The message for which a token was taken was not sent after all. The token may be used for another until it
+    /// lapses.
+    pub fn put_back_token(&mut self, limits: &Limits, now: Instant) {
+        if limits.needs_token() {
+            self.holder.put_back_token(limits.tokens, now);
+        }
+    }
+
     /// The limits of a path with connections in force were computed anew after a reload: permits in force are kept,
     /// those beyond the new limit are recalled. A request that waits keeps waiting for what it asked for: release
     /// it and ask anew when its limits are other ones now.
