@@ -91,7 +91,7 @@ impl Net {
         for pair in pairs {
             while self.links[&pair].front().is_some_and(|&(due, _)| due <= self.now) {
                 let (_, message) = self.links.get_mut(&pair).and_then(VecDeque::pop_front).expect("seen above");
-                self.cores[pair.1].handle(CoreId(u16::try_from(pair.0).unwrap()), message, now);
+                self.cores[pair.1].handle(CoreId(u16::try_from(pair.0).expect("few cores")), message, now);
                 self.collect();
             }
         }
