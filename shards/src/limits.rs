@@ -295,12 +295,15 @@ pub const PERMIT_SCAN_MAX: u32 = 1_024;
 /// Counters that the permit home looks over, whenever it makes a new one, for ones that nobody uses any more.
 pub const PERMIT_SWEEP_MAX: usize = 4;
 /// A request of a destination that already has connections waits so long before permits are recalled for it
-/// as for one that has none.
+/// as for one that has none, and stands in line as if it had come so much later for each of them.
 pub const PERMIT_PATIENCE_MS: u64 = 5_000;
 /// Burst of a configured rate: one, and what the rate yields in this time.
 pub const RATE_BURST_MS: u64 = 100;
 /// Message tokens that a core has not used lapse after this time and go back.
 pub const TOKEN_LAPSE_MS: u64 = 100;
+/// Message tokens of a fast rate are granted in batches of at least what the rate yields in this time: so cores
+/// far from the home get their share, and a message between cores carries more than one token.
+pub const TOKEN_BATCH_MIN_MS: u64 = 5;
 /// Message tokens granted to a core at once; it asks again for more.
 pub const TOKEN_BATCH_MAX: u32 = 1_024;
 /// Connections that a path may open before anything is known of its site.
@@ -317,6 +320,7 @@ pub const WINDOW_RAMP_STEP_MS: u64 = 100;
 const _: () = assert!(WINDOW_START >= 1 && WINDOW_START <= PATH_CONNECTIONS_DEFAULT);
 const _: () = assert!(WINDOW_BACKOFF_MIN_MS <= WINDOW_BACKOFF_MAX_MS);
 const _: () = assert!(PERMIT_HELD_MIN_MS < PERMIT_AGED_MS);
+const _: () = assert!(TOKEN_BATCH_MIN_MS <= RATE_BURST_MS && TOKEN_BATCH_MIN_MS < TOKEN_LAPSE_MS);
 const _: () = assert!(TOKEN_BATCH_MAX >= 1 && SOURCES_MAX <= u16::MAX as usize);
 
 // ── queue and shard ─────────────────────────────────────────────────────────────────────────────────

@@ -49,8 +49,8 @@ fn settings(sources: Vec<SourceSettings>, pools: Vec<PoolSettings>) -> Settings 
 fn source(name: &str, v4: Option<&str>, v6: Option<&str>) -> SourceSettings {
     SourceSettings {
         name: name.into(),
-        address: v4.map(|text| text.parse().unwrap()),
-        address_v6: v6.map(|text| text.parse().unwrap()),
+        address: v4.map(|text| text.parse().expect("an address")),
+        address_v6: v6.map(|text| text.parse().expect("an address")),
         ehlo: name.into(),
     }
 }
@@ -60,7 +60,7 @@ fn pool(name: &str, sources: &[(usize, u32)]) -> PoolSettings {
 }
 
 fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
+    text.parse().expect("an address")
 }
 
 /// Whether `host` is one of those that the site's name describes.

@@ -58,24 +58,24 @@ impl Bucket {
         self.at = self.at.max(now);
     }
 
-    /// Takes a token, which must be available, for one who cannot use it yet. It goes on filling the bucket, so that
-    /// claims that are used together do not exceed the burst.
-    pub fn claim(&mut self, now: Instant) {
-        self.take(1, now);
-        self.claims += 1;
+    /// Takes `count` tokens, which must be available, for one who cannot use them yet. They go on filling the bucket,
+    /// so that claims that are used together do not exceed the burst.
+    pub fn claim(&mut self, count: u32, now: Instant) {
+        self.take(count, now);
+        self.claims += count;
     }
 
-    /// The claim is used now.
-    pub fn use_claim(&mut self, now: Instant) {
+    /// `count` claimed tokens are used now.
+    pub fn use_claim(&mut self, count: u32, now: Instant) {
         self.take(0, now);
-        // A reload may have put a new bucket in the place of the one from which it was claimed.
-        self.claims = self.claims.saturating_sub(1);
+        // A reload may have put a new bucket in the place of the one from which they were claimed.
+        self.claims = self.claims.saturating_sub(count);
     }
 
-    /// The claim is given up.
-    pub fn unclaim(&mut self, now: Instant) {
-        self.use_claim(now);
-        self.parts = (self.parts + self.token()).min(self.capacity());
+    /// The claim of `count` tokens is given up.
+    pub fn unclaim(&mut self, count: u32, now: Instant) {
+        self.use_claim(count, now);
+        self.parts = (self.parts + u128::from(count) * self.token()).min(self.capacity());
     }
 
     /// Puts back `count` tokens that were taken at `taken_at` and not used.
@@ -89,10 +89,16 @@ impl Bucket {
         self.at = self.at.max(now);
     }
 
-    /// When one token will be there; not after `now` when it is.
+    /// What the rate yields in `time`, rounded down.
     #[must_use]
-    pub fn ready_at(&self, now: Instant) -> Instant {
-        let missing = self.token().saturating_sub(self.level(now));
+    pub fn yields_in(&self, time: Duration) -> u32 {
+        u32::try_from(time.as_micros() * u128::from(self.rate.count) / self.token()).unwrap_or(u32::MAX)
+    }
+
+    /// When `count` tokens will be there; not after `now` when they are.
+    #[must_use]
+    pub fn ready_at(&self, count: u32, now: Instant) -> Instant {
+        let missing = (u128::from(count) * self.token()).saturating_sub(self.level(now));
         let micros = missing.div_ceil(u128::from(self.rate.count.max(1)));
         now.after(Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
     }
@@ -149,7 +155,7 @@ mod tests {
     fn says_when_the_next_is_there() {
         let mut bucket = Bucket::new(Rate { count: 3, period: Duration::from_secs(1) }, Instant(0));
         bucket.take(bucket.available(Instant(0)), Instant(0));
-        let at = bucket.ready_at(Instant(0));
+        let at = bucket.ready_at(1, Instant(0));
         assert_eq!(bucket.available(Instant(at.0 - 1)), 0);
         assert_eq!(bucket.available(at), 1);
     }

@@ -1,7 +1,7 @@
 //! One counter at its home: how much of it is in use, what its rate has left, who waits for it and who could
 //! give something back. Grants nothing itself.
 
-use crate::limits::{PERMIT_HELD_MIN_MS, PERMIT_PATIENCE_MS};
+use crate::limits::{PERMIT_HELD_MIN_MS, PERMIT_PATIENCE_MS, TOKEN_BATCH_MIN_MS};
 use crate::path::bucket::Bucket;
 use crate::path::limit::{Counter, CounterKey};
 use crate::settings::{LimitPer, Rate};
@@ -10,9 +10,15 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Orders requests by their arrival.
+/// Orders requests: by their arrival, those of destinations that have connections already somewhat later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Ticket(pub u64);
+pub(super) struct Ticket {
+    /// Arrival, and [`PERMIT_PATIENCE_MS`] for each of at most four permits that the destination has. It is later by
+    /// a bounded time, so those who ask for their first again and again cannot keep the others out.
+    pub(super) due: Instant,
+    /// Makes it unique; in order of arrival.
+    pub(super) number: u64,
+}
 
 /// Numbers grants in their order, so also by how long they are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,8 +29,18 @@ pub(super) struct GrantNumber(pub u64);
 pub(super) enum Claim {
     /// A connection, until its permit is returned.
     Connection,
-    /// A message, which is gone when it is granted.
-    Message,
+    /// So many messages, which are gone when they are granted.
+    Messages(u32),
+}
+
+impl Claim {
+    /// Tokens that it takes of a rate.
+    pub(super) fn count(self) -> u32 {
+        match self {
+            Self::Connection => 1,
+            Self::Messages(count) => count,
+        }
+    }
 }
 
 /// In which order old requests claim their counters: the slowest rate first, since a claim on it disturbs others
@@ -44,7 +60,7 @@ pub(super) struct CounterState {
     pub(super) references: u32,
     /// Permits, and claims of requests that take their counters one by one.
     in_use: u32,
-    /// Requests that wait for this counter, in order of arrival.
+    /// Requests that wait for this counter, in the order of their tickets.
     pub(super) parked: BTreeSet<Ticket>,
     /// Of those, requests of destinations that have no connection yet.
     pub(super) urgent: u32,
@@ -63,6 +79,7 @@ pub(super) struct CounterState {
 pub(super) struct Head {
     pub(super) held: u32,
     pub(super) since: Instant,
+    pub(super) claim: Claim,
 }
 
 /// Whether the first recallable permit is to be recalled.
@@ -112,19 +129,25 @@ impl CounterState {
         true
     }
 
-    /// Whether one more may be granted now.
-    pub(super) fn has_room(&self, now: Instant) -> bool {
-        !self.is_full() && self.tokens(now) > 0
+    /// Whether one connection or `count` messages may be granted now.
+    pub(super) fn has_room(&self, count: u32, now: Instant) -> bool {
+        !self.is_full() && self.tokens(now) >= count
     }
 
     /// Whether it has room, and nobody who came before `ticket` waits for it.
-    pub(super) fn has_room_for(&self, ticket: Ticket, now: Instant) -> bool {
-        self.has_room(now) && self.parked.first().is_none_or(|&first| first > ticket)
+    pub(super) fn has_room_for(&self, ticket: Ticket, count: u32, now: Instant) -> bool {
+        self.has_room(count, now) && self.parked.first().is_none_or(|&first| first > ticket)
     }
 
     /// What the rate has left; without a rate there is no end.
     pub(super) fn tokens(&self, now: Instant) -> u32 {
         self.bucket.as_ref().map_or(u32::MAX, |bucket| bucket.available(now))
+    }
+
+    /// The least batch of messages that is worth a grant.
+    pub(super) fn batch_min(&self) -> u32 {
+        let time = Duration::from_millis(TOKEN_BATCH_MIN_MS);
+        self.bucket.as_ref().map_or(1, |bucket| bucket.yields_in(time).max(1))
     }
 
     /// Takes `count` tokens, which must be there.
@@ -140,27 +163,27 @@ impl CounterState {
         }
     }
 
-    /// One connection or message more, for which there must be room.
+    /// What is claimed is taken; there must be room.
     pub(super) fn claim(&mut self, claim: Claim, now: Instant) {
         assert!(!self.is_full(), "a counter is not granted beyond its limit");
         self.in_use += u32::from(claim == Claim::Connection);
         if let Some(bucket) = &mut self.bucket {
-            bucket.claim(now);
+            bucket.claim(claim.count(), now);
         }
     }
 
     /// A claim is given up before a connection came of it.
-    pub(super) fn unclaim(&mut self, now: Instant) {
-        self.in_use -= 1;
+    pub(super) fn unclaim(&mut self, claim: Claim, now: Instant) {
+        self.in_use -= u32::from(claim == Claim::Connection);
         if let Some(bucket) = &mut self.bucket {
-            bucket.unclaim(now);
+            bucket.unclaim(claim.count(), now);
         }
     }
 
-    /// A claim became a permit or a token.
-    pub(super) fn use_claim(&mut self, now: Instant) {
+    /// A claim became a permit or tokens.
+    pub(super) fn use_claim(&mut self, claim: Claim, now: Instant) {
         if let Some(bucket) = &mut self.bucket {
-            bucket.use_claim(now);
+            bucket.use_claim(claim.count(), now);
         }
     }
 
@@ -210,9 +233,9 @@ impl CounterState {
         if at <= now { Recall::Now(number) } else { Recall::At(number, at) }
     }
 
-    /// When the rate will have a token again, if that is what is missing.
-    pub(super) fn refilled_at(&self, now: Instant) -> Option<Instant> {
-        self.bucket.as_ref().filter(|_| !self.is_full()).map(|bucket| bucket.ready_at(now))
+    /// When the rate will have `count` tokens again, if that is what is missing.
+    pub(super) fn refilled_at(&self, count: u32, now: Instant) -> Option<Instant> {
+        self.bucket.as_ref().filter(|_| !self.is_full()).map(|bucket| bucket.ready_at(count, now))
     }
 
     /// Whether it is as good as a new one.

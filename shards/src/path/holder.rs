@@ -122,6 +122,15 @@ impl PermitHolder {
         if taken { Tokens::Taken } else { Tokens::Wait(limits.tokens) }
     }
 
+    /// See [`Permits::put_back_token`](crate::path::permit::Permits::put_back_token).
+    pub fn put_back_token(&mut self, tokens: TokenKey, now: Instant) {
+        let Some(stash) = self.stashes.get_mut(&tokens) else { return };
+        let mut valid = stash.batches.iter_mut().filter(|batch| batch.lapse_at > now);
+        if let Some(batch) = valid.find(|batch| batch.left < batch.granted) {
+            batch.left += 1;
+        }
+    }
+
     /// Whether a token of that kind is there.
     #[must_use]
     pub fn has_token(&self, tokens: TokenKey, now: Instant) -> bool {
@@ -186,7 +195,8 @@ impl PermitHolder {
             && lapse_at <= now
         {
             self.agenda.pop_first();
-            let stash = self.stashes.get_mut(&tokens).expect("a stash stays while it has batches");
+            // Several batches may have lapsed since, and the first entry took care of them all.
+            let Some(stash) = self.stashes.get_mut(&tokens) else { continue };
             while stash.batches.front().is_some_and(|batch| batch.lapse_at <= now)
                 && let Some(batch) = stash.batches.pop_front()
             {

@@ -3,11 +3,11 @@
 //!
 //! A request is under several counters and gets all of them at once. While it must wait, it is parked on one
 //! counter that has no room, so it blocks nobody who needs others. Each counter serves who is parked on it in
-//! order of arrival. So that a request under two busy counters is not overtaken for ever by those that need only
+//! order of arrival, destinations that have no connection yet somewhat earlier. So that a request under two busy counters is not overtaken for ever by those that need only
 //! one, it claims its counters one by one once it is old ([`PERMIT_AGED_MS`]): always in the same order, so two
 //! such requests cannot wait for each other.
 
-use crate::limits::{PERMIT_AGED_MS, PERMIT_SCAN_MAX, PERMIT_SWEEP_MAX, TOKEN_LAPSE_MS};
+use crate::limits::{PERMIT_AGED_MS, PERMIT_PATIENCE_MS, PERMIT_SCAN_MAX, PERMIT_SWEEP_MAX, TOKEN_LAPSE_MS};
 use crate::message::CoreId;
 use crate::path::counter::{Claim, CounterState, GrantNumber, Head, Recall, Ticket};
 use crate::path::limit::{Counter, CounterKey, Limits, TokenKey};
@@ -57,22 +57,22 @@ struct Request {
 #[derive(Clone, Copy, Debug)]
 enum Ask {
     Connection { permit: PermitId, held: u32 },
-    Messages { tokens: TokenKey, want: u32 },
+    Messages { tokens: TokenKey, want: u32, least: u32 },
 }
 
 impl Ask {
     fn claim(self) -> Claim {
         match self {
             Self::Connection { .. } => Claim::Connection,
-            Self::Messages { .. } => Claim::Message,
+            Self::Messages { least, .. } => Claim::Messages(least),
         }
     }
 
-    /// Permits that the destination has; a request for tokens recalls nobody's.
+    /// Permits that the destination has.
     fn held(self) -> u32 {
         match self {
             Self::Connection { held, .. } => held,
-            Self::Messages { .. } => u32::MAX - 1,
+            Self::Messages { .. } => 0,
         }
     }
 }
@@ -123,7 +123,9 @@ impl PermitHome {
             }
             ToHome::Tokens { limits, want } => {
                 let counters = self.learn(&limits.messages, limits.version, now);
-                self.arrive(from, Ask::Messages { tokens: limits.tokens, want }, counters, now);
+                let batch_min = counters.iter().map(|&index| self.counters[index].batch_min()).min();
+                let least = batch_min.map_or(1, |batch| batch.min(want)).max(1);
+                self.arrive(from, Ask::Messages { tokens: limits.tokens, want, least }, counters, now);
             }
             ToHome::Return { permit } => self.take_back(from, permit, now),
             ToHome::TokensBack { limits, count, granted_at } => self.tokens_back(&limits, count, granted_at, now),
@@ -213,7 +215,8 @@ impl PermitHome {
 
     fn arrive(&mut self, core: CoreId, ask: Ask, counters: CounterIndices, now: Instant) {
         assert!(!counters.is_empty(), "what no limit counts needs no leave");
-        let ticket = Ticket(self.next_number());
+        let patience = Duration::from_millis(PERMIT_PATIENCE_MS) * ask.held().min(4);
+        let ticket = Ticket { due: now.after(patience), number: self.next_number() };
         if let Ask::Connection { permit, .. } = ask {
             let before = self.permits.insert((core, permit), Place::Waiting(ticket));
             assert!(before.is_none(), "a core gives each permit its own number");
@@ -228,12 +231,14 @@ impl PermitHome {
         let request = self.requests.get_mut(&ticket).expect("only waiting requests are admitted");
         let is_aged = now.since(request.since) >= Duration::from_millis(PERMIT_AGED_MS);
         let rest = &request.counters[request.claimed..];
-        let lacking = rest.iter().copied().position(|index| !self.counters[index].has_room_for(ticket, now));
+        let claim = request.ask.claim();
+        let lacks = |index: CounterIndex| !self.counters[index].has_room_for(ticket, claim.count(), now);
+        let lacking = rest.iter().copied().position(lacks);
         let parked_on = lacking.map(|position| rest[position]);
         if lacking.is_none() || is_aged {
             let may_claim = lacking.unwrap_or(rest.len());
             for &index in &rest[..may_claim] {
-                self.counters[index].claim(request.ask.claim(), now);
+                self.counters[index].claim(claim, now);
             }
             request.claimed += may_claim;
         }
@@ -252,7 +257,7 @@ impl PermitHome {
         let Request { core, ask, counters, .. } =
             self.requests.remove(&ticket).expect("only waiting requests are granted");
         for &index in &counters {
-            self.counters[index].use_claim(now);
+            self.counters[index].use_claim(ask.claim(), now);
         }
         match ask {
             Ask::Connection { permit, held } => {
@@ -265,20 +270,20 @@ impl PermitHome {
                 self.permits.insert((core, permit), Place::Granted(number));
                 self.send(core, ToHolder::Granted { permit });
             }
-            Ask::Messages { tokens, want } => {
+            Ask::Messages { tokens, want, least } => {
                 // Those who wait get a share each, so that the first does not take what has come together.
                 let share = |&index: &CounterIndex| {
                     let counter = &self.counters[index];
                     let waiting = u32::try_from(counter.parked.len()).unwrap_or(u32::MAX - 1);
                     counter.tokens(now) / (waiting + 1)
                 };
-                let more = counters.iter().map(share).min().unwrap_or(0).min(want.saturating_sub(1));
+                let more = counters.iter().map(share).min().unwrap_or(0).min(want.saturating_sub(least));
                 for &index in &counters {
                     self.counters[index].take_tokens(more, now);
                     self.counters[index].references -= 1;
                 }
                 let lapse_at = now.after(Duration::from_millis(TOKEN_LAPSE_MS));
-                self.send(core, ToHolder::Tokens { tokens, count: more + 1, granted_at: now, lapse_at });
+                self.send(core, ToHolder::Tokens { tokens, count: least + more, granted_at: now, lapse_at });
             }
         }
     }
@@ -291,7 +296,7 @@ impl PermitHome {
                 let request = self.requests.remove(&ticket).expect("a waiting request is known");
                 self.unpark(ticket, &request);
                 for &index in &request.counters[..request.claimed] {
-                    self.counters[index].unclaim(now);
+                    self.counters[index].unclaim(request.ask.claim(), now);
                 }
                 request.counters
             }
@@ -338,7 +343,8 @@ impl PermitHome {
         let mut budget = PERMIT_SCAN_MAX;
         while let Some(index) = self.stirred.pop_front() {
             self.counters[index].stirred = false;
-            while self.counters[index].has_room(now)
+            while let Some(head) = self.head(index)
+                && self.counters[index].has_room(head.claim.count(), now)
                 && let Some(&ticket) = self.counters[index].parked.first()
             {
                 if budget == 0 {
@@ -361,10 +367,7 @@ impl PermitHome {
         let mut check_at = None;
         while self.counters[index].needs_care() {
             let counter = &self.counters[index];
-            let head = counter.parked.first().map(|ticket| {
-                let request = &self.requests[ticket];
-                Head { held: request.ask.held(), since: request.since }
-            });
+            let head = self.head(index);
             match counter.recall(head, |number| self.grants[&number].at, now) {
                 Recall::Now(number) => self.recall(number),
                 Recall::At(_, at) => {
@@ -372,7 +375,7 @@ impl PermitHome {
                     break;
                 }
                 Recall::None => {
-                    check_at = head.and_then(|_| counter.refilled_at(now));
+                    check_at = head.and_then(|head| counter.refilled_at(head.claim.count(), now));
                     break;
                 }
             }
@@ -384,6 +387,11 @@ impl PermitHome {
         if let Some(at) = check_at {
             self.agenda.insert((at, index));
         }
+    }
+
+    fn head(&self, index: CounterIndex) -> Option<Head> {
+        let request = &self.requests[self.counters[index].parked.first()?];
+        Some(Head { held: request.ask.held(), since: request.since, claim: request.ask.claim() })
     }
 
     fn recall(&mut self, number: GrantNumber) {

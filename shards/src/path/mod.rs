@@ -6,12 +6,13 @@
 //! Of a message's way to the wire: [`pool`] says which sources are eligible and turns through them, [`site`]
 //! names the set of hosts, [`limit`] says what is counted for (domain, site, source, pool), [`permit`] gets
 //! leave to open a connection and to send a message where a limit counts, [`window`] follows what the site
-//! can take.
+//! can take, [`idle`] keeps open connections for the next message.
 
 pub mod bucket;
 mod counter;
 pub mod holder;
 pub mod home;
+pub mod idle;
 pub mod limit;
 pub mod permit;
 pub mod pool;
@@ -19,6 +20,7 @@ pub mod site;
 pub mod source;
 pub mod window;
 
+pub use idle::Idle;
 pub use limit::{Arbiter, Combination, Counter, CounterKey, LimitTable, Limits, ShareKey, TokenKey};
 pub use permit::{PermitEvent, PermitId, PermitMessage, PermitState, Permits, Tokens};
 pub use pool::{Eligible, Member, PoolError, Pools, Rotation};

@@ -155,6 +155,9 @@ impl Permits {
     /// Asks for a permit to open one connection, for a destination that on this path holds or waits for `held`
     /// others already. `None` when too many requests wait: ask later.
     ///
+    /// [`PermitId::UNLIMITED`] may be used at once, and no event follows. Any other may be used when
+    /// [`PermitEvent::Granted`] has come, which may be in the queue already.
+    ///
     /// For a destination that has none, permits of others are recalled as soon as they were held long enough;
     /// for others only those of destinations that have clearly more. So the share of each destination evens out,
     /// and equals do not take each other's connections to and fro.
@@ -191,6 +194,14 @@ impl Permits {
             self.holder.wait_for(limits.tokens);
         }
         answer
+    }
+
+    /// The message for which a token was taken was not sent after all. The token may be used for another until it
+    /// lapses.
+    pub fn put_back_token(&mut self, limits: &Limits, now: Instant) {
+        if limits.needs_token() {
+            self.holder.put_back_token(limits.tokens, now);
+        }
     }
 
     /// The limits of a path with connections in force were computed anew after a reload: permits in force are kept,
