@@ -114,6 +114,9 @@ pub struct ShapeArgs {
     /// Seconds after which a round is given up
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub time_limit: u64,
+    /// Seconds without a delivery after which a round ends and counts the rest as lost
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub patience: u64,
     /// Whose generator and sink
     #[arg(long, value_enum, default_value = "perf")]
     pub tools: ToolsName,

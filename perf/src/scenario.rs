@@ -142,6 +142,10 @@ fn send(mta: &mut dyn Mta, traffic: &mut dyn Traffic, messages: u32, title: &str
         let why = format!("refused {:?}, failures {:?}", outcome.refused, outcome.failures);
         return fail(format!("{} accepted nothing during {title}: {why}\n{}", mta.version(), mta.log_tail()));
     }
+    if outcome.delivered == 0 {
+        let version = mta.version();
+        return fail(format!("{version} accepted mail and delivered none of it during {title}:\n{}", mta.log_tail()));
+    }
     Ok(outcome)
 }
 

@@ -207,6 +207,28 @@ fn a_round_without_a_server_reports_exact_counts() {
 }
 
 #[test]
+fn a_server_that_delivers_nothing_fails_the_round_with_its_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let work = directory.path().join("work");
+    std::fs::create_dir(&work).unwrap();
+    let fake = directory.path().join("mailrace");
+    // Called as `mailrace serve --config FILE`; takes mail on the port that the configuration names, and keeps it.
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = serve ] || {{ echo 'mailrace 0 (fake)'; exit; }}\n\
+         port=$(sed -n 's/^listen = \\[\"127.0.0.1:\\([0-9]*\\)\"\\]$/\\1/p' \"$3\")\n\
+         echo 'a line of its log' >&2\nexec {PROGRAM} sink --listen 127.0.0.1:$port\n"
+    );
+    std::fs::write(&fake, script).unwrap();
+    std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let output = run(&work.join("result.json"), &["--patience=1", "--mailrace", fake.to_str().unwrap()]);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("mailrace 0 (fake) accepted mail and delivered none of it"), "{errors}");
+    assert!(errors.contains("a line of its log"), "{errors}");
+    assert_eq!(std::fs::read_dir(&work).unwrap().count(), 0, "a temporary directory was left");
+}
+
+#[test]
 fn a_server_that_is_no_server_is_named_and_nothing_is_left() {
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("result.json");

@@ -19,8 +19,6 @@ use crate::stop;
 
 /// How often the counts are read.
 const LOOK: Duration = Duration::from_millis(50);
-/// No further delivery for so long: the rest is lost, or waits for a retry beyond our patience.
-const STALL_NS: u64 = 30_000_000_000;
 /// After the last delivery, for the server's own work that follows it, and for duplicates.
 const SETTLE: Duration = Duration::from_millis(300);
 
@@ -70,9 +68,13 @@ struct Counts {
     sending: bool,
 }
 
-/// Looks until nothing more is to be expected: all delivered, or no progress, or the server gone, or a signal.
-fn watch(mta: &mut dyn Mta, title: &str, messages: u32, mut look: impl FnMut() -> Result<Counts>) -> Result<()> {
-    let mut progress = Progress::start(title, messages, true);
+/// Looks until nothing more is to be expected: all delivered, no progress for `patience`, the server gone, or a signal.
+fn watch(
+    mta: &mut dyn Mta,
+    mut progress: Progress,
+    patience: Duration,
+    mut look: impl FnMut() -> Result<Counts>,
+) -> Result<()> {
     let mut last = 0;
     let mut moved_ns = now_ns();
     loop {
@@ -82,10 +84,10 @@ fn watch(mta: &mut dyn Mta, title: &str, messages: u32, mut look: impl FnMut() -
             last = counts.accepted + counts.delivered;
             moved_ns = now_ns();
         }
-        let all = !counts.sending && counts.delivered >= counts.accepted;
-        let stalled = !counts.sending && now_ns() - moved_ns > STALL_NS;
-        let gone = !counts.sending && mta.exited().is_some();
-        if all || stalled || gone || (stop::requested() && !counts.sending) {
+        // While it is sending, the generator's own bounds hold.
+        let stalled = now_ns().saturating_sub(moved_ns) > patience.as_nanos() as u64;
+        let all = counts.delivered >= counts.accepted;
+        if !counts.sending && (all || stalled || mta.exited().is_some() || stop::requested()) {
             progress.finish();
             sleep(SETTLE);
             return Ok(());

@@ -21,6 +21,7 @@ use crate::generator::drive;
 use crate::generator::tally::Tally;
 use crate::guard::Guarded;
 use crate::mta::Mta;
+use crate::progress::Progress;
 use crate::sink::tally::Report;
 
 /// Our own pair.
@@ -89,10 +90,11 @@ impl Traffic for OwnTraffic {
         let before: Report = self.ask("report")?;
         let _: Count = self.ask(&format!("reset {} {messages}", self.run))?;
         let load = self.shape.load(mta.address(), self.run, messages);
+        let patience = Duration::from_secs(self.shape.patience);
         let accepted = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&accepted);
         let sender = thread::spawn(move || drive::run(load, counter));
-        let watched = watch(mta, title, messages, || {
+        let watched = watch(mta, Progress::start(title, messages, true), patience, || {
             // In this order: what is accepted after the thread was seen to have ended is none.
             let sending = !sender.is_finished();
             let accepted = accepted.load(Ordering::Relaxed);
@@ -128,5 +130,36 @@ fn outcome(tally: &Tally, report: &Report, before: &Report) -> Outcome {
         failures: summary.failures.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
         sink_connections: Some(report.totals.connections - before.totals.connections),
         sink_protocol_errors: Some(report.totals.protocol_errors - before.totals.protocol_errors),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::marker::Marker;
+    use crate::sink::tally;
+
+    /// Accepted numbers, delivered numbers, then: lost, unasked, duplicates.
+    type Row = (&'static [u32], &'static [u32], (u32, u32, u64));
+
+    #[test]
+    fn losses_duplicates_and_what_nobody_acknowledged_are_told_apart() {
+        let rows: [Row; 5] = [
+            (&[0, 1, 2], &[0, 1, 2], (0, 0, 0)),
+            (&[0, 1, 2], &[2, 0], (1, 0, 0)),
+            (&[0, 1], &[0, 1, 3], (0, 1, 0)),
+            (&[0, 1], &[0, 3, 3], (1, 1, 1)),
+            (&[0, 1, 2], &[], (3, 0, 0)),
+        ];
+        for (accepted, delivered, expected) in rows {
+            let mut sent = Tally::new(4, Arc::default());
+            accepted.iter().for_each(|number| sent.accept(*number, 0));
+            let mut seen = tally::Tally::new();
+            seen.reset(1, 4);
+            delivered.iter().for_each(|number| seen.accept(Some(Marker { run: 1, number: *number, sent_ns: 0 }), 1));
+            let outcome = outcome(&sent, &seen.report(), &Report::default());
+            let found = (outcome.lost, outcome.unasked, outcome.duplicates.unwrap_or(0));
+            assert_eq!(found, expected, "{accepted:?} → {delivered:?}");
+        }
     }
 }

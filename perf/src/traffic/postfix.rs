@@ -18,6 +18,7 @@ use crate::clock::{now_ns, seconds_between};
 use crate::error::{Context, Failure, Result, fail};
 use crate::guard::Guarded;
 use crate::mta::{Mta, free_port};
+use crate::progress::Progress;
 use crate::stop;
 
 /// Generators side by side, hence domains.
@@ -105,6 +106,7 @@ impl Traffic for PostfixTraffic {
     }
 
     fn send(&mut self, mta: &mut dyn Mta, messages: u32, title: &str) -> Result<Outcome> {
+        let patience = Duration::from_secs(self.shape.patience);
         let start = self.count.messages.load(Ordering::Relaxed);
         let first_ns = now_ns();
         let mut sources = self.sources(mta.address(), messages)?;
@@ -112,7 +114,7 @@ impl Traffic for PostfixTraffic {
         let mut accepted_ns = 0;
         let mut failed = None;
         let count = Arc::clone(&self.count);
-        watch(mta, title, messages, || {
+        watch(mta, Progress::start(title, messages, true), patience, || {
             if now_ns() > end_ns || stop::requested() {
                 for source in &mut sources {
                     source.stop();
