@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 /// The name of whoever shows `secret` as `name`, if that opens anything. A token opens by its text alone, under
 /// any name, and gives its own. Blocks for some 10 ms when it is a user's (see [`Users::verify`]).
-#[cfg_attr(not(test), expect(dead_code, reason = "the SMTP listener's AUTH asks it"))]
 #[must_use]
 pub fn injector(users: &Users, tokens: &TokenSet, name: &str, secret: &[u8]) -> Option<Arc<str>> {
     let token = std::str::from_utf8(secret).ok().and_then(|text| tokens.find(text));

@@ -1,14 +1,18 @@
 //! What the control core needs of the engine: the one place of this package that starts it.
 
+use crate::auth;
 use crate::config::Config;
+use crate::report;
 use crate::token::TokenSet;
 use crate::topology::Topology;
-use crate::users::Users;
+use crate::users::{self, Users};
+use mailrace_shards::rules::HashKey;
+use mailrace_shards::runtime::engine::{self as runtime, EngineStart};
 use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 /// All that a start is given. Everything in it was checked.
-#[expect(dead_code, reason = "the engine's start takes it apart")]
 #[derive(Debug)]
 pub struct Start {
     pub config: Config,
@@ -18,7 +22,6 @@ pub struct Start {
 }
 
 /// How it is with the engine.
-#[expect(dead_code, reason = "the engine says them")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     /// Every core turned lately.
@@ -31,6 +34,8 @@ pub enum Health {
 
 /// A running engine, as the control thread sees it.
 pub trait Engine {
+    /// Where mail is taken.
+    fn smtp(&self) -> &[SocketAddr];
     /// Where the REST API listens, when it does.
     fn api(&self) -> Option<SocketAddr>;
     /// Asked once a tick; must not block.
@@ -43,31 +48,70 @@ pub trait Engine {
     fn stop(&mut self, within: Duration) -> Result<(), String>;
 }
 
+/// Who may inject with AUTH, replaced as a whole.
+type Injectors = Arc<RwLock<(Arc<Users>, TokenSet)>>;
+
 /// Starts it. Returns when every listener is open.
 pub fn start(start: Start) -> Result<impl Engine, String> {
-    crate::report::warning("this build has no engine: nothing listens and no mail is taken");
-    Ok(Absent { _start: start })
+    let Start { config, topology, users, tokens } = start;
+    let injectors: Injectors = Arc::new(RwLock::new((Arc::new(users), tokens)));
+    let asked = injectors.clone();
+    let engine = runtime::Engine::start(EngineStart {
+        settings: Arc::new(config.settings),
+        cpus: topology.shard_cpus.iter().map(|cpu| topology.pinned.then_some(*cpu)).collect(),
+        authenticate: Arc::new(move |name, secret| {
+            let (users, tokens) = asked.read().unwrap_or_else(PoisonError::into_inner).clone();
+            auth::injector(&users, &tokens, name, secret.as_bytes()).is_some()
+        }),
+        rule_key: rule_key(),
+    })
+    .map_err(|error| error.to_string())?;
+    Ok(Running { engine, injectors })
 }
 
-/// Stands where `mailrace_shards::runtime` will be started: takes no mail; its start says so.
-struct Absent {
-    _start: Start,
+struct Running {
+    engine: runtime::Engine,
+    injectors: Injectors,
 }
 
-impl Engine for Absent {
+impl Engine for Running {
+    fn smtp(&self) -> &[SocketAddr] {
+        self.engine.listening()
+    }
+
     fn api(&self) -> Option<SocketAddr> {
         None
     }
 
     fn health(&mut self) -> Health {
-        Health::Alive
+        match self.engine.health() {
+            runtime::Health::Alive => Health::Alive,
+            runtime::Health::Stalled(what) => Health::Stalled(what),
+            runtime::Health::Failed(why) => Health::Failed(why),
+        }
     }
 
-    fn reload(&mut self, _config: &Config, _users: Users) {}
-
-    fn tokens(&mut self, _tokens: TokenSet) {}
-
-    fn stop(&mut self, _within: Duration) -> Result<(), String> {
-        Ok(())
+    fn reload(&mut self, config: &Config, users: Users) {
+        self.injectors.write().unwrap_or_else(PoisonError::into_inner).0 = Arc::new(users);
+        if let Err(error) = self.engine.reload(&Arc::new(config.settings.clone())) {
+            report::error(&format!("{error}; settings and certificate stay as they were"));
+        }
     }
+
+    fn tokens(&mut self, tokens: TokenSet) {
+        self.injectors.write().unwrap_or_else(PoisonError::into_inner).1 = tokens;
+    }
+
+    fn stop(&mut self, within: Duration) -> Result<(), String> {
+        match &*self.engine.stop(within) {
+            [] => Ok(()),
+            failed => Err(format!("shards {failed:?} ended by a panic; what they had accepted is in the spool")),
+        }
+    }
+}
+
+/// A new secret at each start: nothing that it hashes outlives the process.
+fn rule_key() -> HashKey {
+    let half = || u64::from_ne_bytes(users::random());
+    HashKey(half(), half())
 }

@@ -26,7 +26,7 @@ const RING_DEPTH: usize = 256;
 /// Everything that a core is started with.
 pub struct CoreStart {
     /// The processor.
-    pub cpu: usize,
+    pub cpu: Option<usize>,
     /// How many cores there are.
     pub cores: usize,
     /// Number of this start.
@@ -65,14 +65,14 @@ pub fn run_core(mut start: CoreStart) {
         Ok(opened) => opened,
         Err(why) => return drop(ready.send(Err(why))),
     };
-    let executor = LocalExecutorBuilder::new(Placement::Fixed(start.cpu))
+    let executor = LocalExecutorBuilder::new(start.cpu.map_or(Placement::Unbound, Placement::Fixed))
         .io_memory(0)
         .ring_depth(RING_DEPTH)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
         .make();
     let executor = match executor {
         Ok(executor) => executor,
-        Err(error) => return drop(ready.send(Err(format!("the executor on processor {}: {error}", start.cpu)))),
+        Err(error) => return drop(ready.send(Err(format!("the executor on processor {:?}: {error}", start.cpu)))),
     };
     let Opened { writers, recovered, log, reader } = opened;
     executor.run(async move {

@@ -32,8 +32,8 @@ pub type Authenticate = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
 pub struct EngineStart {
     /// Settings; `shards` of them.
     pub settings: Arc<Settings>,
-    /// The processor of each shard.
-    pub cpus: Vec<usize>,
+    /// The processor of each shard; `None` to leave the choice to the system.
+    pub cpus: Vec<Option<usize>>,
     /// AUTH.
     pub authenticate: Authenticate,
     /// Secret of the rule tables' hashes.

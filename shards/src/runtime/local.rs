@@ -33,7 +33,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 /// How a task is told something: a value, and a wake-up when it comes.
-#[derive(Debug)]
 pub struct Answer<T> {
     value: Cell<Option<T>>,
     waker: RefCell<Option<Waker>>,
@@ -471,6 +470,7 @@ impl Local {
             SpoolCompletion::Damaged { id, .. } => {
                 report(&format!("spool {spool:03}: the body of message {id} is damaged on disk"));
             }
+            SpoolCompletion::Housekeeping { why } => report(&format!("spool {spool:03}: {why}")),
             SpoolCompletion::Moved { id, location } => {
                 for core in (0_u16..).map(CoreId).take(self.postbox.cores()).filter(|core| *core != self.core) {
                     self.collect(|outbox| outbox.mail[usize::from(core.0)].push(Mail::Moved(id, location)));

@@ -130,7 +130,7 @@ impl Pump {
             let Some(covered) = local.with_shard(|shard, now| shard.gate(id, token, now)) else {
                 continue;
             };
-            if self.client.withdraw(token, &covered) == Withdrawal::Ending {
+            if self.client.withdraw(token, &covered, clock::now().instant) == Withdrawal::Ending {
                 self.out.clear();
                 self.sent = 0;
                 self.marks.clear();
@@ -153,12 +153,13 @@ impl Pump {
     fn refill(&mut self) {
         self.out.clear();
         self.sent = 0;
+        let now = clock::now().instant;
         match &mut self.tls {
-            None => self.client.fill(&mut self.out, FILL_BYTES, &mut self.marks),
+            None => self.client.fill(&mut self.out, FILL_BYTES, &mut self.marks, now),
             Some(tls) => {
                 if !tls.handshaking() {
                     self.plain.clear();
-                    self.client.fill(&mut self.plain, FILL_BYTES, &mut self.marks);
+                    self.client.fill(&mut self.plain, FILL_BYTES, &mut self.marks, now);
                     if !self.plain.is_empty() {
                         tls.encrypt(&self.plain);
                     }

@@ -4,7 +4,7 @@ use super::Shard;
 use super::session::Phase;
 use super::settle::Attempt;
 use crate::event::{Command, Mail, SessionId};
-use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, PICK_DESTINATIONS};
+use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, PATH_CONNECTIONS_DEFAULT, PICK_DESTINATIONS};
 use crate::path::{Eligible, PermitEvent, PermitId, SourceIndex};
 use crate::queue::DestinationId;
 use crate::smtp::classify::{Failure, Remedy, Scope, consequence};
@@ -153,7 +153,8 @@ impl Shard {
         let (path, peer) = (session.path, session.peer());
         let source = self.sites.path(path).source;
         self.sites.served(source, peer);
-        self.sites.path_mut(path).window.succeeded(crate::limits::PATH_CONNECTIONS_DEFAULT);
+        let path = self.sites.path_mut(path);
+        path.window.succeeded(path.sessions, PATH_CONNECTIONS_DEFAULT);
     }
 
     /// Whether another host of the session's site may be tried now from its source.
