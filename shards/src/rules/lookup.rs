@@ -128,6 +128,7 @@ impl RuleTable {
             suppressed: self.suppressed(facts.domain).cloned(),
             keys: bucket_keys,
             stamp: self.stamp(now, found.next_transition),
+            overridable: self.has_message_rules_at_attempt(),
             per_message: self.named().meets(Fields::OF_MESSAGE) || !self.suppressions().is_empty(),
             per_path: self.named().meets(Fields::OF_PATH),
             found: Found {

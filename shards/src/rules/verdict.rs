@@ -138,6 +138,8 @@ pub struct BucketVerdict {
     pub(super) found: Found<Arc<Rule>>,
     pub(super) suppressed: Option<Arc<Cause>>,
     pub(super) keys: BucketKeys,
+    /// Whether a rule by tag or address may win over a hold when an attempt is made.
+    pub(super) overridable: bool,
     /// How long it holds.
     pub stamp: Stamp,
     /// Whether some rule or suppression names a tag or an address, so that each message must be asked about.
@@ -152,6 +154,17 @@ impl BucketVerdict {
     #[must_use]
     pub fn decision(&self, moment: Moment) -> Decision<'_> {
         self.tally().decide(moment)
+    }
+
+    /// The rule that holds the bucket as a whole, and until when, so that a pick passes over all its mail
+    /// without looking at any. Rules and suppressions that end mail by its tag or address do not stand against
+    /// it: they reach held mail by their sweep and new mail at intake, which ask about each message.
+    #[must_use]
+    pub fn whole_hold(&self) -> Option<(&Arc<Rule>, Timestamp)> {
+        match self.decision(Moment::Attempt) {
+            Decision::Hold { rule, until } if !self.overridable => Some((rule, until)),
+            _ => None,
+        }
     }
 
     pub(super) fn tally(&self) -> Tally<'_> {
