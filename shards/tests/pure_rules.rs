@@ -8,7 +8,7 @@ use mailrace_shards::message::CoreId;
 use mailrace_shards::outcome::RecordType;
 use mailrace_shards::route::{lane_owner, owner};
 use mailrace_shards::rules::{
-    Answer, BadAnswer, BadValidity, BucketFacts, Change, Decision, EpochGap, Facts, HashKey, Kind, MessageFacts,
+    Answer, BadAnswer, BadValidity, BucketFacts, Cause, Change, Decision, EpochGap, Facts, HashKey, Kind, MessageFacts,
     Moment, PathFacts, Phase, Rule, RuleTable, Scope, Span, Transition, Update, Validity, concerns,
     concerns_suppression,
 };
@@ -195,6 +195,37 @@ fn rules_that_wait_for_the_attempt_neither_end_nor_hold_before_it() {
     ]);
     assert_eq!(acting(&table, &facts(&[]), Moment::Queued, NOW), "end by-domain");
     assert_eq!(acting(&table, &facts(&[]), Moment::Attempt, NOW), "end by-pool");
+}
+
+#[test]
+fn a_bucket_is_held_as_a_whole_unless_an_attempt_could_end_or_defer_some_of_it() {
+    let pooled = Scope { pool: Some("default".into()), ..tag("t") };
+    let by_path = Scope { path: Some("ip-1->a.test@smtp_client".into()), ..Scope::default() };
+    let cases = [
+        ("alone", None, true),
+        ("a pause by tag", Some((Kind::Pause, tag("t"))), true),
+        ("a bounce by tag is swept", Some((bounce(), tag("t"))), true),
+        ("a 5xx by path: no attempt is made", Some((Kind::Error(answer(550)), by_path)), true),
+        ("a 4xx by tag", Some((Kind::Error(answer(450)), tag("t"))), false),
+        ("a 5xx by pool and tag", Some((Kind::Error(answer(550)), pooled)), false),
+        ("a 4xx over the bucket", Some((Kind::Error(answer(450)), domain("a.test"))), false),
+        ("a bounce of the bucket", Some((bounce(), domain("a.test"))), false),
+    ];
+    let bucket = facts(&[]).bucket;
+    for (name, other, whole) in cases {
+        let until = NOW.after_ms(10);
+        let mut table = table_of([rule("pause", 1, Kind::Pause, domain("a.test"), Validity::until(until))]);
+        let key = KEY.suppression("someone@a.test");
+        let cause = Arc::new(Cause { answer: answer(550), by: "list".into() });
+        change(&mut table, vec![Change::Suppress { key, cause }]);
+        put(&mut table, other.map(|(kind, scope)| rule("other", 2, kind, scope, Validity::always())));
+        let verdict = table.bucket(&bucket, NOW);
+        let held = verdict.whole_hold().map(|(rule, until)| (&*rule.id, until));
+        assert_eq!(held, whole.then_some(("pause", until)), "{name}");
+        assert!(verdict.per_message, "{name}: there is a suppressed address");
+        change(&mut table, vec![Change::Remove("other".into())]);
+        assert!(table.bucket(&bucket, NOW).whole_hold().is_some(), "{name}, taken away");
+    }
 }
 
 #[test]

@@ -107,11 +107,14 @@ fn a_hundred_thousand_suppressions_stay_below_48_octets_each() {
 fn what_a_suppression_says_can_be_overwritten_and_its_place_is_used_again() {
     let mut list = Suppressions::new(KEY);
     let key = KEY.suppression("someone@a.test");
+    list.put(key, &cause(550, "first"));
+    let before = list.memory();
     for round in 0..10_000_u16 {
         let by = format!("token{round}");
         list.put(key, &cause(500 + round % 100, &by));
         assert_eq!(&*list.find(key).unwrap().by, by);
     }
     assert_eq!(list.len(), 1);
+    assert!(list.memory() < before + 131_072, "{} octets after {before}", list.memory());
     assert!(list.remove(key) && !list.remove(key) && list.is_empty());
 }

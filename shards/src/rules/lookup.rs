@@ -6,251 +6,18 @@
 //! Facts become known in stages (bucket, message, path). The answer for a bucket can be kept and completed
 //! for each message, and that again for each attempt; asking everything at once answers the same.
 
-use super::precedence::precedence;
-use super::rule::{Action, Answer, Kind, Rule};
+use super::rule::Rule;
 use super::scope::{BucketFacts, Facts, Fields, normal_address};
 use super::suppression::{Cause, HashKey};
 use super::table::{Entry, RuleTable};
-use crate::outcome::{RecordType, RuleMark};
+use super::verdict::{BucketVerdict, Found, Moment, Ruling, Stamp, Tally, Verdict};
 use crate::time::Timestamp;
 use smallvec::SmallVec;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// On which occasion is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// The message waits: at intake, in a sweep, at a release. Ending rules that wait for an attempt
-    /// ([`Rule::waits_for_attempt`]) do not act; a message that such a rule covers is not held either, since
-    /// they win over a hold and the attempt must come about.
-    Queued,
-    /// An attempt is about to be made or is under way. Everything acts.
-    Attempt,
-}
-
-/// What becomes of it.
-#[derive(Clone, Copy, Debug)]
-pub enum Decision<'a> {
-    /// It may go.
-    Pass,
-    /// It waits, without an attempt.
-    Hold {
-        /// The rule that comes first among those that hold it.
-        rule: &'a Arc<Rule>,
-        /// When the last of those in force now goes by time alone; [`Timestamp::NEVER`] if one has no end.
-        until: Timestamp,
-    },
-    /// It ends.
-    End(Ruling<'a>),
-    /// This attempt fails for now.
-    Defer(Ruling<'a>),
-}
-
-/// What ends or defers a message.
-#[derive(Clone, Copy, Debug)]
-pub enum Ruling<'a> {
-    /// A rule.
-    Rule(&'a Arc<Rule>),
-    /// Its address is suppressed.
-    SuppressedAddress(&'a Arc<Cause>),
-    /// Its domain is suppressed.
-    SuppressedDomain(&'a Arc<Cause>),
-}
-
-impl<'a> Ruling<'a> {
-    /// What is recorded in the place of a reply.
-    #[must_use]
-    pub fn answer(self) -> &'a Answer {
-        match self {
-            Self::SuppressedAddress(cause) | Self::SuppressedDomain(cause) => &cause.answer,
-            Self::Rule(rule) => match rule.action() {
-                Action::Fail(answer) | Action::EndSilently(answer) | Action::Defer(answer) => answer,
-                Action::Hold => unreachable!("a rule that holds makes no ruling"),
-            },
-        }
-    }
-
-    /// The record that it makes.
-    #[must_use]
-    pub fn record(self) -> RecordType {
-        match self {
-            Self::SuppressedAddress(_) | Self::SuppressedDomain(_) => RecordType::Suppression,
-            Self::Rule(rule) => rule.kind.record().expect("only a rule that holds makes no record"),
-        }
-    }
-
-    /// Whether it wants no record in the log.
-    #[must_use]
-    pub fn suppress_logging(self) -> bool {
-        matches!(self, Self::Rule(rule) if matches!(rule.kind, Kind::Bounce { suppress_logging: true, .. }))
-    }
-
-    /// As records name it; a suppression is named by its value, so the recipient's address is needed.
-    #[must_use]
-    pub fn mark(self, address: &str) -> RuleMark {
-        let (value, cause) = match self {
-            Self::Rule(rule) => return rule.mark(),
-            Self::SuppressedAddress(cause) => (normal_address(address).into(), cause),
-            Self::SuppressedDomain(cause) => (Arc::from(crate::message::domain_of(address)), cause),
-        };
-        RuleMark { id: value, kind: "suppression", by: Arc::clone(&cause.by) }
-    }
-}
-
-/// How long an answer is worth keeping: until a rule changed, or time passed its next transition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    /// Epoch of the table.
-    pub epoch: u64,
-    /// When it was asked.
-    pub at: Timestamp,
-    /// The first moment at which time alone may change the answer; [`Timestamp::NEVER`] for none.
-    pub next_transition: Timestamp,
-}
-
-impl Stamp {
-    /// Whether an answer given then is still the answer. A clock that was set back makes it stale too.
-    #[must_use]
-    pub fn holds(&self, epoch: u64, now: Timestamp) -> bool {
-        self.epoch == epoch && self.at <= now && now < self.next_transition
-    }
-}
-
-/// The answer.
-#[derive(Clone, Copy, Debug)]
-pub struct Verdict<'a> {
-    /// What becomes of the message.
-    pub decision: Decision<'a>,
-    /// How long that holds.
-    pub stamp: Stamp,
-}
-
-impl Verdict<'_> {
-    /// Whether it may go.
-    #[must_use]
-    pub fn passes(&self) -> bool {
-        matches!(self.decision, Decision::Pass)
-    }
-
-    /// When time alone may change it.
-    #[must_use]
-    pub fn next_transition(&self) -> Timestamp {
-        self.stamp.next_transition
-    }
-}
-
-/// The answer for all that a bucket's messages have in common; kept by the bucket while its stamp holds.
-#[derive(Clone, Debug)]
-pub struct BucketVerdict {
-    found: Found<Arc<Rule>>,
-    suppressed: Option<Arc<Cause>>,
-    keys: BucketKeys,
-    /// How long it holds.
-    pub stamp: Stamp,
-    /// Whether some rule or suppression names a tag or an address, so that each message must be asked about.
-    pub per_message: bool,
-    /// Whether some rule names something of the attempt, so that each attempt must be asked about.
-    pub per_path: bool,
-}
-
-impl BucketVerdict {
-    /// What becomes of its messages as far as their bucket tells. A rule by tag or address may still end
-    /// or defer one that is held here (see `per_message`).
-    #[must_use]
-    pub fn decision(&self, moment: Moment) -> Decision<'_> {
-        self.tally().decide(moment)
-    }
-
-    fn tally(&self) -> Tally<'_> {
-        Tally {
-            suppressed: self.suppressed.as_ref().map(Ruling::SuppressedDomain),
-            found: Found {
-                ending: self.found.ending.as_ref(),
-                attempt: self.found.attempt.as_ref(),
-                holding: self.found.holding.as_ref(),
-                hold_until: self.found.hold_until,
-                next_transition: self.found.next_transition,
-            },
-        }
-    }
-}
-
-/// The first rules, by precedence, among those found in force.
-#[derive(Clone, Debug)]
-struct Found<R> {
-    /// Of those that end mail at once.
-    ending: Option<R>,
-    /// Of those that end or defer it when an attempt is made.
-    attempt: Option<R>,
-    /// Of those that hold it.
-    holding: Option<R>,
-    hold_until: Timestamp,
-    next_transition: Timestamp,
-}
-
-struct Tally<'a> {
-    suppressed: Option<Ruling<'a>>,
-    found: Found<&'a Arc<Rule>>,
-}
-
-impl<'a> Tally<'a> {
-    fn new() -> Self {
-        let found = Found {
-            ending: None,
-            attempt: None,
-            holding: None,
-            hold_until: Timestamp(i64::MIN),
-            next_transition: Timestamp::NEVER,
-        };
-        Self { suppressed: None, found }
-    }
-
-    fn consider(&mut self, rule: &'a Arc<Rule>, now: Timestamp) {
-        let at = rule.validity.at(now);
-        self.found.next_transition = self.found.next_transition.min(at.next);
-        if !at.in_force {
-            return;
-        }
-        let place = if rule.action() == Action::Hold {
-            self.found.hold_until = self.found.hold_until.max(at.next);
-            &mut self.found.holding
-        } else if rule.waits_for_attempt() {
-            &mut self.found.attempt
-        } else {
-            &mut self.found.ending
-        };
-        *place = first(*place, Some(rule));
-    }
-
-    fn decide(&self, moment: Moment) -> Decision<'a> {
-        if let Some(ruling) = self.suppressed {
-            return Decision::End(ruling);
-        }
-        let found = &self.found;
-        let acting = match moment {
-            Moment::Queued if found.ending.is_none() && found.attempt.is_some() => return Decision::Pass,
-            Moment::Queued => found.ending,
-            Moment::Attempt => first(found.ending, found.attempt),
-        };
-        match (acting, found.holding) {
-            (Some(rule), _) if matches!(rule.action(), Action::Defer(_)) => Decision::Defer(Ruling::Rule(rule)),
-            (Some(rule), _) => Decision::End(Ruling::Rule(rule)),
-            (None, Some(rule)) => Decision::Hold { rule, until: found.hold_until },
-            (None, None) => Decision::Pass,
-        }
-    }
-}
-
-/// Whichever comes first by precedence.
-fn first<'a>(one: Option<&'a Arc<Rule>>, other: Option<&'a Arc<Rule>>) -> Option<&'a Arc<Rule>> {
-    match (one, other) {
-        (Some(a), Some(b)) => Some(if precedence(b) < precedence(a) { b } else { a }),
-        (one, other) => one.or(other),
-    }
-}
-
 /// Hashes of the facts of a bucket, in the order of [`Fields`].
-type BucketKeys = [u64; Fields::OF_BUCKET.count() as usize];
+pub(super) type BucketKeys = [u64; Fields::OF_BUCKET.count() as usize];
 
 /// Hashes of all facts known: what the groups' keys are combined from.
 pub(super) struct Keys<'a> {
@@ -361,6 +128,7 @@ impl RuleTable {
             suppressed: self.suppressed(facts.domain).cloned(),
             keys: bucket_keys,
             stamp: self.stamp(now, found.next_transition),
+            overridable: self.has_message_rules_at_attempt(),
             per_message: self.named().meets(Fields::OF_MESSAGE) || !self.suppressions().is_empty(),
             per_path: self.named().meets(Fields::OF_PATH),
             found: Found {
@@ -490,5 +258,48 @@ impl Probe<'_> {
         scope.tag.as_deref() == self.tag
             && queue.is_none_or(|name| **name == *facts.bucket.queue)
             && scope.covers_rest(facts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Entry, Facts, Fields, Probe};
+    use crate::rules::{Kind, MessageFacts, Rule, Scope, Validity};
+    use std::sync::Arc;
+
+    /// Rules whose key is that of the probe although they cover something else: hashes may meet.
+    #[test]
+    fn an_equal_key_alone_is_no_match() {
+        let tags: [Box<str>; 1] = ["t".into()];
+        let mut facts = Facts { message: Some(MessageFacts { address: "u@a.test", tags: &tags }), ..Facts::default() };
+        facts.bucket.domain = "a.test";
+        facts.bucket.queue = "q";
+        let probe = Probe { key: 1, fields: Fields::DOMAIN.with(Fields::TAG), tag: Some("t") };
+        let scope = |domain: &str, tag: Option<&str>, queues: &[&str]| Scope {
+            domain: Some(domain.into()),
+            tag: tag.map(Into::into),
+            queues: queues.iter().map(|name| Arc::from(*name)).collect(),
+            ..Scope::default()
+        };
+        let cases = [
+            (scope("a.test", Some("t"), &[]), true),
+            (scope("b.test", Some("t"), &[]), false),
+            (scope("a.test", Some("other"), &[]), false),
+            (scope("a.test", None, &[]), false),
+            (scope("a.test", Some("t"), &["other"]), false),
+        ];
+        for (scope, expected) in cases {
+            let fields = scope.fields();
+            let rule = Rule {
+                id: "r".into(),
+                order: 1,
+                kind: Kind::Pause,
+                scope,
+                validity: Validity::always(),
+                by: "t".into(),
+            };
+            let entry = Entry { key: 1, fields, queue: 0, rule: Arc::new(rule) };
+            assert_eq!(probe.finds(&entry, &facts), expected, "{:?}", entry.rule.scope);
+        }
     }
 }

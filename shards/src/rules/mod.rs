@@ -7,7 +7,7 @@
 //! Nothing here reads a clock: `now` is passed in. Nothing here knows of queues, paths or sessions: what is
 //! known of a message comes in as [`Facts`], what should become of it goes out as a [`Verdict`].
 
-pub mod lookup;
+mod lookup;
 pub mod precedence;
 pub mod rule;
 pub mod scope;
@@ -16,11 +16,12 @@ pub mod suppression;
 pub mod table;
 pub mod update;
 pub mod validity;
+pub mod verdict;
 
-pub use lookup::{BucketVerdict, Decision, Moment, Ruling, Stamp, Verdict};
 pub use rule::{Action, Answer, BadAnswer, Kind, Rule};
 pub use scope::{BucketFacts, Facts, Fields, MessageFacts, PathFacts, Scope, normal_address};
 pub use suppression::{Cause, HashKey, SuppressionKey, Suppressions};
 pub use table::{Phase, RuleTable, Transition};
 pub use update::{Change, EpochGap, Update, concerns, concerns_suppression};
 pub use validity::{BadValidity, Span, Validity};
+pub use verdict::{BucketVerdict, Decision, Moment, Ruling, Stamp, Verdict};

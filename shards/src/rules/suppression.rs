@@ -104,10 +104,10 @@ impl Suppressions {
         self.entries.len() == 0
     }
 
-    /// Octets that the entries occupy, without the texts of their causes.
+    /// Octets that the tables occupy, without the texts of their causes.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.entries.memory()
+        self.entries.memory() + self.causes.memory()
     }
 
     /// What is said of `key`, when it is suppressed.
@@ -162,6 +162,10 @@ impl Causes {
     fn get(&self, number: u32) -> &Arc<Cause> {
         let slot = &self.chunks[number as usize / CAUSES_A_CHUNK][number as usize % CAUSES_A_CHUNK];
         slot.cause.as_ref().expect("an entry counts as a use, so its cause is kept")
+    }
+
+    fn memory(&self) -> usize {
+        self.chunks.len() * CAUSES_A_CHUNK * size_of::<Slot>() + self.free.capacity() * 4 + self.numbers.memory()
     }
 
     fn slot(&mut self, number: u32) -> &mut Slot {

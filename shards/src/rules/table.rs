@@ -32,6 +32,8 @@ pub(super) struct Group {
     /// The field of it that becomes known last; one of the bucket's for rules that name none.
     pub(super) latest: Fields,
     rules: usize,
+    /// Those of them that end or defer mail when an attempt is made, and so win over a hold only then.
+    at_attempt: usize,
 }
 
 /// A rule by its id.
@@ -171,6 +173,9 @@ impl RuleTable {
     /// Brings the agenda up to `now`, at most `budget` rules at a time (more by one sub-table after the clock
     /// was set back), and says what changed. Look-ups do not depend on it: they compare each rule with `now`.
     /// Whether more is left to do.
+    ///
+    /// To be called at every tick, whatever [`Self::next_transition`] says, because only here is noticed that
+    /// the clock was set back; with nothing to do it costs nothing.
     pub fn expire(&mut self, now: Timestamp, budget: usize, changed: &mut Vec<Transition>) -> bool {
         if now < self.advanced_to {
             self.rewinding = Some(0);
@@ -241,7 +246,7 @@ impl RuleTable {
             let entry = Entry { key, fields, queue, rule: Arc::clone(&rule) };
             self.entries.insert(key, entry, |entry| entry.key);
         }
-        self.count_in(fields);
+        self.count_in(fields, rule.waits_for_attempt());
         let at = rule.validity.at(now);
         // One that is over already goes the usual way, so that whoever waits for its end hears of it.
         let next = if rule.validity.ended(now) { rule.validity.end() } else { at.next };
@@ -266,7 +271,7 @@ impl RuleTable {
                 self.entries.remove(key, |entry| entry.queue as usize == queue && Arc::ptr_eq(&entry.rule, &kept.rule));
             assert!(entry.is_some(), "a rule stands under each of its keys");
         }
-        self.count_out(fields);
+        self.count_out(fields, kept.rule.waits_for_attempt());
         Some(kept.rule)
     }
 
@@ -290,24 +295,31 @@ impl RuleTable {
         hashes.into_iter().flatten().fold(Key::of_group(fields), Key::add).0
     }
 
-    fn count_in(&mut self, fields: Fields) {
-        if let Some(group) = self.groups.iter_mut().find(|group| group.fields == fields) {
-            group.rules += 1;
-            return;
-        }
-        let latest = fields.0.checked_ilog2().map_or(Fields::POOL, |last| Fields(1 << last));
-        self.groups.push(Group { fields, latest, rules: 1 });
-        self.named = self.named.with(fields);
+    fn count_in(&mut self, fields: Fields, at_attempt: bool) {
+        let place = self.groups.iter().position(|group| group.fields == fields).unwrap_or_else(|| {
+            let latest = fields.0.checked_ilog2().map_or(Fields::POOL, |last| Fields(1 << last));
+            self.groups.push(Group { fields, latest, rules: 0, at_attempt: 0 });
+            self.named = self.named.with(fields);
+            self.groups.len() - 1
+        });
+        self.groups[place].rules += 1;
+        self.groups[place].at_attempt += usize::from(at_attempt);
     }
 
-    fn count_out(&mut self, fields: Fields) {
+    fn count_out(&mut self, fields: Fields, at_attempt: bool) {
         let place = self.groups.iter().position(|group| group.fields == fields);
         let place = place.expect("the group of a rule that is in the table exists");
         self.groups[place].rules -= 1;
+        self.groups[place].at_attempt -= usize::from(at_attempt);
         if self.groups[place].rules == 0 {
             self.groups.swap_remove(place);
             self.named = self.groups.iter().fold(Fields::NONE, |all, group| all.with(group.fields));
         }
+    }
+
+    /// Whether some rule by tag or address ends or defers mail when an attempt is made.
+    pub(super) fn has_message_rules_at_attempt(&self) -> bool {
+        self.groups.iter().any(|group| group.at_attempt > 0 && group.latest.within(Fields::OF_MESSAGE))
     }
 
     pub(super) fn groups(&self) -> &[Group] {
