@@ -331,6 +331,9 @@ impl Caller {
     }
 
     fn receive(&mut self, server: &mut Server) {
+        if self.random.below(3) > 0 {
+            return;
+        }
         let length = usize::try_from(self.random.below(60)).unwrap().min(server.replies.len());
         let octets: Vec<u8> = server.replies.drain(..length).collect();
         if !octets.is_empty() {
@@ -370,7 +373,7 @@ fn converse(seed: u64) -> Ledger {
         caller.now = caller.now.after(Duration::from_millis(1));
         server.serve(&caller.turn());
         caller.receive(&mut server);
-        if turn == loss_after && seed.is_multiple_of(3) || server.hung_up && server.replies.is_empty() {
+        if turn == loss_after && seed.is_multiple_of(2) || server.hung_up && server.replies.is_empty() {
             server.hung_up = true;
             caller.session.handle_eof(caller.now);
         }
