@@ -9,6 +9,8 @@ use mailrace_shards::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+type Taken = (Vec<u8>, Vec<Vec<u8>>, Vec<u8>);
+
 /// A server of RFC 5321, 2920 and 3030 that refuses at random.
 struct Server {
     random: Random,
@@ -22,7 +24,7 @@ struct Server {
     replies: Vec<u8>,
     hung_up: bool,
     /// Sender, recipients and body of each message taken.
-    taken: Vec<(Vec<u8>, Vec<Vec<u8>>, Vec<u8>)>,
+    taken: Vec<Taken>,
     /// Percentages.
     refuses: u64,
     ends: u64,
