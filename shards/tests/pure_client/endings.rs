@@ -1,6 +1,9 @@
 //! Losses and 421 at every point, and who is charged with them.
 
-use super::harness::run_ready;
+use super::harness::{config, run_ready};
+use mailrace_shards::settings::TlsPolicy;
+use mailrace_shards::smtp::client::{ClientEvent, Session};
+use mailrace_shards::time::Instant;
 
 const PLAIN: &str = "submit 1 plain\nC: MAIL FROM:<a@o.example>\nC: RCPT TO:<r@d.example>\nC: DATA\n";
 const OTHER: &str = "C: MAIL FROM:<b@o.example>\nC: RCPT TO:<r@d.example>\nC: DATA\n";
@@ -80,6 +83,40 @@ fn with_data() {
         ),
     ] {
         run_ready(&["PIPELINING"], &script);
+    }
+}
+
+/// Between two commands, when the next was not put out yet.
+#[test]
+fn between_commands() {
+    let start = "submit 1 plain\nC: MAIL FROM:<a@o.example>\nhold\nS: 250 ok\n";
+    for end in [
+        "eof\n E: finished 1: 0 failed Lost 451 4.4.2 at RCPT-TO\n E: closed Lost 451 4.4.2 at RCPT-TO",
+        "S: 421 no\n E: finished 1: 0 failed Closing 421 at RCPT-TO\n E: closed Closing 421 at RCPT-TO",
+        // A reply too many is not the recipient's.
+        "S: 550 no\n E: finished 1: 0 failed Protocol 451 4.5.0 at RCPT-TO\n E: closed Protocol 451 4.5.0 at RCPT-TO",
+        "fill 99\n C: RCPT TO:<r@d.example>\n S: 250 ok\n eof\n E: finished 1: 0 failed Lost 451 4.4.2 at DATA\n E: closed Lost 451 4.4.2 at DATA",
+    ] {
+        run_ready(&[], &format!("{start} {end}"));
+    }
+}
+
+#[test]
+fn own_words_name_the_host_the_place_and_the_cause() {
+    for (feed, words) in [
+        (
+            &b"SSH-2.0-x\r\n"[..],
+            "mx.example broke the protocol before its greeting: a line that is no SMTP reply: \"SSH-2.0-x\"",
+        ),
+        (b"220 a\r\n334 b\r\n", "mx.example broke the protocol at EHLO: a reply before the command"),
+        (b"", "mx.example closed the connection before its greeting: reset"),
+    ] {
+        let mut session = Session::new(config(TlsPolicy::Opportunistic), Instant(0));
+        session.handle_bytes(feed, Instant(0));
+        session.handle_io_error("reset", Instant(0));
+        let Some(ClientEvent::Closed { failure: Some(failure) }) = session.poll_event() else { panic!("{feed:?}") };
+        assert_eq!(&*failure.response.text, words);
+        assert_eq!(session.poll_event(), None);
     }
 }
 

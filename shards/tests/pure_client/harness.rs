@@ -143,6 +143,7 @@ struct Run {
     holding: bool,
     reporting: bool,
     silent: bool,
+    settled: Vec<u64>,
     place: String,
 }
 
@@ -174,6 +175,7 @@ pub fn run_cut(tls: TlsPolicy, script: &str, cut: Cut) {
         holding: false,
         reporting: true,
         silent: false,
+        settled: Vec::new(),
         place: String::new(),
     };
     let mut lines = script.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
@@ -298,6 +300,9 @@ impl Run {
         while let Some(event) = self.session.poll_event() {
             assert!(!self.events.back().is_some_and(|last| last.starts_with("closed")), "{}", self.place);
             self.silent |= matches!(event, ClientEvent::Closed { .. });
+            if let ClientEvent::Finished { token, .. } = &event {
+                self.settled.push(*token);
+            }
             self.events.push_back(describe(&event).trim_end().to_owned());
         }
     }
@@ -310,6 +315,7 @@ impl Run {
         assert!(!self.silent || out.len() == 3, "sent after its end\n{}", self.place);
         for mark in &marks {
             assert!(mark.position < out.len(), "{}", self.place);
+            assert!(!self.settled.contains(&mark.token), "a mark for what is refused\n{}", self.place);
             if self.reporting {
                 self.session.handle_end_of_data_sent(mark.token, self.now);
             }

@@ -9,6 +9,8 @@ use mailrace_shards::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+type Taken = (Vec<u8>, Vec<Vec<u8>>, Vec<u8>);
+
 /// A server of RFC 5321, 2920 and 3030 that refuses at random.
 struct Server {
     random: Random,
@@ -22,7 +24,7 @@ struct Server {
     replies: Vec<u8>,
     hung_up: bool,
     /// Sender, recipients and body of each message taken.
-    taken: Vec<(Vec<u8>, Vec<Vec<u8>>, Vec<u8>)>,
+    taken: Vec<Taken>,
     /// Percentages.
     refuses: u64,
     ends: u64,
@@ -331,6 +333,9 @@ impl Caller {
     }
 
     fn receive(&mut self, server: &mut Server) {
+        if self.random.below(3) > 0 {
+            return;
+        }
         let length = usize::try_from(self.random.below(60)).unwrap().min(server.replies.len());
         let octets: Vec<u8> = server.replies.drain(..length).collect();
         if !octets.is_empty() {
@@ -370,7 +375,7 @@ fn converse(seed: u64) -> Ledger {
         caller.now = caller.now.after(Duration::from_millis(1));
         server.serve(&caller.turn());
         caller.receive(&mut server);
-        if turn == loss_after && seed.is_multiple_of(3) || server.hung_up && server.replies.is_empty() {
+        if turn == loss_after && seed.is_multiple_of(2) || server.hung_up && server.replies.is_empty() {
             server.hung_up = true;
             caller.session.handle_eof(caller.now);
         }

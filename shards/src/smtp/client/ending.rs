@@ -91,12 +91,12 @@ impl Session {
     /// The session breaks off by `kind`; `detail` adds to our words.
     pub(super) fn break_off(&mut self, kind: FailureKind, detail: &str) {
         let head = self.awaited.front().copied();
-        let body = self.flights.iter().find(|flight| matches!(flight.stage, Stage::Body(_) | Stage::Dot));
-        let owner = head.map(|head| head.flight).or_else(|| body.map(|flight| flight.number));
-        let mut verb = match head {
-            Some(head) => head.step.verb(),
-            None if body.is_some() => Verb::EndOfData,
-            None => self.state.verb(),
+        let stalled = self.flights.iter().find(|flight| flight.stage.is_under_way());
+        let owner = head.map(|head| head.flight).or(stalled.map(|flight| flight.number));
+        let mut verb = match (head, stalled) {
+            (Some(head), _) => head.step.verb(),
+            (None, Some(flight)) => flight.stage.verb(),
+            (None, None) => self.state.verb(),
         };
         let late = self.served && kind == FailureKind::Lost;
         for mut flight in std::mem::take(&mut self.flights) {

@@ -1,6 +1,7 @@
 //! One transaction on its way: how much of it was put out, and what was answered. Knows nothing of the session.
 
 use super::{AbortReason, ClientEvent, Failure, RecipientResult, Results, Transaction};
+use crate::outcome::Verb;
 use smallvec::SmallVec;
 
 /// How much of a transaction was put out. Only forward, in this order; `Data → Go` with DATA, `Data → Body` with BDAT.
@@ -22,6 +23,23 @@ pub(super) enum Stage {
     LoneDot,
     /// Everything.
     Done,
+}
+
+impl Stage {
+    /// Something of the transaction was put out, and more of it is due.
+    pub(super) fn is_under_way(self) -> bool {
+        !matches!(self, Self::Queued | Self::Done)
+    }
+
+    /// The command that is due or awaited.
+    pub(super) fn verb(self) -> Verb {
+        match self {
+            Self::Queued => Verb::MailFrom,
+            Self::Recipients(_) => Verb::RcptTo,
+            Self::Envelope | Self::Go => Verb::Data,
+            Self::Body(_) | Self::Dot | Self::LoneDot | Self::Done => Verb::EndOfData,
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -113,24 +113,24 @@ impl Session {
 
     /// Nothing was asked, and yet the peer speaks.
     fn handle_unasked_reply(&mut self, reply: Reply<'_>) {
-        let under_way = self.flights.iter().position(|flight| flight.stage != Stage::Queued);
-        match (reply.code, under_way) {
-            // The usual end of an idle connection.
-            (421, None) => self.close_in_order(),
+        let under_way = self.flights.iter().position(|flight| flight.stage.is_under_way() && !flight.settled);
+        let verb = under_way.map(|index| self.flights[index].stage.verb());
+        let (index, kind) = match (reply.code, under_way) {
+            (421, Some(index)) => (index, FailureKind::Closing),
             // A peer that has read enough of a body says so at once; the rest cannot be kept back but by hanging up.
-            (400..=599, Some(index)) => {
-                let kind = if reply.code == 421 { FailureKind::Closing } else { FailureKind::Refused };
-                let response = reply.response(Verb::EndOfData);
-                let failure = Failure { kind, response, maybe_delivered: false };
-                if !self.flights[index].settled {
-                    let event = self.flights[index].settle(RecipientResult::Failed(failure.clone()));
-                    self.events.push_back(event);
-                }
-                self.failure = Some(failure);
-                self.stop(None);
+            (400..=599, Some(index)) if verb == Some(Verb::EndOfData) => (index, FailureKind::Refused),
+            // The usual end of an idle connection.
+            (421, None) if self.flights.iter().all(|flight| flight.stage == Stage::Queued) => {
+                return self.close_in_order();
             }
-            _ => self.break_off(FailureKind::Protocol, "a reply that nothing asked for"),
-        }
+            _ => return self.break_off(FailureKind::Protocol, "a reply that nothing asked for"),
+        };
+        let response = reply.response(verb.unwrap_or(Verb::None));
+        let failure = Failure { kind, response, maybe_delivered: false };
+        let event = self.flights[index].settle(RecipientResult::Failed(failure.clone()));
+        self.events.push_back(event);
+        self.failure = Some(failure);
+        self.stop(None);
     }
 
     /// 421: the session is over, RFC 5321 §3.8. It is charged to the flight whose command it answers, unless that
