@@ -159,6 +159,9 @@ fn unused_tokens_lapse_and_go_to_others() {
     let rate = Rate { count: 1, period: Duration::from_secs(3600) };
     let entries = [LimitSettings { message_rate: Some(rate), ..entry(LimitPer::Site) }];
     let site = limits(&entries, 1, "d.test", "mx.test", "s");
+    let ten = Rate { count: 10, period: Duration::from_secs(1) };
+    let fast = [LimitSettings { message_rate: Some(ten), ..entry(LimitPer::Site) }];
+    let fast = limits(&fast, 1, "d.test", "mx.test", "s");
     let mut net = Net::new(3, 1, 0);
     let now = net.at();
     assert_eq!(net.cores[1].take_token(&site, 1, now), Tokens::Wait(site.tokens));
@@ -171,6 +174,16 @@ fn unused_tokens_lapse_and_go_to_others() {
     net.collect();
     let late = net.at().after(Duration::from_millis(TOKEN_LAPSE_MS));
     assert!(net.cores[1].has_token(&site, net.at()) && !net.cores[1].has_token(&site, late), "before any tick");
+    let mut untimely = Net::new(1, 1, 0);
+    let now = untimely.at();
+    assert_eq!(untimely.cores[0].take_token(&fast, 2, now), Tokens::Taken, "the home is this core: at once");
+    assert!(untimely.cores[0].has_token(&fast, now), "two were asked for");
+    let slow_tick = now.after(Duration::from_millis(TOKEN_LAPSE_MS));
+    let mut taken = 0;
+    while untimely.cores[0].take_token(&fast, 1, slow_tick) == Tokens::Taken {
+        taken += 1;
+    }
+    assert_eq!(taken, 1, "what lapsed is not used even before the tick that returns it");
     for _ in 0..TOKEN_LAPSE_MS - 5 {
         net.pass(MS);
     }
