@@ -151,7 +151,7 @@ impl Postfix {
             ("maillog_file", self.log.display().to_string()),
             ("maillog_file_prefixes", directory.display().to_string()),
             ("relayhost", relay),
-            ("message_size_limit", (u64::from(shape.size) * 2).max(10_240_000).to_string()),
+            ("message_size_limit", (u64::from(shape.sending.size) * 2).max(10_240_000).to_string()),
         ] {
             parameters.insert(name.to_owned(), value);
         }
