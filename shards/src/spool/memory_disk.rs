@@ -142,6 +142,13 @@ impl MemoryDisk {
         state.durable_names.insert(name.to_owned(), file);
     }
 
+    /// Replaces the content of a file that may be open.
+    pub fn damage(&self, name: &str, octets: &[u8]) {
+        let mut state = self.0.borrow_mut();
+        let Some(&file) = state.names.get(name) else { return };
+        state.files[file].now = octets.to_vec();
+    }
+
     /// Counts an operation and says what is to happen to it.
     fn operation(&self) -> Result<Option<Fault>, io::Error> {
         let mut state = self.0.borrow_mut();
