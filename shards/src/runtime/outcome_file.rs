@@ -93,8 +93,11 @@ impl LogFile {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
         };
-        fs::rename(self.path(), name)?;
-        self.reopen()
+        match fs::rename(self.path(), name) {
+            // Somebody has moved it away, or an earlier rotation got no further than this.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.reopen(),
+        }
     }
 
     /// Removes the oldest rotated files, of all shards, until the rest holds at most `keep_bytes`.
