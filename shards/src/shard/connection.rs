@@ -104,7 +104,8 @@ impl Shard {
     fn site_failed(&mut self, id: SessionId, failure: Failure, now: Now) {
         let session = self.session(id);
         let (site, path, destination) = (session.site, session.path, session.destination);
-        let attempt = Attempt { carrier: Some(session.carrier.clone()), tls: session.tls, other_host: false };
+        let attempt =
+            Attempt { carrier: Some(session.carrier.clone()), tls: session.tls, other_host: false, repeatable: false };
         self.sites.path_mut(path).window.host_failed(now.instant);
         let works = self.sessions.iter().any(|(_, other)| other.site == site && other.served);
         let waiting: SmallVec<[DestinationId; 8]> = self.sites.site(site).ring.iter().copied().collect();

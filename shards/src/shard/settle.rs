@@ -26,6 +26,8 @@ pub(super) struct Attempt {
     pub tls: TlsPolicy,
     /// Whether a host of the site is left that may be tried at once.
     pub other_host: bool,
+    /// Whether the message may go again at once at all; not when its destination failed as a whole.
+    pub repeatable: bool,
 }
 
 impl Shard {
@@ -50,6 +52,7 @@ impl Shard {
             carrier: Some(self.session(session).carrier.clone()),
             tls: self.session(session).tls,
             other_host: host_failed && self.has_other_host(session, now),
+            repeatable: true,
         };
         let destination = self.queue.destination_of(self.queue.entry(flight.entry).bucket);
         self.settle(flight.entry, results, &attempt, now);
@@ -89,7 +92,7 @@ impl Shard {
         let failure = Failure { kind: FailureKind::Refused, response, maybe_delivered: false };
         let recipients = self.queue.entry(flight.entry).recipients.clone();
         let results = recipients.into_iter().map(|index| (index, RecipientResult::Failed(failure.clone()))).collect();
-        let attempt = Attempt { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false };
+        let attempt = Attempt { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false, repeatable: false };
         self.settle(flight.entry, results, &attempt, now);
     }
 
@@ -294,6 +297,7 @@ impl Shard {
 /// What helps against `failure`, given that trying elsewhere needs another host.
 fn remedy_of(failure: &Failure, attempt: &Attempt) -> Remedy {
     match consequence(failure, attempt.tls).remedy {
+        remedy if goes_again(remedy) && !attempt.repeatable => Remedy::Later,
         Remedy::Elsewhere if !attempt.other_host => Remedy::Later,
         remedy => remedy,
     }
