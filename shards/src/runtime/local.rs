@@ -401,6 +401,9 @@ impl Local {
                     // Whoever asked may have given up waiting.
                     let _ = applied.send((self.core, epoch));
                 }
+                Order::Ask { question, reply } => {
+                    self.with_shard(|shard, now| shard.handle_question(question, reply, now));
+                }
                 Order::Reload(settings) => {
                     *self.server_config.borrow_mut() = Arc::new(ServerConfig::from(&*settings));
                     *self.settings.borrow_mut() = settings.clone();

@@ -5,6 +5,7 @@
 
 use super::Shard;
 use crate::event::SessionId;
+use crate::limits::ENDED_QUEUES_MAX;
 use crate::outcome::{RecordType, Response, RuleMark, Verb};
 use crate::queue::{BucketId, EntryId, HeldBy, NextHop, State};
 use crate::rules::{BucketFacts, Decision, Facts, MessageFacts, Moment, PathFacts, RuleTable, Ruling, Stamp};
@@ -20,7 +21,7 @@ pub type Covered = SmallVec<[u16; 4]>;
 #[derive(Clone, Debug)]
 pub(super) enum Fate {
     Pass,
-    Hold { rule: Arc<str>, until: Timestamp },
+    Hold { rule: Arc<str> },
     End { kind: RecordType, response: Response, mark: RuleMark, silent: bool },
     Defer { response: Response, mark: RuleMark },
 }
@@ -159,12 +160,13 @@ impl Shard {
         for (recipient, fate) in fates {
             match fate {
                 Fate::Pass => parts.keep.push(recipient),
-                Fate::Hold { rule, .. } => match parts.hold.iter_mut().find(|(of, _)| *of == rule) {
+                Fate::Hold { rule } => match parts.hold.iter_mut().find(|(of, _)| *of == rule) {
                     Some((_, recipients)) => recipients.push(recipient),
                     None => parts.hold.push((rule, SmallVec::from_slice(&[recipient]))),
                 },
                 Fate::End { kind, response, mark, silent } => {
                     self.counters.ended_by_rule += 1;
+                    self.count_ended(&mark.id, id);
                     if !silent {
                         self.record_by_rule(id, recipient, kind, response, mark, attempts, now.utc);
                     }
@@ -182,6 +184,22 @@ impl Shard {
             self.tell_spool(spool, Progress::Done { id: message, recipients: done });
         }
         self.part(id, parts, now);
+    }
+
+    /// Counts for the rule's listing. Suppressions are not listed with counts.
+    fn count_ended(&mut self, rule: &Arc<str>, id: EntryId) {
+        if self.rules.rule(rule).is_none() {
+            return;
+        }
+        let queue = self.queue.bucket_name(self.queue.entry(id).bucket).clone();
+        let by_queue = self.ended.entry(rule.clone()).or_default();
+        let room = by_queue.len() < ENDED_QUEUES_MAX;
+        match by_queue.get_mut(&queue) {
+            Some(count) => *count += 1,
+            None if room => drop(by_queue.insert(queue, 1)),
+            // The total stays right; the names beyond the bound share one.
+            None => *by_queue.entry("(others)".into()).or_default() += 1,
+        }
     }
 
     /// Splits an entry by what becomes of its recipients. The first part stays the entry.
@@ -255,7 +273,7 @@ struct Parts {
 fn fate_of(decision: &Decision<'_>, address: &str) -> Fate {
     match decision {
         Decision::Pass => Fate::Pass,
-        Decision::Hold { rule, until } => Fate::Hold { rule: rule.id.clone(), until: *until },
+        Decision::Hold { rule, .. } => Fate::Hold { rule: rule.id.clone() },
         Decision::End(ruling) => Fate::End {
             kind: ruling.record(),
             response: response_of(*ruling),

@@ -76,6 +76,11 @@ pub(super) struct RouteTable {
 }
 
 impl RouteTable {
+    /// The route of a destination, if anything is known of it.
+    pub fn get(&self, id: DestinationId) -> Option<Route> {
+        self.states.get(id.0 as usize).map(|state| state.route)
+    }
+
     pub fn of(&mut self, id: DestinationId) -> &mut RouteState {
         let at = id.0 as usize;
         if at >= self.states.len() {
@@ -266,10 +271,5 @@ impl Sites {
     /// Drops rests that ended long ago, so that hosts seen once are not remembered for ever.
     pub fn forget_rests(&mut self, before: Instant) {
         self.rests.retain(|_, rest| rest.until > before);
-    }
-
-    /// All sites, to look at.
-    pub fn iter(&self) -> impl Iterator<Item = &Site> {
-        self.sites.iter().map(|(_, site)| site)
     }
 }

@@ -24,6 +24,7 @@ impl Shard {
         }
         self.ring_due(now);
         self.sweep(now);
+        self.answer_slice(now);
         self.attend_stalled(now);
         self.end_idle(now);
         self.forget_empty(now);
