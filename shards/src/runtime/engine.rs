@@ -14,6 +14,7 @@ use crate::runtime::memory::MemoryWatch;
 use crate::runtime::socket;
 use crate::runtime::spool_file::spool_directories;
 use crate::runtime::spool_generation::next_generation;
+use crate::runtime::submit::Submitter;
 use crate::runtime::tls::ServerTls;
 use crate::settings::Settings;
 use crate::shard::Counters;
@@ -129,6 +130,7 @@ pub struct Engine {
     threads: Vec<JoinHandle<()>>,
     listening: Vec<SocketAddr>,
     memory: MemoryWatch,
+    submitter: Submitter,
 }
 
 impl Shared {
@@ -260,7 +262,8 @@ impl Engine {
         drop(ready_sender);
         let memory = MemoryWatch::start(settings.memory_bytes, shared.clone())
             .map_err(|error| wrong("the memory watch's thread", &error))?;
-        let mut engine = Self { postbox, shared, threads, listening, memory };
+        let submitter = Submitter::new(postbox.clone(), shared.bodies.clone(), generation);
+        let mut engine = Self { postbox, shared, threads, listening, memory, submitter };
         match await_ready(&ready, cores) {
             Ok(()) => Ok(engine),
             Err(error) => {
@@ -280,6 +283,12 @@ impl Engine {
     #[must_use]
     pub fn postbox(&self) -> &Postbox {
         &self.postbox
+    }
+
+    /// How the control side hands messages in.
+    #[must_use]
+    pub fn submitter(&self) -> Submitter {
+        self.submitter.clone()
     }
 
     /// The last report of each core.
