@@ -12,6 +12,7 @@
 mod address;
 mod auth;
 mod command;
+mod compose;
 mod content;
 mod control;
 mod decoder;
@@ -25,7 +26,8 @@ mod session;
 mod state;
 
 pub use address::{AddressError, mailbox};
-pub use control::time as control_time;
+pub use compose::{ComposeError, Composed, Origin, compose};
+pub use control::{host as control_host, time as control_time};
 pub use session::Session;
 
 use crate::message::{ContentFlags, Extras, MessageId};
