@@ -8,6 +8,7 @@ mod config;
 mod engine;
 mod files;
 mod inject;
+mod json;
 mod machine;
 mod preflight;
 mod report;
