@@ -130,6 +130,8 @@ pub enum Coding {
     Gzip,
     /// The zlib format (RFC 9110 §8.4.1.2).
     Deflate,
+    /// In a way that we do not know, or in several: 415 when the body is asked for.
+    Unknown,
 }
 
 /// All that stands before a request's body.

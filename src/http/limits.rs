@@ -16,8 +16,6 @@ pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
 pub const INFLATE_CHUNK_BYTES: usize = 32 * 1024;
 /// Octets of one read from a socket.
 pub const READ_BYTES: usize = 16 * 1024;
-/// Octets that wait to be sent before the next part of a streamed answer is asked for.
-pub const WRITE_BYTES: usize = 64 * 1024;
 /// Fields of one form or query string. More are refused with 400.
 pub const FIELDS_MAX: usize = 64;
 
@@ -38,6 +36,8 @@ pub const LINGER_BYTES: u64 = 8 << 20;
 /// Octets of an unread body that are read for the sake of the next request. With more the connection ends.
 pub const DISCARD_BYTES: u64 = 64 * 1024;
 
+/// Connections that are being turned away at a time. Further ones hear nothing.
+pub const TURNED_AWAY_MAX: usize = 64;
 /// Connections at a time. A further one gets 503 and the end. They come out of
 /// `mailrace_shards::limits::DESCRIPTORS_RESERVED`.
 pub const CONNECTIONS_MAX: usize = 256;

@@ -32,11 +32,13 @@ pub use head::{Headers, Method, Version};
 pub use refusal::Refusal;
 pub use request::{Body, Request};
 pub use response::{Chunk, Content, Response, Stream};
-pub use server::{Server, Statistics};
+pub use server::{Server, Statistics, network_of};
 
+use mailrace_shards::runtime::tls::ServerTls;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Something that is waited for on the control core.
 pub type Waiting<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -49,4 +51,7 @@ pub trait Service: 'static {
 
     /// The answer to a request that was not understood and never reached [`Service::answer`].
     fn refuse(&self, refusal: &Refusal) -> Response;
+
+    /// The certificate, when TLS is spoken. Asked for each connection, so it can be replaced.
+    fn tls(&self) -> Option<Arc<ServerTls>>;
 }
