@@ -1,17 +1,16 @@
 //! The control core: one thread with an executor of its own, pinned beside the shards, that serves the REST
 //! API. It decides nothing about mail; what it changes, it changes by orders to the cores.
 
-use crate::api::{Api, Current, Live};
+use crate::api::{Api, Current, Live, Reach};
 use crate::config::Config;
 use crate::engine::Health;
 use crate::http::{Server, Statistics};
 use crate::report;
+use crate::submit::Terms;
 use crate::token::TokenSet;
 use crate::topology::Topology;
 use mailrace_shards::limits::LISTEN_BACKLOG;
 use mailrace_shards::runtime::control::{ControlThread, Turning};
-use mailrace_shards::runtime::engine::Monitor;
-use mailrace_shards::runtime::mailbox::Postbox;
 use mailrace_shards::runtime::socket;
 use mailrace_shards::runtime::tls::ServerTls;
 use std::net::SocketAddr;
@@ -28,25 +27,19 @@ pub struct ControlCore {
 
 impl ControlCore {
     /// Listens and serves. Returns when the listener is open.
-    pub fn start(
-        config: &Config,
-        topology: &Topology,
-        tokens: TokenSet,
-        monitor: Monitor,
-        postbox: Postbox,
-    ) -> Result<Self, String> {
+    pub fn start(config: &Config, topology: &Topology, tokens: TokenSet, reach: Reach) -> Result<Self, String> {
         let address = config.api.listen;
         let live = Live::default();
         let tls = load_tls(config)?;
         live.change(|current| settle(current, config, tls));
         live.change(|current| current.tokens = tokens);
-        let (socket, listening) = socket::listen(address, LISTEN_BACKLOG)
-            .map_err(|error| format!("cannot listen at {address}: {error}"))?;
+        let (socket, listening) =
+            socket::listen(address, LISTEN_BACKLOG).map_err(|error| format!("cannot listen at {address}: {error}"))?;
         let cpu = topology.pinned.then_some(topology.control_cpu);
         let own = live.clone();
         let (thread, ()) = ControlThread::start(cpu, move |control| {
             let statistics = Rc::new(Statistics::default());
-            let api = Rc::new(Api::new(control.clone(), monitor, postbox, own, statistics.clone()));
+            let api = Rc::new(Api::new(control.clone(), reach, own, statistics.clone()));
             Server::start(control, socket, api, statistics);
             Ok(())
         })?;
@@ -95,6 +88,7 @@ fn settle(current: &mut Current, config: &Config, tls: Option<Arc<ServerTls>>) {
     current.trusted_hosts.clone_from(&config.api.trusted_hosts);
     current.max_body_bytes = config.api.max_body_bytes as usize;
     current.max_message_bytes = config.settings.smtp.max_message_bytes as usize;
+    current.terms = Arc::new(Terms::from(&config.settings));
     current.hostname = config.settings.hostname.clone();
     current.tls = tls;
 }

@@ -1,5 +1,6 @@
 //! What the control core needs of the engine: the one place of this package that starts it.
 
+use crate::api::Reach;
 use crate::auth;
 use crate::config::Config;
 use crate::control::ControlCore;
@@ -68,7 +69,8 @@ pub fn start(start: Start) -> Result<impl Engine, String> {
         rules: Vec::new(),
     })
     .map_err(|error| error.to_string())?;
-    match ControlCore::start(&config, &topology, tokens, engine.monitor(), engine.postbox().clone()) {
+    let reach = Reach { monitor: engine.monitor(), postbox: engine.postbox().clone(), submitter: engine.submitter() };
+    match ControlCore::start(&config, &topology, tokens, reach) {
         Ok(control) => Ok(Running { engine, control, injectors }),
         Err(error) => {
             engine.stop(Duration::ZERO);

@@ -2,22 +2,27 @@
 //! thing, then its handler. No handler decides who may call it.
 
 mod auth;
+mod kumo;
 mod liveness;
+mod mailerq;
+mod members;
 mod metrics;
 mod route;
 mod throttle;
 
 pub use auth::Identity;
 
-use crate::http::Method::{self, Get};
+use crate::http::Method::{self, Get, Post};
 use crate::http::{Refusal, Request, Response, Service, Statistics, Waiting};
 use crate::report;
+use crate::submit::Terms;
 use crate::token::{Scope, TokenSet};
 use auth::Denied;
 use mailrace_shards::runtime::clock;
 use mailrace_shards::runtime::control::Control;
 use mailrace_shards::runtime::engine::Monitor;
 use mailrace_shards::runtime::mailbox::Postbox;
+use mailrace_shards::runtime::submit::Submitter;
 use mailrace_shards::runtime::tls::ServerTls;
 use mailrace_shards::settings::Network;
 use std::cell::RefCell;
@@ -58,8 +63,10 @@ pub struct Endpoint {
 /// Every endpoint there is. A handler is written as an `async fn(Call<'_>) -> Result<Response, Refusal>`.
 pub const ENDPOINTS: &[Endpoint] = &[
     endpoint(Get, "/api/check-liveness/v1", None, |call| Box::pin(liveness::check(call))),
+    endpoint(Post, "/api/inject/v1", Some(Scope::Inject), |call| Box::pin(kumo::inject::inject(call))),
     endpoint(Get, "/metrics", Some(Scope::Read), |call| Box::pin(metrics::text(call))),
     endpoint(Get, "/metrics.json", Some(Scope::Read), |call| Box::pin(metrics::json(call))),
+    endpoint(Post, "/v1/inject", Some(Scope::Inject), |call| Box::pin(mailerq::inject::inject(call))),
 ];
 
 const fn endpoint(method: Method, path: &'static str, needs: Option<Scope>, handler: Handler) -> Endpoint {
@@ -74,6 +81,8 @@ pub struct Api {
     pub monitor: Monitor,
     /// How the cores are reached.
     pub postbox: Postbox,
+    /// How messages are handed to the cores.
+    pub submitter: Submitter,
     /// What a reload may change.
     pub live: Live,
     /// What the HTTP server has done.
@@ -81,11 +90,22 @@ pub struct Api {
     failures: RefCell<Failures>,
 }
 
+/// How the API reaches the engine.
+pub struct Reach {
+    /// What the cores say of themselves.
+    pub monitor: Monitor,
+    /// How the cores are reached.
+    pub postbox: Postbox,
+    /// How messages are handed to them.
+    pub submitter: Submitter,
+}
+
 impl Api {
     /// Over a running engine.
     #[must_use]
-    pub fn new(control: Control, monitor: Monitor, postbox: Postbox, live: Live, statistics: Rc<Statistics>) -> Self {
-        Self { control, monitor, postbox, live, statistics, failures: RefCell::default() }
+    pub fn new(control: Control, reach: Reach, live: Live, statistics: Rc<Statistics>) -> Self {
+        let Reach { monitor, postbox, submitter } = reach;
+        Self { control, monitor, postbox, submitter, live, statistics, failures: RefCell::default() }
     }
 
     async fn carry_out(self: &Rc<Self>, request: &mut Request) -> Result<Response, Refusal> {
@@ -97,7 +117,8 @@ impl Api {
         };
         let (endpoint, parameters) = found?;
         if let Some(needed) = endpoint.needs.filter(|needed| !by.scope.allows(*needed)) {
-            let text = format!("this takes a token with the scope `{needed}`; `{}` has the scope `{}`", by.name, by.scope);
+            let text =
+                format!("this takes a token with the scope `{needed}`; `{}` has the scope `{}`", by.name, by.scope);
             return Err(Refusal::new(403, text));
         }
         (endpoint.handler)(Call { api: self, by, parameters, request }).await
@@ -161,6 +182,8 @@ pub struct Current {
     pub max_body_bytes: usize,
     /// Octets of one message.
     pub max_message_bytes: usize,
+    /// How messages are taken.
+    pub terms: Arc<Terms>,
     /// Our own name.
     pub hostname: Arc<str>,
     /// The API's certificate, when it speaks TLS.

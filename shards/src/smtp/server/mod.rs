@@ -39,8 +39,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// What all sessions have in common. Read-only; make one `Arc` per core, because each message counts it up and
-/// down. A reload makes a new one for new sessions.
-#[derive(Clone, Debug)]
+/// down. A reload makes a new one for new sessions. The default takes no mail.
+#[derive(Clone, Debug, Default)]
 pub struct ServerConfig {
     /// Name in the greeting and in Received.
     pub hostname: Arc<str>,

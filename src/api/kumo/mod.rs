@@ -1,0 +1,3 @@
+//! The dialect of KumoMTA.
+
+pub mod inject;

@@ -1,0 +1,3 @@
+//! The dialect of MailerQ.
+
+pub mod inject;
