@@ -1,3 +1,5 @@
+//! Each thing that keeps the engine from starting, and the words for it.
+
 use super::{io_uring_remedy, listener};
 use rustix::io::Errno;
 use std::net::TcpListener;

@@ -1,3 +1,5 @@
+//! The control loop with an engine that follows a script.
+
 use super::Control;
 use crate::config::{self, Config, Overrides};
 use crate::engine::{Engine, Health};

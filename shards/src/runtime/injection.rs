@@ -224,7 +224,7 @@ impl Injection {
         if self.gone {
             return false;
         }
-        let tls = self.tls.as_ref().expect("set above");
+        let tls = self.tls.as_ref().expect("the handshake was begun at the top");
         let (version, suite) = (tls.version().unwrap_or(""), tls.suite().unwrap_or(""));
         self.session.handle_tls_ready(version, suite, clock::now());
         true
