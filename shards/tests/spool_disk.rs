@@ -1,5 +1,7 @@
 //! The spool's thread, the body reader and the outcome log on a real file system.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, unbounded};
 use mailrace_shards::message::{Body, ContentFlags, Envelope, Extras, Location, MessageId};

@@ -108,9 +108,14 @@ impl MemoryDisk {
         };
         let mut random = Random(seed.unwrap_or_default());
         let mut names = state.durable_names.clone();
+        // A journalling file system keeps the order of such changes; others need not.
+        let in_order = random.below(2) == 0;
         let kept = seed.map_or(0, |_| random.below(state.changes.len() + 1));
-        for change in &state.changes[..kept] {
-            apply(&mut names, change);
+        for (index, change) in state.changes.iter().enumerate().filter(|_| seed.is_some()) {
+            let survives = if in_order { index < kept } else { random.below(2) == 0 };
+            if survives {
+                apply(&mut names, change);
+            }
         }
         let mut files = Vec::new();
         for content in &state.files {
