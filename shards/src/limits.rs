@@ -169,7 +169,10 @@ pub const SPOOL_RETRY_MS: u64 = 1000;
 /// there are open recipients.
 pub const SPOOL_PENDING_ATTEMPTS: usize = 65_536;
 
-/// Octets of zeros written ahead of the tail when the spool is idle, at a time.
+/// Groups up to this many octets are written over zeros that were put there before; larger ones gain nothing.
+pub const SPOOL_SMALL_GROUP_BYTES: u64 = 128 << 10;
+
+/// Octets of zeros written ahead of the tail at a time.
 pub const SPOOL_ZERO_AHEAD_BYTES: usize = 1 << 20;
 
 /// Compaction begins when the files hold more than twice what is needed and this besides.
