@@ -10,7 +10,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId(pub u32);
 
-/// What an entry is doing. See `store.rs` for who moves it from state to state.
+/// What an entry is doing. See `moves.rs` for who moves it from state to state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// May leave as soon as its bucket is asked.
