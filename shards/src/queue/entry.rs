@@ -63,6 +63,8 @@ pub struct Entry {
     pub state: State,
     /// An earlier attempt may have got through.
     pub maybe_delivered: bool,
+    /// Hosts that failed it within the present attempt.
+    pub hosts_tried: u8,
     /// Its place in the bucket: smaller leaves earlier.
     pub place: u64,
     /// When its timer rings: the due time while it waits, else the expiry.

@@ -66,6 +66,7 @@ impl Queue {
             attempts: new.attempts,
             state,
             maybe_delivered: new.maybe_delivered,
+            hosts_tried: 0,
             place,
             timer,
             expires: new.expires,
