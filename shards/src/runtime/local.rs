@@ -431,7 +431,7 @@ impl Local {
                 }
             }
             Completion::Log(LogEvent::Synced { up_to }) => {
-                self.with_shard(|shard, _| shard.handle_log_synced(up_to));
+                self.with_shard(|shard, now| shard.handle_log_synced(up_to, now));
             }
             Completion::Log(LogEvent::Failing { why }) => {
                 report(&format!("delivery is stopped: the outcome log cannot be written: {why}"));

@@ -137,6 +137,8 @@ pub struct Shard {
     synced: u64,
     /// What spools will hear once records are durable, in the order of records.
     unsynced: VecDeque<(u64, u16, Progress)>,
+    /// A session was turned away because too many records are not durable.
+    unsynced_waits: bool,
     log_failing: bool,
     stopping: bool,
     commands: VecDeque<Command>,
@@ -184,6 +186,7 @@ impl Shard {
             recorded: 0,
             synced: 0,
             unsynced: VecDeque::new(),
+            unsynced_waits: false,
             log_failing: false,
             stopping: false,
             commands: VecDeque::new(),
@@ -197,7 +200,10 @@ impl Shard {
 
     /// Takes new settings over. What was derived from the old ones is made anew when next needed.
     fn adopt(&mut self, settings: Arc<Settings>) {
-        self.sources = Sources::new(&settings);
+        let sources = Sources::new(&settings);
+        let before = std::mem::replace(&mut self.sources, sources);
+        let (before, after) = (&before, &self.sources);
+        self.sites.renumber(|source| after.find(&before.get(source).name));
         self.pools = Pools::new(&settings, &self.sources);
         self.limits = LimitTable::new(&settings.limits, self.limits.version() + 1);
         self.settings = settings;

@@ -1,0 +1,8 @@
+//! System tests: the real binary between real sockets. Each test starts its own engine on ports and a data
+//! directory of its own and judges it from outside only: by replies, by what destinations received, and by the
+//! outcome log.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+mod count;
+mod support;
