@@ -4,5 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod bodies;
 mod count;
+mod recipients;
 mod support;
+mod tls;
