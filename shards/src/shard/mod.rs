@@ -189,11 +189,12 @@ impl Shard {
 
     /// Takes new settings over. What was derived from the old ones is made anew when next needed.
     fn adopt(&mut self, settings: Arc<Settings>) {
-        self.sources = Sources::new(&settings);
+        self.sources = self.sources.renewed(&settings);
         self.pools = Pools::new(&settings, &self.sources);
         self.limits = LimitTable::new(&settings.limits, self.limits.version() + 1);
         self.settings = settings;
         self.index_routes();
+        self.unroute_all();
         self.buckets.clear();
     }
 
