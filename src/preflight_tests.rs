@@ -1,4 +1,4 @@
-use super::{io_uring_remedy, listener};
+use super::{LISTENER_TRIES, io_uring_remedy, listener, listener_in_the_end};
 use rustix::io::Errno;
 use std::net::TcpListener;
 
