@@ -6,6 +6,10 @@
 
 mod bodies;
 mod count;
+mod crash;
+mod independent;
 mod recipients;
+mod retry;
+mod signals;
 mod support;
 mod tls;
