@@ -447,3 +447,8 @@ pub const HEARTBEAT_LATE_SECONDS: u64 = 5;
 
 /// How often the memory in use is looked at.
 pub const MEMORY_WATCH_MILLIS: u64 = 200;
+
+// ── control ─────────────────────────────────────────────────────────────────────────────────────────
+
+/// Period of the control core's ticker. Its deadlines are met at most this late.
+pub const CONTROL_TICK_MILLIS: u64 = 20;

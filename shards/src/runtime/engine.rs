@@ -94,6 +94,34 @@ pub enum Health {
     Failed(String),
 }
 
+/// Looks at the cores from any thread, and outlives the engine.
+#[derive(Clone)]
+pub struct Monitor(Arc<Shared>);
+
+impl Monitor {
+    /// The last report of each core.
+    #[must_use]
+    pub fn reports(&self) -> Vec<CoreReport> {
+        (0..self.0.reports.len()).map(|core| self.0.report_slot(core_id(core)).clone()).collect()
+    }
+
+    /// Whether new mail must wait until memory is free.
+    #[must_use]
+    pub fn memory_short(&self) -> bool {
+        self.0.memory_short()
+    }
+
+    /// The first core that has not turned lately. (One that has ended does not turn either.)
+    #[must_use]
+    pub fn stalled(&self) -> Option<usize> {
+        let now = clock::now().instant;
+        self.0
+            .heartbeats
+            .iter()
+            .position(|beat| now.0.saturating_sub(beat.load(Ordering::Relaxed)) > HEARTBEAT_LATE_SECONDS * 1_000_000)
+    }
+}
+
 /// A running engine.
 pub struct Engine {
     postbox: Postbox,
@@ -257,7 +285,13 @@ impl Engine {
     /// The last report of each core.
     #[must_use]
     pub fn reports(&self) -> Vec<CoreReport> {
-        (0..self.postbox.cores()).map(|core| self.shared.report_slot(core_id(core)).clone()).collect()
+        self.monitor().reports()
+    }
+
+    /// What other threads may look at.
+    #[must_use]
+    pub fn monitor(&self) -> Monitor {
+        Monitor(self.shared.clone())
     }
 
     /// How it is with the cores. Does not wait.
@@ -266,12 +300,7 @@ impl Engine {
         if let Some(core) = self.threads.iter().position(JoinHandle::is_finished) {
             return Health::Failed(format!("shard {core} has ended"));
         }
-        let now = clock::now().instant;
-        let late =
-            self.shared.heartbeats.iter().position(|beat| {
-                now.0.saturating_sub(beat.load(Ordering::Relaxed)) > HEARTBEAT_LATE_SECONDS * 1_000_000
-            });
-        match late {
+        match self.monitor().stalled() {
             Some(core) => Health::Stalled(format!("shard {core} has not turned for {HEARTBEAT_LATE_SECONDS} seconds")),
             None => Health::Alive,
         }

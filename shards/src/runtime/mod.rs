@@ -3,6 +3,7 @@
 pub mod alarm;
 pub mod bodies;
 pub mod clock;
+pub mod control;
 pub mod core;
 pub mod delivery;
 pub mod dns_socket;
