@@ -65,6 +65,7 @@ pub fn start(start: Start) -> Result<impl Engine, String> {
             auth::injector(&users, &tokens, name, secret.as_bytes()).is_some()
         }),
         rule_key: rule_key(),
+        rules: Vec::new(),
     })
     .map_err(|error| error.to_string())?;
     match ControlCore::start(&config, &topology, tokens, engine.monitor(), engine.postbox().clone()) {

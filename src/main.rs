@@ -12,6 +12,7 @@ mod files;
 #[allow(dead_code, reason = "the dialects of the API use the rest of it")]
 mod http;
 mod inject;
+mod json;
 mod machine;
 mod preflight;
 mod report;

@@ -5,7 +5,7 @@
 use crate::event::Order;
 use crate::limits::{DESCRIPTORS_RESERVED, HEARTBEAT_LATE_SECONDS, LISTEN_BACKLOG};
 use crate::message::CoreId;
-use crate::rules::HashKey;
+use crate::rules::{HashKey, Update};
 use crate::runtime::bodies::BodyBudget;
 use crate::runtime::clock;
 use crate::runtime::core::{CoreStart, run_core};
@@ -38,6 +38,8 @@ pub struct EngineStart {
     pub authenticate: Authenticate,
     /// Secret of the rule tables' hashes.
     pub rule_key: HashKey,
+    /// The rules of each core, in force before its first delivery. Empty: no core has any.
+    pub rules: Vec<Vec<Update>>,
 }
 
 /// What all cores share: few values, rarely written.
@@ -199,9 +201,11 @@ impl Engine {
     /// # Errors
     /// What could not be opened, read or bound.
     pub fn start(start: EngineStart) -> Result<Self, StartError> {
-        let EngineStart { settings, cpus, authenticate, rule_key } = start;
+        let EngineStart { settings, cpus, authenticate, rule_key, mut rules } = start;
         let cores = settings.shards;
         assert_eq!(cpus.len(), cores, "each shard has a processor");
+        assert!(rules.is_empty() || rules.len() == cores, "each shard has its own updates");
+        rules.resize_with(cores, Vec::new);
         let spool_root = settings.data_dir.join("spool");
         let wrong = |what: &str, error: &dyn fmt::Display| StartError(format!("{what}: {error}"));
         let seconds = u32::try_from(clock::now().utc.seconds()).unwrap_or(0);
@@ -234,13 +238,14 @@ impl Engine {
         });
         let (ready_sender, ready) = bounded(cores);
         let mut threads = Vec::with_capacity(cores);
-        for (mailbox, cpu) in mailboxes.into_iter().zip(cpus) {
+        for ((mailbox, cpu), rules) in mailboxes.into_iter().zip(cpus).zip(rules) {
             let core = mailbox.core();
             let core_start = CoreStart {
                 cpu,
                 cores,
                 generation,
                 rule_key,
+                rules,
                 settings: settings.clone(),
                 spools: spools
                     .iter()
