@@ -14,6 +14,7 @@ use crate::runtime::memory::MemoryWatch;
 use crate::runtime::socket;
 use crate::runtime::spool_file::spool_directories;
 use crate::runtime::spool_generation::next_generation;
+use crate::runtime::submit::Submitter;
 use crate::runtime::tls::ServerTls;
 use crate::settings::Settings;
 use crate::shard::Counters;
@@ -131,6 +132,7 @@ pub struct Engine {
     threads: Vec<JoinHandle<()>>,
     listening: Vec<SocketAddr>,
     memory: MemoryWatch,
+    submitter: Submitter,
 }
 
 impl Shared {
@@ -265,7 +267,8 @@ impl Engine {
         drop(ready_sender);
         let memory = MemoryWatch::start(settings.memory_bytes, shared.clone())
             .map_err(|error| wrong("the memory watch's thread", &error))?;
-        let mut engine = Self { postbox, shared, threads, listening, memory };
+        let submitter = Submitter::new(postbox.clone(), shared.bodies.clone(), generation);
+        let mut engine = Self { postbox, shared, threads, listening, memory, submitter };
         match await_ready(&ready, cores) {
             Ok(()) => Ok(engine),
             Err(error) => {
@@ -285,6 +288,12 @@ impl Engine {
     #[must_use]
     pub fn postbox(&self) -> &Postbox {
         &self.postbox
+    }
+
+    /// How the control side hands messages in.
+    #[must_use]
+    pub fn submitter(&self) -> Submitter {
+        self.submitter.clone()
     }
 
     /// The last report of each core.
