@@ -63,8 +63,8 @@ pub enum Order {
     Ask {
         /// What.
         question: Question,
-        /// Hears the core and its answer.
-        reply: Sender<(CoreId, Answer)>,
+        /// Hears the answer.
+        reply: ReplyTo<Answer>,
     },
     /// Accept a message that came by HTTP. Answered once it is durable, or with why it is not taken.
     Submit {
@@ -250,6 +250,8 @@ pub struct Coverage {
     pub first_expiry: Option<Timestamp>,
     /// The largest destinations of it.
     pub destinations: Vec<(Arc<str>, u64)>,
+    /// The time for the answer ran out first: all figures are lower bounds.
+    pub counting: bool,
 }
 
 /// One entry of the queue: some recipients of one message.

@@ -367,6 +367,9 @@ pub const ASKS_MAX: usize = 64;
 /// Entries that a tick looks at for a question.
 pub const ASK_ENTRIES_PER_TICK: usize = 4096;
 
+/// A question is answered with what is known after this time.
+pub const ASK_MILLIS: u64 = 4_500;
+
 /// Destinations in an answer; the largest are named.
 pub const ASK_DESTINATIONS_MAX: usize = 1000;
 
