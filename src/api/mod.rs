@@ -4,12 +4,15 @@
 mod auth;
 mod liveness;
 mod metrics;
+mod native;
 mod route;
 mod throttle;
 
 pub use auth::Identity;
 
-use crate::http::Method::{self, Get};
+use crate::cores::Cores;
+use crate::http::Method::{self, Get, Post};
+use crate::http::form::Fields;
 use crate::http::{Refusal, Request, Response, Service, Statistics, Waiting};
 use crate::report;
 use crate::token::{Scope, TokenSet};
@@ -43,6 +46,21 @@ pub struct Call<'a> {
     pub request: &'a mut Request,
 }
 
+impl Call<'_> {
+    /// The query's fields, of which there may be these.
+    ///
+    /// # Errors
+    /// 400 for any other, and for a query that cannot be read.
+    pub fn query(&self, known: &[&str]) -> Result<Fields, Refusal> {
+        let query = self.request.query()?;
+        if let Some(name) = query.unknown(known) {
+            let text = format!("Failed to deserialize query string: unknown field `{name}`");
+            return Err(Refusal::of_field(400, name.to_owned(), text));
+        }
+        Ok(query)
+    }
+}
+
 /// One thing that can be asked for.
 pub struct Endpoint {
     /// HEAD is answered wherever GET is.
@@ -60,6 +78,11 @@ pub const ENDPOINTS: &[Endpoint] = &[
     endpoint(Get, "/api/check-liveness/v1", None, |call| Box::pin(liveness::check(call))),
     endpoint(Get, "/metrics", Some(Scope::Read), |call| Box::pin(metrics::text(call))),
     endpoint(Get, "/metrics.json", Some(Scope::Read), |call| Box::pin(metrics::json(call))),
+    endpoint(Get, "/v1/queues", Some(Scope::Read), |call| Box::pin(native::queues::list(call))),
+    endpoint(Get, "/v1/messages", Some(Scope::Read), |call| Box::pin(native::queues::messages(call))),
+    endpoint(Get, "/v1/messages/{id}", Some(Scope::Read), |call| Box::pin(native::queues::one(call))),
+    endpoint(Post, "/v1/messages/{id}/retry", Some(Scope::Control), |call| Box::pin(native::queues::retry(call))),
+    endpoint(Post, "/v1/messages/{id}/cancel", Some(Scope::Control), |call| Box::pin(native::queues::cancel(call))),
 ];
 
 const fn endpoint(method: Method, path: &'static str, needs: Option<Scope>, handler: Handler) -> Endpoint {
@@ -74,6 +97,8 @@ pub struct Api {
     pub monitor: Monitor,
     /// How the cores are reached.
     pub postbox: Postbox,
+    /// How they are asked.
+    pub cores: Cores,
     /// What a reload may change.
     pub live: Live,
     /// What the HTTP server has done.
@@ -85,7 +110,8 @@ impl Api {
     /// Over a running engine.
     #[must_use]
     pub fn new(control: Control, monitor: Monitor, postbox: Postbox, live: Live, statistics: Rc<Statistics>) -> Self {
-        Self { control, monitor, postbox, live, statistics, failures: RefCell::default() }
+        let cores = Cores::new(control.clone(), postbox.clone());
+        Self { control, monitor, postbox, cores, live, statistics, failures: RefCell::default() }
     }
 
     async fn carry_out(self: &Rc<Self>, request: &mut Request) -> Result<Response, Refusal> {
