@@ -2,7 +2,7 @@
 
 use crate::rules::preview::{Census, Counting, Matched, RuleCounts};
 use mailrace_shards::event::{Answer, Coverage, MessageView, Order, Question, QueueView, ReplyTo, RuleCount};
-use mailrace_shards::message::CoreId;
+use mailrace_shards::message::{Body, CoreId};
 use mailrace_shards::rules::Rule;
 use mailrace_shards::runtime::control::{Control, reply};
 use mailrace_shards::runtime::mailbox::Postbox;
@@ -81,6 +81,18 @@ impl Cores {
         views.sort_by_key(|view| view.envelope.id());
         views.truncate(limit);
         (views, missing > 0)
+    }
+
+    /// The body of a message, read back from its spool.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub async fn body(&self, view: &MessageView) -> Result<Body, String> {
+        let (replier, body) = reply();
+        let reply = ReplyTo::new(|body| replier.say(body));
+        let order = Order::ReadBody { id: view.envelope.id(), location: view.location, reply };
+        self.postbox.order(CoreId(0), order);
+        body.within(&self.control, ANSWER_WITHIN).await.unwrap_or_else(|_| Err("not read in time".to_owned()))
     }
 
     /// Destinations, largest first, `limit` at most.

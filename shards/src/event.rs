@@ -73,6 +73,15 @@ pub enum Order {
         /// Hears it.
         reply: ReplyTo<Result<MessageId, NotTaken>>,
     },
+    /// Read a body back from a spool.
+    ReadBody {
+        /// Whose.
+        id: MessageId,
+        /// Where it lies.
+        location: Location,
+        /// Hears it, or why it cannot be read.
+        reply: ReplyTo<Result<Body, String>>,
+    },
     /// New settings after a reload.
     Reload(Arc<Settings>),
     /// Open the log file anew (after an outside rotation).
@@ -214,6 +223,8 @@ pub struct MessageFilter {
     pub tag: Option<Arc<str>>,
     /// Campaign.
     pub campaign: Option<Arc<str>>,
+    /// Scheduled queue name.
+    pub queue: Option<Arc<str>>,
     /// `ready`, `waiting`, `held` or `in_flight`.
     pub state: Option<Arc<str>>,
     /// Only those with a greater id.

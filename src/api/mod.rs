@@ -2,6 +2,7 @@
 //! thing, then its handler. No handler decides who may call it.
 
 mod auth;
+mod kumo;
 mod liveness;
 mod metrics;
 mod native;
@@ -78,6 +79,10 @@ pub const ENDPOINTS: &[Endpoint] = &[
     endpoint(Get, "/api/check-liveness/v1", None, |call| Box::pin(liveness::check(call))),
     endpoint(Get, "/metrics", Some(Scope::Read), |call| Box::pin(metrics::text(call))),
     endpoint(Get, "/metrics.json", Some(Scope::Read), |call| Box::pin(metrics::json(call))),
+    endpoint(Get, "/api/admin/inspect-message/v1", Some(Scope::Read), |call| Box::pin(kumo::inspect::message(call))),
+    endpoint(Get, "/api/admin/inspect-sched-q/v1", Some(Scope::Read), |call| {
+        Box::pin(kumo::inspect::scheduled_queue(call))
+    }),
     endpoint(Get, "/v1/queues", Some(Scope::Read), |call| Box::pin(native::queues::list(call))),
     endpoint(Get, "/v1/messages", Some(Scope::Read), |call| Box::pin(native::queues::messages(call))),
     endpoint(Get, "/v1/messages/{id}", Some(Scope::Read), |call| Box::pin(native::queues::one(call))),

@@ -245,6 +245,7 @@ impl Shard {
             domain: filter.domain.clone(),
             tag: filter.tag.clone(),
             campaign: filter.campaign.clone(),
+            queues: filter.queue.iter().cloned().collect(),
             ..Scope::default()
         };
         filter.state.as_deref().is_none_or(|wanted| wanted == state)

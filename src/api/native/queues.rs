@@ -40,6 +40,7 @@ pub async fn messages(call: Call<'_>) -> Result<Response, Refusal> {
         domain: query.get("domain").map(domain).transpose()?,
         tag: text("tag"),
         campaign: text("campaign"),
+        queue: None,
         state,
         after: query.get("after").map(|id| message_id(id, 400)).transpose()?,
     };
