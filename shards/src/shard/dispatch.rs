@@ -5,7 +5,7 @@ use super::session::{Phase, Session};
 use super::settle::Attempt;
 use super::site::{BucketState, GONE, Route, SiteId};
 use crate::event::{Command, Connect, Lookup, Resolved, SessionId};
-use crate::limits::{HOSTS_TRIED, PICK_DESTINATIONS, READY_PER_CONNECTION};
+use crate::limits::{HOSTS_TRIED, PATH_CONNECTIONS_DEFAULT, PICK_DESTINATIONS, READY_PER_CONNECTION};
 use crate::outcome::{Carrier, EnhancedCode, RecordType, Response, Verb};
 use crate::path::source::Bind;
 use crate::path::{
@@ -30,6 +30,10 @@ impl Shard {
     /// Sees to it that the ready mail of a destination is on its way, or will be looked at again.
     pub(super) fn attend(&mut self, destination: DestinationId, now: Now) {
         if self.queue.ready(destination) == 0 || self.stopping || self.log_failing {
+            return;
+        }
+        // What fails is not served before that is done; then it is attended to.
+        if self.routes.of(destination).failing > 0 {
             return;
         }
         match self.routes.of(destination).route {
@@ -201,15 +205,14 @@ impl Shard {
 
     fn open_more(&mut self, site: SiteId, destination: DestinationId, bucket: BucketId, eligible: &Eligible, now: Now) {
         let Some(path) = self.choose_path(site, bucket, eligible, now) else {
+            self.make_room(site, bucket, eligible);
             let again = self.next_chance(site, eligible, now.instant);
             self.stall(destination, again);
             return;
         };
         let limits = self.limits_for(bucket, path);
         let permit = if limits.needs_permit() {
-            let same = |session: &Session| session.path == path && session.share == limits.share;
-            let held = self.sessions.iter().filter(|(_, session)| same(session)).count();
-            let held = u32::try_from(held).unwrap_or(u32::MAX);
+            let held = self.sites.path(path).sharing(limits.share);
             match self.permits.request(&limits, held, now.instant) {
                 Some(permit) => permit,
                 // Too many requests wait already.
@@ -229,6 +232,24 @@ impl Shard {
         self.carry_permits(now);
     }
 
+    /// Ends the longest idle session that takes the place of one that `bucket` could use.
+    fn make_room(&mut self, site: SiteId, bucket: BucketId, eligible: &Eligible) {
+        for member in eligible.members.iter() {
+            let Some(path) = self.sites.find_path(site, member.source) else { continue };
+            let limits = self.limits_for(bucket, path);
+            let of_path = self.sites.path(path);
+            if of_path.sharing(limits.share) >= limits.core_connections {
+                continue;
+            }
+            let idle = of_path.idle.iter().copied().find(|id| !self.session(*id).recalled);
+            if let Some(id) = idle {
+                self.sessions[id.0 as usize].recalled = true;
+                self.commands.push_back(Command::Wake(id));
+                return;
+            }
+        }
+    }
+
     /// The path for the next connection: the next source in turn that has room and a host to try.
     fn choose_path(&mut self, site: SiteId, bucket: BucketId, eligible: &Eligible, now: Now) -> Option<PathId> {
         let own = eligible.pool.is_none() && !self.queue.bucket_key(bucket).ips.is_empty();
@@ -242,9 +263,10 @@ impl Shard {
             let room = match self.sites.find_path(site, member.source) {
                 None => true,
                 Some(path) => {
-                    let most = self.limits_of(bucket, path).map_or(u32::MAX, |limits| limits.core_connections);
+                    let limits = self.limits_for(bucket, path);
                     let path = self.sites.path_mut(path);
-                    path.window.room(path.sessions, most, now.instant) > 0
+                    path.sharing(limits.share) < limits.core_connections
+                        && path.window.room(path.sessions, u32::MAX, now.instant) > 0
                 }
             };
             let hosts = &self.sites.site(site).hosts;
@@ -303,8 +325,7 @@ impl Shard {
             ..Carrier::default()
         };
         let of_path = self.sites.path_mut(path);
-        of_path.sessions += 1;
-        of_path.opening.push(limits.share);
+        of_path.enter(limits.share);
         let session = Session {
             phase: Phase::AwaitingPermit,
             site,
@@ -321,6 +342,7 @@ impl Shard {
             flights: SmallVec::new(),
             messages: 0,
             messages_max: limits.messages_per_connection,
+            connections_max: limits.core_connections.max(PATH_CONNECTIONS_DEFAULT),
             idle_timeout: limits.idle_timeout,
             recalled: false,
         };

@@ -42,6 +42,8 @@ pub(super) struct Path {
     pub window: Window,
     /// Sessions, wanted ones included.
     pub sessions: u32,
+    /// The same by what they may carry.
+    pub by_share: SmallVec<[(ShareKey, u32); 1]>,
     /// Sessions that wait for a permit, connect or greet: what each may carry.
     pub opening: SmallVec<[ShareKey; 4]>,
     /// No host could be used from its source when it was last tried.
@@ -72,6 +74,8 @@ pub(super) struct RouteState {
     pub stalled_until: Option<Instant>,
     /// It was empty, and is forgotten then unless mail comes.
     pub empty_until: Option<Instant>,
+    /// Sweeps that fail its ready mail and are not finished.
+    pub failing: u32,
     /// From where the mail of its first bucket may go.
     pub members: Option<Arc<[Member]>>,
     /// The mail of other buckets goes from elsewhere.
@@ -140,6 +144,31 @@ impl BucketStates {
 }
 
 impl Path {
+    /// A session that may carry mail of `share` is wanted.
+    pub fn enter(&mut self, share: ShareKey) {
+        self.sessions += 1;
+        self.opening.push(share);
+        match self.by_share.iter_mut().find(|(of, _)| *of == share) {
+            Some((_, count)) => *count += 1,
+            None => self.by_share.push((share, 1)),
+        }
+    }
+
+    /// A session that may carry mail of `share` is gone.
+    pub fn leave(&mut self, share: ShareKey) {
+        self.sessions -= 1;
+        let at = self.by_share.iter().position(|(of, _)| *of == share).expect("a session enters before it leaves");
+        self.by_share[at].1 -= 1;
+        if self.by_share[at].1 == 0 {
+            self.by_share.swap_remove(at);
+        }
+    }
+
+    /// Sessions that may carry mail of `share`.
+    pub fn sharing(&self, share: ShareKey) -> u32 {
+        self.by_share.iter().find(|(of, _)| *of == share).map_or(0, |(_, count)| *count)
+    }
+
     /// A session that may carry mail of `share` has ended its opening, well or not.
     pub fn opened(&mut self, share: ShareKey) {
         let at = self.opening.iter().position(|of| *of == share).expect("a session opens before it has opened");
@@ -232,6 +261,7 @@ impl Sites {
             name: name(self.site(site)).into(),
             window: Window::new(),
             sessions: 0,
+            by_share: SmallVec::new(),
             opening: SmallVec::new(),
             failed: false,
             idle: VecDeque::new(),
