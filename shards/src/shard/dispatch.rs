@@ -23,6 +23,9 @@ use std::time::Duration;
 /// Sets of sources that one look at a destination serves; others are looked at later.
 const SERVED_AT_ONCE: usize = 8;
 
+/// An answer of the resolver is used for at least so long, or the mail that waits for it would ask for ever.
+const ROUTE_KEPT_MIN: Duration = Duration::from_secs(1);
+
 /// How much later.
 const SERVED_LATER: Duration = Duration::from_millis(100);
 
@@ -79,7 +82,9 @@ impl Shard {
             Ok(resolved) => {
                 let names: SmallVec<[&str; 8]> = resolved.names.iter().map(|name| &**name).collect();
                 let site = self.sites.enter(&site_name(&names), resolved.hosts);
-                self.routes.of(destination).route = Route::Known { site, until: resolved.expires };
+                // An answer that may not be kept at all is good for what waits for it.
+                let until = resolved.expires.max(now.instant.after(ROUTE_KEPT_MIN));
+                self.routes.of(destination).route = Route::Known { site, until };
                 self.attend(destination, now);
             }
             Err(failure) => {

@@ -17,7 +17,7 @@ use mailrace_shards::smtp::client::{RecipientResult, Results};
 use mailrace_shards::spool::report::Progress;
 use mailrace_shards::time::{Instant, Now, Timestamp};
 use smallvec::SmallVec;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,7 +92,9 @@ pub struct World {
     last_record: Vec<u64>,
     parked: HashMap<(usize, SessionId), bool>,
     next_id: u64,
-    pub waits: u64,
+    woken: HashSet<(usize, SessionId)>,
+    /// How long answers of the resolver are good, when not for ever.
+    pub ttl: Option<Duration>,
 }
 
 pub fn settings() -> Settings {
@@ -213,7 +215,8 @@ impl World {
             last_record: vec![0; cores],
             parked: HashMap::new(),
             next_id: 0,
-            waits: 0,
+            woken: HashSet::new(),
+            ttl: None,
         }
     }
 
@@ -293,11 +296,14 @@ impl World {
                     };
                     self.later(core, after, Event::Opened(connect));
                 }
-                Command::Wake(session) => {
-                    if self.parked.insert((core, session), false) == Some(true) {
+                Command::Wake(session) => match self.parked.get_mut(&(core, session)) {
+                    Some(parked) if *parked => {
+                        *parked = false;
                         self.later(core, Duration::ZERO, Event::Asks(session));
                     }
-                }
+                    // It is just being told to wait: it will not.
+                    _ => drop(self.woken.insert((core, session))),
+                },
                 Command::Post(to, mail) => {
                     let (to, now) = (usize::from(to.0), self.now);
                     self.ask(to, |shard| shard.handle_mail(mail, now));
@@ -351,7 +357,10 @@ impl World {
         let now = self.now;
         match event {
             Event::Resolved(destination, lookup) => {
-                let answer = self.look_up(&lookup);
+                let mut answer = self.look_up(&lookup);
+                if let (Ok(answer), Some(ttl)) = (&mut answer, self.ttl) {
+                    answer.expires = now.instant.after(ttl);
+                }
                 self.ask(core, |shard| shard.handle_resolved(destination, answer, now));
             }
             Event::Opened(connect) => match self.hosts.get(&connect.peer) {
@@ -374,6 +383,7 @@ impl World {
         let now = self.now;
         self.open.remove(&(core, session));
         self.parked.remove(&(core, session));
+        self.woken.remove(&(core, session));
         self.ask(core, |shard| shard.handle_closed(session, failure, now));
     }
 
@@ -395,11 +405,10 @@ impl World {
 
     fn asks(&mut self, core: usize, session: SessionId) {
         let now = self.now;
+        self.woken.remove(&(core, session));
         match self.ask(core, |shard| shard.next_delivery(session, now)) {
-            Next::Wait => {
-                self.waits += 1;
-                self.parked.insert((core, session), true);
-            }
+            Next::Wait if self.woken.remove(&(core, session)) => self.later(core, Duration::ZERO, Event::Asks(session)),
+            Next::Wait => drop(self.parked.insert((core, session), true)),
             Next::Finish => self.later(core, STEP, Event::Closed(session, None)),
             Next::Deliver(delivery) => {
                 let connect = &self.open[&(core, session)];
