@@ -4,5 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod bodies;
 mod count;
+mod crash;
+mod independent;
+mod recipients;
+mod retry;
+mod signals;
 mod support;
+mod tls;

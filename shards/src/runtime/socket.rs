@@ -103,6 +103,13 @@ fn adopt_stream(socket: Socket) -> TcpStream {
     unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
 }
 
+/// Nobody may connect to a listening socket any more, and whoever waits to be accepted is reset. Dropping the socket is
+/// not enough: an accept that the ring still holds would keep it listening.
+pub fn stop_listening(socket: &Socket) {
+    // It fails when it does not listen any more.
+    let _ = socket.shutdown(std::net::Shutdown::Both);
+}
+
 /// Makes the calling core the one that accepts from `socket`. Must be called inside an executor.
 #[must_use]
 #[expect(unsafe_code, reason = "glommio takes sockets that it did not make only as raw descriptors")]

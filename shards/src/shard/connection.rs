@@ -3,7 +3,7 @@
 use super::Shard;
 use super::session::{Phase, Session};
 use super::settle::Attempt;
-use super::site::{GONE, SiteId};
+use super::site::SiteId;
 use crate::event::{Command, Mail, SessionId};
 use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, PICK_DESTINATIONS};
 use crate::path::{Eligible, Member, PermitEvent, PermitId, SourceIndex};
@@ -59,9 +59,6 @@ impl Shard {
 
     fn session_closed(&mut self, id: SessionId, failure: Option<Failure>, now: Now) {
         let session = self.session(id);
-        if self.sites.path(session.path).source == GONE {
-            return self.drop_session(id, now);
-        }
         if session.phase == Phase::Opening && !self.stopping {
             match failure {
                 Some(failure) => return self.opening_failed(id, failure, now),
@@ -195,9 +192,6 @@ impl Shard {
     pub(super) fn has_other_host(&self, id: SessionId, now: Now) -> bool {
         let session = self.session(id);
         let source = self.sites.path(session.path).source;
-        if source == GONE {
-            return false;
-        }
         let identity = self.sources.get(source);
         let mut peers = self.sites.site(session.site).hosts.iter().flat_map(|host| &host.addresses);
         peers.any(|peer| {

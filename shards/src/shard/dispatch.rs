@@ -3,7 +3,7 @@
 use super::Shard;
 use super::session::{Phase, Session};
 use super::settle::Attempt;
-use super::site::{BucketState, GONE, Route, SiteId};
+use super::site::{BucketState, Route, SiteId};
 use crate::event::{Command, Connect, Lookup, Resolved, SessionId};
 use crate::limits::{HOSTS_TRIED, PATH_CONNECTIONS_DEFAULT, PICK_DESTINATIONS, READY_PER_CONNECTION};
 use crate::outcome::{Carrier, EnhancedCode, RecordType, Response, Verb};
@@ -77,6 +77,11 @@ impl Shard {
         if self.routes.of(destination).route != Route::Resolving || self.queue.total(destination).is_none() {
             return;
         }
+        let state = self.routes.of(destination);
+        if std::mem::take(&mut state.outdated) {
+            state.route = Route::Unknown;
+            return self.attend(destination, now);
+        }
         let answer = answer.and_then(|resolved| self.without_ourselves(resolved));
         match answer {
             Ok(resolved) => {
@@ -106,6 +111,18 @@ impl Shard {
             return Err(Failure::own(FailureKind::Loop, Verb::None, text));
         }
         Ok(resolved)
+    }
+
+    /// Forgets where destinations go, since the settings may now say otherwise. Those with mail are asked for again
+    /// when they are attended to.
+    pub(super) fn unroute_all(&mut self) {
+        for destination in self.queue.destination_ids() {
+            let state = self.routes.of(destination);
+            state.outdated = state.route == Route::Resolving;
+            if !state.outdated {
+                self.unroute(destination);
+            }
+        }
     }
 
     /// Forgets where a destination goes.
@@ -358,7 +375,7 @@ impl Shard {
     pub(super) fn start_connecting(&mut self, id: SessionId, now: Now) {
         let session = &self.sessions[id.0 as usize];
         let source = self.sites.path(session.path).source;
-        if source == GONE || self.stopping {
+        if self.stopping {
             return self.drop_session(id, now);
         }
         let identity = self.sources.get(source);

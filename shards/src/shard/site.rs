@@ -12,9 +12,6 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// The source of paths whose source is no longer configured: no mail is eligible for it, and their sessions end.
-pub(super) const GONE: SourceIndex = SourceIndex(u16::MAX);
-
 /// A site on one core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct SiteId(pub u32);
@@ -68,6 +65,8 @@ pub(super) enum Route {
 #[derive(Debug, Default)]
 pub(super) struct RouteState {
     pub route: Route,
+    /// The settings have changed since it was asked: the answer does not count.
+    pub outdated: bool,
     /// It is in its site's ring.
     pub listed: bool,
     /// It will be attended again at that time.
@@ -314,19 +313,5 @@ impl Sites {
     /// Drops rests that ended long ago, so that hosts seen once are not remembered for ever.
     pub fn forget_rests(&mut self, before: Instant) {
         self.rests.retain(|_, rest| rest.until > before);
-    }
-
-    /// After a reload: sources have other numbers, `renamed` says which; none for one that is gone. What was
-    /// learned of hosts from each source is forgotten.
-    pub fn renumber(&mut self, renamed: impl Fn(SourceIndex) -> Option<SourceIndex>) {
-        self.rests.clear();
-        for (_, site) in &mut self.sites {
-            site.rotations.clear();
-        }
-        for (_, path) in &mut self.paths {
-            if path.source != GONE {
-                path.source = renamed(path.source).unwrap_or(GONE);
-            }
-        }
     }
 }
