@@ -200,10 +200,7 @@ impl Shard {
 
     /// Takes new settings over. What was derived from the old ones is made anew when next needed.
     fn adopt(&mut self, settings: Arc<Settings>) {
-        let sources = self.sources.renewed(&settings);
-        let before = std::mem::replace(&mut self.sources, sources);
-        let (before, after) = (&before, &self.sources);
-        self.sites.renumber(|source| after.find(&before.get(source).name));
+        self.sources = self.sources.renewed(&settings);
         self.pools = Pools::new(&settings, &self.sources);
         self.limits = LimitTable::new(&settings.limits, self.limits.version() + 1);
         self.settings = settings;
