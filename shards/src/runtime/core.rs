@@ -186,8 +186,8 @@ async fn turn(local: &Rc<Local>) {
         }
         if local.stopping() {
             let shared = &local.shared;
-            let settled =
-                local.with_shard(|shard, _| shard.open_sessions() == 0 && shard.storing() == 0 && shard.log_settled());
+            let settled = local
+                .with_shard(|shard, _| shard.working_sessions() == 0 && shard.storing() == 0 && shard.log_settled());
             shared.set_quiet(local.core, flushed && settled && local.injecting.get() == 0 && local.mail_is_still());
             if shared.all_quiet() || shared.stop_overdue() {
                 return;

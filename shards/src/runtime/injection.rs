@@ -1,7 +1,7 @@
 //! The tasks of SMTP injection: accept connections, then move octets between each socket and its SMTP server
 //! session, and messages between the session and the brain.
 
-use crate::limits::{ACCEPT_PAUSE_MILLIS, READ_BYTES};
+use crate::limits::{ACCEPT_PAUSE_MILLIS, COMMAND_WAIT, READ_BYTES};
 use crate::runtime::clock;
 use crate::runtime::local::{Local, SessionSlot};
 use crate::runtime::report::report;
@@ -160,7 +160,10 @@ impl Injection {
                 continue;
             }
             self.flush().await;
-            self.read().await;
+            // With its output gone, the session may want what it had left.
+            if self.pending.is_empty() || !self.session.wants_input() {
+                self.read().await;
+            }
         }
     }
 
@@ -228,7 +231,7 @@ impl Injection {
         if self.gone {
             return false;
         }
-        let tls = self.tls.as_ref().expect("set above");
+        let tls = self.tls.as_ref().expect("the handshake was begun at the top");
         let (version, suite) = (tls.version().unwrap_or(""), tls.suite().unwrap_or(""));
         self.session.handle_tls_ready(version, suite, clock::now());
         true
@@ -252,16 +255,21 @@ impl Injection {
     /// Sends all output, or finds that the connection is of no use.
     async fn flush(&mut self) {
         self.take_output();
+        if self.out.is_empty() {
+            return;
+        }
+        let until = clock::now().instant.after(COMMAND_WAIT);
         poll_fn(|cx| {
             while self.sent < self.out.len() && !self.gone {
                 match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.sent..]) {
                     Poll::Ready(Ok(count)) => self.sent += count,
                     Poll::Ready(Err(_)) => self.gone = true,
                     Poll::Pending => {
-                        if self.late(cx) {
+                        if clock::now().instant >= until {
                             self.gone = true;
                             break;
                         }
+                        self.slot.alarm.set(Some(until), cx.waker());
                         return Poll::Pending;
                     }
                 }
@@ -269,7 +277,8 @@ impl Injection {
             Poll::Ready(())
         })
         .await;
-        self.out.clear();
+        // An idle connection keeps no buffer.
+        self.out = Vec::new();
         self.sent = 0;
     }
 

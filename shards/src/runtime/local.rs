@@ -401,6 +401,9 @@ impl Local {
                     // Whoever asked may have given up waiting.
                     let _ = applied.send((self.core, epoch));
                 }
+                Order::Ask { question, reply } => {
+                    self.with_shard(|shard, now| shard.handle_question(question, reply, now));
+                }
                 Order::Reload(settings) => {
                     *self.server_config.borrow_mut() = Arc::new(ServerConfig::from(&*settings));
                     *self.settings.borrow_mut() = settings.clone();
@@ -428,7 +431,7 @@ impl Local {
                 }
             }
             Completion::Log(LogEvent::Synced { up_to }) => {
-                self.with_shard(|shard, _| shard.handle_log_synced(up_to));
+                self.with_shard(|shard, now| shard.handle_log_synced(up_to, now));
             }
             Completion::Log(LogEvent::Failing { why }) => {
                 report(&format!("delivery is stopped: the outcome log cannot be written: {why}"));

@@ -5,6 +5,7 @@
 
 use super::Shard;
 use crate::event::SessionId;
+use crate::limits::ENDED_QUEUES_MAX;
 use crate::outcome::{RecordType, Response, RuleMark, Verb};
 use crate::queue::{BucketId, EntryId, HeldBy, NextHop, State};
 use crate::rules::{BucketFacts, Decision, Facts, MessageFacts, Moment, PathFacts, RuleTable, Ruling, Stamp};
@@ -20,10 +21,13 @@ pub type Covered = SmallVec<[u16; 4]>;
 #[derive(Clone, Debug)]
 pub(super) enum Fate {
     Pass,
-    Hold { rule: Arc<str>, until: Timestamp },
+    Hold { rule: Arc<str> },
     End { kind: RecordType, response: Response, mark: RuleMark, silent: bool },
     Defer { response: Response, mark: RuleMark },
 }
+
+/// What becomes of each recipient of an entry, by its index in the envelope.
+pub(super) type Fates = SmallVec<[(u16, Fate); 1]>;
 
 /// What becomes of an entry.
 #[derive(Clone, Debug)]
@@ -33,7 +37,7 @@ pub(super) enum Judgement {
     /// Its whole bucket is held.
     HoldBucket(BucketId, HeldBy),
     /// Its recipients fare differently, or not all may go.
-    Each(SmallVec<[(u16, Fate); 4]>),
+    Each(Fates),
 }
 
 impl Shard {
@@ -118,15 +122,15 @@ impl Shard {
                 &fresh
             }
         };
-        if !verdict.per_message
-            && !verdict.per_path
-            && let Decision::Hold { rule, until } = verdict.decision(moment)
+        // A sweep asks about each message all the same: what ends mail by its tag or address reaches it so.
+        if moment == Moment::Attempt
+            && let Some((rule, until)) = verdict.whole_hold()
         {
             return Judgement::HoldBucket(entry.bucket, HeldBy { rule: rule.id.clone(), until });
         }
         let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);
         let mut stamp = verdict.stamp;
-        let mut fates = SmallVec::<[(u16, Fate); 4]>::new();
+        let mut fates = Fates::new();
         let mut all_pass = true;
         for &recipient in &entry.recipients {
             let address = entry.envelope.recipient(usize::from(recipient));
@@ -159,15 +163,22 @@ impl Shard {
         for (recipient, fate) in fates {
             match fate {
                 Fate::Pass => parts.keep.push(recipient),
-                Fate::Hold { rule, .. } => match parts.hold.iter_mut().find(|(of, _)| *of == rule) {
+                Fate::Hold { rule } => match parts.hold.iter_mut().find(|(of, _)| *of == rule) {
                     Some((_, recipients)) => recipients.push(recipient),
                     None => parts.hold.push((rule, SmallVec::from_slice(&[recipient]))),
                 },
                 Fate::End { kind, response, mark, silent } => {
                     self.counters.ended_by_rule += 1;
+                    self.count_ended(&mark.id, id);
                     if !silent {
                         self.record_by_rule(id, recipient, kind, response, mark, attempts, now.utc);
                     }
+                    done.push(recipient);
+                }
+                Fate::Defer { response, mark } if self.is_last_attempt(id) => {
+                    self.counters.ended_by_rule += 1;
+                    let attempts = attempts.saturating_add(1);
+                    self.record_by_rule(id, recipient, RecordType::Bounce, response, mark, attempts, now.utc);
                     done.push(recipient);
                 }
                 Fate::Defer { response, mark } => {
@@ -182,6 +193,22 @@ impl Shard {
             self.tell_spool(spool, Progress::Done { id: message, recipients: done });
         }
         self.part(id, parts, now);
+    }
+
+    /// Counts for the rule's listing. Suppressions are not listed with counts.
+    fn count_ended(&mut self, rule: &Arc<str>, id: EntryId) {
+        if self.rules.rule(rule).is_none() {
+            return;
+        }
+        let queue = self.queue.bucket_name(self.queue.entry(id).bucket).clone();
+        let by_queue = self.ended.entry(rule.clone()).or_default();
+        let room = by_queue.len() < ENDED_QUEUES_MAX;
+        match by_queue.get_mut(&queue) {
+            Some(count) => *count += 1,
+            None if room => drop(by_queue.insert(queue, 1)),
+            // The total stays right; the names beyond the bound share one.
+            None => *by_queue.entry("(others)".into()).or_default() += 1,
+        }
     }
 
     /// Splits an entry by what becomes of its recipients. The first part stays the entry.
@@ -247,15 +274,15 @@ impl Shard {
 
 #[derive(Default)]
 struct Parts {
-    keep: SmallVec<[u16; 4]>,
-    hold: SmallVec<[(Arc<str>, SmallVec<[u16; 4]>); 1]>,
-    later: SmallVec<[u16; 4]>,
+    keep: Covered,
+    hold: SmallVec<[(Arc<str>, Covered); 1]>,
+    later: Covered,
 }
 
 fn fate_of(decision: &Decision<'_>, address: &str) -> Fate {
     match decision {
         Decision::Pass => Fate::Pass,
-        Decision::Hold { rule, until } => Fate::Hold { rule: rule.id.clone(), until: *until },
+        Decision::Hold { rule, .. } => Fate::Hold { rule: rule.id.clone() },
         Decision::End(ruling) => Fate::End {
             kind: ruling.record(),
             response: response_of(*ruling),

@@ -11,11 +11,13 @@
 //! | `connection` | sessions come up, fail, end |
 //! | `settle` | results become records, retries and ends |
 //! | `sweep` | long work in slices |
+//! | `ask` | questions of the control side, in slices |
 //! | `tick` | time passes |
 //!
 //! A shard belongs to one core and ends with the process. It never reads a clock, never waits, and never
 //! sends an end-of-data: it only answers whether the runtime may.
 
+mod ask;
 mod connection;
 mod deliver;
 mod dispatch;
@@ -40,6 +42,7 @@ use crate::rules::{HashKey, RuleTable};
 use crate::settings::Settings;
 use crate::spool::report::Progress;
 use crate::time::Instant;
+use ask::Asks;
 use hashbrown::HashMap;
 use intake::Storing;
 use session::Session;
@@ -118,6 +121,9 @@ pub struct Shard {
     /// What each rule holds, by its id.
     held: HashMap<Arc<str>, Held>,
     sweeps: Sweeps,
+    asks: Asks,
+    /// Recipients that each rule has ended, by scheduled queue name.
+    ended: HashMap<Arc<str>, HashMap<Arc<str>, u64>>,
     /// Destinations to attend to again at a time.
     stalled: BinaryHeap<Reverse<(Instant, DestinationId)>>,
     /// Idle sessions by the end of their time; stale items are dropped as they surface.
@@ -131,6 +137,8 @@ pub struct Shard {
     synced: u64,
     /// What spools will hear once records are durable, in the order of records.
     unsynced: VecDeque<(u64, u16, Progress)>,
+    /// A session was turned away because too many records are not durable.
+    unsynced_waits: bool,
     log_failing: bool,
     stopping: bool,
     commands: VecDeque<Command>,
@@ -169,6 +177,8 @@ impl Shard {
             rules: RuleTable::new(rule_key),
             held: HashMap::new(),
             sweeps: Sweeps::default(),
+            asks: Asks::default(),
+            ended: HashMap::new(),
             stalled: BinaryHeap::new(),
             idle_deadlines: BinaryHeap::new(),
             emptied: VecDeque::new(),
@@ -176,6 +186,7 @@ impl Shard {
             recorded: 0,
             synced: 0,
             unsynced: VecDeque::new(),
+            unsynced_waits: false,
             log_failing: false,
             stopping: false,
             commands: VecDeque::new(),
@@ -189,12 +200,14 @@ impl Shard {
 
     /// Takes new settings over. What was derived from the old ones is made anew when next needed.
     fn adopt(&mut self, settings: Arc<Settings>) {
-        self.sources = self.sources.renewed(&settings);
+        let sources = Sources::new(&settings);
+        let before = std::mem::replace(&mut self.sources, sources);
+        let (before, after) = (&before, &self.sources);
+        self.sites.renumber(|source| after.find(&before.get(source).name));
         self.pools = Pools::new(&settings, &self.sources);
         self.limits = LimitTable::new(&settings.limits, self.limits.version() + 1);
         self.settings = settings;
         self.index_routes();
-        self.unroute_all();
         self.buckets.clear();
     }
 

@@ -1,7 +1,7 @@
 //! Sites (sets of hosts), the paths to them, and which destination goes to which site.
 
 use crate::event::{Host, SessionId};
-use crate::path::{Eligible, Limits, PathId, Rotation, SourceIndex, Window};
+use crate::path::{Eligible, Limits, Member, PathId, Rotation, ShareKey, SourceIndex, Window};
 use crate::queue::{BucketId, DestinationId};
 use crate::rules::BucketVerdict;
 use crate::time::Instant;
@@ -11,6 +11,9 @@ use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// The source of paths whose source is no longer configured: no mail is eligible for it, and their sessions end.
+pub(super) const GONE: SourceIndex = SourceIndex(u16::MAX);
 
 /// A site on one core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,8 +42,10 @@ pub(super) struct Path {
     pub window: Window,
     /// Sessions, wanted ones included.
     pub sessions: u32,
-    /// Sessions that wait for a permit, connect or greet.
-    pub opening: u32,
+    /// Sessions that wait for a permit, connect or greet: what each may carry.
+    pub opening: SmallVec<[ShareKey; 4]>,
+    /// No host could be used from its source when it was last tried.
+    pub failed: bool,
     /// Sessions without a message, the longest idle first.
     pub idle: VecDeque<SessionId>,
 }
@@ -61,14 +66,16 @@ pub(super) enum Route {
 #[derive(Debug, Default)]
 pub(super) struct RouteState {
     pub route: Route,
-    /// The settings have changed since it was asked: the answer does not count.
-    pub outdated: bool,
     /// It is in its site's ring.
     pub listed: bool,
     /// It will be attended again at that time.
     pub stalled_until: Option<Instant>,
     /// It was empty, and is forgotten then unless mail comes.
     pub empty_until: Option<Instant>,
+    /// From where the mail of its first bucket may go.
+    pub members: Option<Arc<[Member]>>,
+    /// The mail of other buckets goes from elsewhere.
+    pub several_members: bool,
 }
 
 /// Routes by destination.
@@ -78,6 +85,11 @@ pub(super) struct RouteTable {
 }
 
 impl RouteTable {
+    /// The route of a destination, if anything is known of it.
+    pub fn get(&self, id: DestinationId) -> Option<Route> {
+        self.states.get(id.0 as usize).map(|state| state.route)
+    }
+
     pub fn of(&mut self, id: DestinationId) -> &mut RouteState {
         let at = id.0 as usize;
         if at >= self.states.len() {
@@ -129,6 +141,14 @@ impl BucketStates {
     /// Forgets everything, after a reload.
     pub fn clear(&mut self) {
         self.states.clear();
+    }
+}
+
+impl Path {
+    /// A session that may carry mail of `share` has ended its opening, well or not.
+    pub fn opened(&mut self, share: ShareKey) {
+        let at = self.opening.iter().position(|of| *of == share).expect("a session opens before it has opened");
+        self.opening.swap_remove(at);
     }
 }
 
@@ -217,7 +237,8 @@ impl Sites {
             name: name(self.site(site)).into(),
             window: Window::new(),
             sessions: 0,
-            opening: 0,
+            opening: SmallVec::new(),
+            failed: false,
             idle: VecDeque::new(),
         };
         let id = PathId(u32::try_from(self.paths.insert(path)).expect("fewer paths than 2^32"));
@@ -270,8 +291,17 @@ impl Sites {
         self.rests.retain(|_, rest| rest.until > before);
     }
 
-    /// All sites, to look at.
-    pub fn iter(&self) -> impl Iterator<Item = &Site> {
-        self.sites.iter().map(|(_, site)| site)
+    /// After a reload: sources have other numbers, `renamed` says which; none for one that is gone. What was
+    /// learned of hosts from each source is forgotten.
+    pub fn renumber(&mut self, renamed: impl Fn(SourceIndex) -> Option<SourceIndex>) {
+        self.rests.clear();
+        for (_, site) in &mut self.sites {
+            site.rotations.clear();
+        }
+        for (_, path) in &mut self.paths {
+            if path.source != GONE {
+                path.source = renamed(path.source).unwrap_or(GONE);
+            }
+        }
     }
 }

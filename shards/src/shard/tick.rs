@@ -1,10 +1,11 @@
 //! Time passes: what is due, stalled, idle for too long, or empty.
 
 use super::Shard;
-use super::session::Phase;
+use super::session::{Phase, Session};
+use super::site::{GONE, Route};
 use crate::event::{Command, SessionId};
 use crate::limits::{DESTINATION_KEPT_SECONDS, DUE_ENTRIES_PER_TICK, RULE_TRANSITIONS_PER_TICK};
-use crate::queue::{BucketId, Due, State};
+use crate::queue::{BucketId, DestinationId, Due, State};
 use crate::settings::Settings;
 use crate::time::Now;
 use std::sync::Arc;
@@ -18,12 +19,12 @@ impl Shard {
         }
         self.carry_permits(now);
         let mut transitions = Vec::new();
-        if self.rules.next_transition() <= now.utc {
-            self.rules.expire(now.utc, RULE_TRANSITIONS_PER_TICK, &mut transitions);
-            self.handle_transitions(transitions, now);
-        }
+        // At every tick, because only there is noticed that the clock was set back.
+        self.rules.expire(now.utc, RULE_TRANSITIONS_PER_TICK, &mut transitions);
+        self.handle_transitions(transitions, now);
         self.ring_due(now);
         self.sweep(now);
+        self.answer_slice(now);
         self.attend_stalled(now);
         self.end_idle(now);
         self.forget_empty(now);
@@ -78,12 +79,15 @@ impl Shard {
     pub(super) fn note_empty(&mut self, bucket: BucketId, now: Now) {
         let destination = self.queue.destination_of(bucket);
         if self.queue.total(destination) == Some(0) {
-            let at = now.instant.after(Duration::from_secs(DESTINATION_KEPT_SECONDS));
-            let state = self.routes.of(destination);
-            // One note for each destination: the last emptying counts.
-            if state.empty_until.replace(at).is_none() {
-                self.emptied.push_back((at, destination));
-            }
+            self.note_empty_destination(destination, now);
+        }
+    }
+
+    fn note_empty_destination(&mut self, destination: DestinationId, now: Now) {
+        let at = now.instant.after(Duration::from_secs(DESTINATION_KEPT_SECONDS));
+        // One note for each destination: the last emptying counts.
+        if self.routes.of(destination).empty_until.replace(at).is_none() {
+            self.emptied.push_back((at, destination));
         }
     }
 
@@ -99,6 +103,11 @@ impl Shard {
             }
             state.empty_until = None;
             if self.queue.total(destination) != Some(0) {
+                continue;
+            }
+            if self.routes.of(destination).route == Route::Resolving {
+                // The answer would be taken for that of whoever gets the number next.
+                self.note_empty_destination(destination, now);
                 continue;
             }
             self.unroute(destination);
@@ -131,7 +140,10 @@ impl Shard {
             .map(|(at, _)| session_id(at))
             .collect();
         for id in waiting {
-            self.drop_session(id, now);
+            // One may have ended with another.
+            if self.sessions.get(id.0 as usize).is_some_and(|session| session.phase == Phase::AwaitingPermit) {
+                self.drop_session(id, now);
+            }
         }
         for (at, _) in self.sessions.iter().filter(|(_, session)| matches!(session.phase, Phase::Idle(_))) {
             self.commands.push_back(Command::Wake(session_id(at)));
@@ -144,13 +156,50 @@ impl Shard {
         self.sessions.len()
     }
 
+    /// Sessions that a stop waits for: those whose connection stands. Nothing is lost with the others.
+    #[must_use]
+    pub fn working_sessions(&self) -> usize {
+        let stands = |session: &Session| !matches!(session.phase, Phase::AwaitingPermit | Phase::Opening);
+        self.sessions.iter().filter(|(_, session)| stands(session)).count()
+    }
+
     /// New settings. Open sessions go on as they were made; everything chosen later follows the new ones.
     pub fn handle_reload(&mut self, settings: Arc<Settings>, now: Now) {
         self.adopt(settings);
+        for destination in self.queue.destination_ids() {
+            let state = self.routes.of(destination);
+            (state.members, state.several_members) = (None, false);
+            // Its route may be another one now.
+            if let Route::Known { until, .. } = &mut state.route {
+                *until = now.instant;
+            }
+            for at in 0..self.queue.buckets(destination).len() {
+                self.eligible(self.queue.buckets(destination)[at], now);
+            }
+        }
+        self.retire_orphans(now);
         self.attend_all(now);
     }
 
-    fn attend_all(&mut self, now: Now) {
+    /// Sessions from sources that are gone take no further message.
+    fn retire_orphans(&mut self, now: Now) {
+        let ids: Vec<usize> = self.sessions.iter().map(|(at, _)| at).collect();
+        for at in ids {
+            // One may have ended with another.
+            let Some(session) = self.sessions.get_mut(at) else { continue };
+            if self.sites.path(session.path).source != GONE {
+                continue;
+            }
+            session.recalled = true;
+            match session.phase {
+                Phase::AwaitingPermit => self.drop_session(session_id(at), now),
+                Phase::Idle(_) => self.commands.push_back(Command::Wake(session_id(at))),
+                Phase::Opening | Phase::Busy | Phase::Finishing => {}
+            }
+        }
+    }
+
+    pub(super) fn attend_all(&mut self, now: Now) {
         for destination in self.queue.destination_ids() {
             self.attend(destination, now);
         }
