@@ -205,7 +205,6 @@ impl Shard {
         self.limits = LimitTable::new(&settings.limits, self.limits.version() + 1);
         self.settings = settings;
         self.index_routes();
-        self.unroute_all();
         self.buckets.clear();
     }
 
