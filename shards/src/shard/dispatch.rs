@@ -77,6 +77,11 @@ impl Shard {
         if self.routes.of(destination).route != Route::Resolving || self.queue.total(destination).is_none() {
             return;
         }
+        let state = self.routes.of(destination);
+        if std::mem::take(&mut state.outdated) {
+            state.route = Route::Unknown;
+            return self.attend(destination, now);
+        }
         let answer = answer.and_then(|resolved| self.without_ourselves(resolved));
         match answer {
             Ok(resolved) => {
@@ -107,6 +112,18 @@ impl Shard {
             return Err(Failure::own(FailureKind::Loop, Verb::None, text));
         }
         Ok(resolved)
+    }
+
+    /// Forgets where destinations go, since the settings may now say otherwise. Those with mail are asked for again
+    /// when they are attended to.
+    pub(super) fn unroute_all(&mut self) {
+        for destination in self.queue.destination_ids() {
+            let state = self.routes.of(destination);
+            state.outdated = state.route == Route::Resolving;
+            if !state.outdated {
+                self.unroute(destination);
+            }
+        }
     }
 
     /// Forgets where a destination goes.

@@ -65,6 +65,8 @@ pub(super) enum Route {
 #[derive(Debug, Default)]
 pub(super) struct RouteState {
     pub route: Route,
+    /// The settings have changed since it was asked: the answer does not count.
+    pub outdated: bool,
     /// It is in its site's ring.
     pub listed: bool,
     /// It will be attended again at that time.
