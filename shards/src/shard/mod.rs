@@ -205,6 +205,7 @@ impl Shard {
         self.limits = LimitTable::new(&settings.limits, self.limits.version() + 1);
         self.settings = settings;
         self.index_routes();
+        self.unroute_all();
         self.buckets.clear();
     }
 
