@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod config;
 mod control;
+mod cores;
 mod engine;
 mod files;
 #[allow(dead_code, reason = "the dialects of the API use the rest of it")]

@@ -12,12 +12,17 @@ use rustix::process::Resource;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
+use std::time::Duration;
 
 /// The executor refuses to start with less (its rings count against it on old kernels).
 const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 
 /// Descriptors below which a busy sender will run short.
 const OPEN_FILES_WANTED: u64 = 4096;
+
+/// How often, and at which distance, an address that is in use is tried before it counts as another process's.
+const LISTENER_TRIES: u32 = 100;
+const LISTENER_PAUSE: Duration = Duration::from_millis(50);
 
 /// Descriptors without which even a small start fails.
 const OPEN_FILES_MIN: u64 = 256;
@@ -51,8 +56,10 @@ pub fn run(config: &Config) -> Result<Ready, Findings> {
     kernel(&mut findings);
     limits(&mut findings);
     let lock = data_directory(&config.settings, &mut findings);
+    // Without the lock, it is a running engine that has the addresses.
+    let patience = if lock.is_some() { LISTENER_TRIES } else { 1 };
     for (key, address) in listeners(config) {
-        findings.note(listener(key, address));
+        findings.note(listener_in_the_end(key, address, patience));
     }
     tls_files(config, &mut findings);
     let users = users(&config.settings, &mut findings);
@@ -178,6 +185,19 @@ fn prepare_directory(directory: &Path) -> Result<(), String> {
 pub fn listeners(config: &Config) -> impl Iterator<Item = (&'static str, SocketAddr)> {
     let smtp = config.settings.smtp.listen.iter().map(|address| ("smtp.listen", *address));
     smtp.chain(std::iter::once(("api.listen", config.api.listen)))
+}
+
+/// Tries again for a while. When a process with an io_uring is killed, the kernel gives up its requests, and with them
+/// the sockets that they use, only some time after the process is gone; whoever starts it again is that fast.
+#[expect(clippy::disallowed_methods, reason = "nothing runs yet that this could hold up")]
+fn listener_in_the_end(key: &str, address: SocketAddr, tries: u32) -> Result<(), String> {
+    for _ in 1..tries {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => std::thread::sleep(LISTENER_PAUSE),
+            _ => break,
+        }
+    }
+    listener(key, address)
 }
 
 /// Binds and lets go. The shards share their address among themselves by SO_REUSEPORT, which would silently

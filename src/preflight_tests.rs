@@ -1,4 +1,6 @@
-use super::{io_uring_remedy, listener};
+//! Each thing that keeps the engine from starting, and the words for it.
+
+use super::{LISTENER_TRIES, io_uring_remedy, listener, listener_in_the_end};
 use rustix::io::Errno;
 use std::net::TcpListener;
 
@@ -38,4 +40,19 @@ fn a_reuseport_listener_of_another_is_seen() {
 fn an_address_of_another_host_is_named() {
     let error = listener("api.listen", "192.0.2.1:8000".parse().unwrap()).unwrap_err();
     assert!(error.contains("this host does not have that address"), "{error}");
+}
+
+#[test]
+fn an_address_that_is_given_up_late_is_waited_for() {
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    let (asked, go) = std::sync::mpsc::channel::<()>();
+    let holder = std::thread::spawn(move || {
+        go.recv().unwrap();
+        drop(other);
+    });
+    assert!(listener_in_the_end("smtp.listen", address, 2).is_err(), "not for ever");
+    asked.send(()).unwrap();
+    assert_eq!(listener_in_the_end("smtp.listen", address, LISTENER_TRIES), Ok(()));
+    holder.join().unwrap();
 }

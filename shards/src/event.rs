@@ -63,8 +63,8 @@ pub enum Order {
     Ask {
         /// What.
         question: Question,
-        /// Hears the core and its answer.
-        reply: Sender<(CoreId, Answer)>,
+        /// Hears the answer.
+        reply: ReplyTo<Answer>,
     },
     /// Accept a message that came by HTTP. Answered once it is durable, or with why it is not taken.
     Submit {
@@ -72,6 +72,15 @@ pub enum Order {
         submission: Box<Submission>,
         /// Hears it.
         reply: ReplyTo<Result<MessageId, NotTaken>>,
+    },
+    /// Read a body back from a spool.
+    ReadBody {
+        /// Whose.
+        id: MessageId,
+        /// Where it lies.
+        location: Location,
+        /// Hears it, or why it cannot be read.
+        reply: ReplyTo<Result<Body, String>>,
     },
     /// New settings after a reload.
     Reload(Arc<Settings>),
@@ -214,6 +223,8 @@ pub struct MessageFilter {
     pub tag: Option<Arc<str>>,
     /// Campaign.
     pub campaign: Option<Arc<str>>,
+    /// Scheduled queue name.
+    pub queue: Option<Arc<str>>,
     /// `ready`, `waiting`, `held` or `in_flight`.
     pub state: Option<Arc<str>>,
     /// Only those with a greater id.
@@ -250,6 +261,8 @@ pub struct Coverage {
     pub first_expiry: Option<Timestamp>,
     /// The largest destinations of it.
     pub destinations: Vec<(Arc<str>, u64)>,
+    /// The time for the answer ran out first: all figures are lower bounds.
+    pub counting: bool,
 }
 
 /// One entry of the queue: some recipients of one message.

@@ -169,7 +169,10 @@ pub const SPOOL_RETRY_MS: u64 = 1000;
 /// there are open recipients.
 pub const SPOOL_PENDING_ATTEMPTS: usize = 65_536;
 
-/// Octets of zeros written ahead of the tail when the spool is idle, at a time.
+/// Groups up to this many octets are written over zeros that were put there before; larger ones gain nothing.
+pub const SPOOL_SMALL_GROUP_BYTES: u64 = 128 << 10;
+
+/// Octets of zeros written ahead of the tail at a time.
 pub const SPOOL_ZERO_AHEAD_BYTES: usize = 1 << 20;
 
 /// Compaction begins when the files hold more than twice what is needed and this besides.
@@ -363,6 +366,9 @@ pub const ASKS_MAX: usize = 64;
 
 /// Entries that a tick looks at for a question.
 pub const ASK_ENTRIES_PER_TICK: usize = 4096;
+
+/// A question is answered with what is known after this time.
+pub const ASK_MILLIS: u64 = 4_500;
 
 /// Destinations in an answer; the largest are named.
 pub const ASK_DESTINATIONS_MAX: usize = 1000;

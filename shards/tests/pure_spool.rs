@@ -1,5 +1,7 @@
 //! The spool's formats and its recovery, as tables: round trips, truncation, damage, full disks, compaction.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use bytes::Bytes;
 use mailrace_shards::message::{ContentFlags, Envelope, Extras, MessageId};
 use mailrace_shards::spool::envelope::{BadEnvelope, decode, encode};
@@ -29,7 +31,7 @@ fn options(segment_bytes: u64) -> JournalOptions {
 }
 
 fn opened(disk: &MemoryDisk) -> (Journal<MemoryDisk>, Recovered) {
-    open(disk.clone(), 2, options(1 << 20)).expect("the disk works")
+    open(disk.clone(), 2, options(1 << 12)).expect("the disk works")
 }
 
 fn store(journal: &mut Journal<MemoryDisk>, sequence: u64, recipients: usize, body: &Bytes) -> Vec<SpoolCompletion> {
@@ -162,7 +164,7 @@ fn what_was_stored_is_recovered() {
     let (disk, _) = small_log();
     let (_, recovered) = opened(&disk);
     assert_eq!(recovered.dropped, []);
-    let summary: Vec<(u64, Vec<(u16, u16, i64, bool)>)> = recovered
+    let summary: Vec<_> = recovered
         .messages
         .iter()
         .map(|m| {
@@ -171,7 +173,7 @@ fn what_was_stored_is_recovered() {
                 let Standing { attempts, due, maybe_delivered } = o.standing;
                 (o.index, attempts, due.0, maybe_delivered)
             });
-            (m.envelope.id().sequence, open.collect())
+            (m.envelope.id().sequence, open.collect::<Vec<_>>())
         })
         .collect();
     assert_eq!(summary, [(2, vec![(0, 0, 0, false), (1, 3, 77, true)]), (3, vec![(1, 0, 0, false)])]);
@@ -185,7 +187,8 @@ fn every_truncation_keeps_what_stands_before_it() {
     let (disk, segment) = small_log();
     let whole = disk.content(&segment_name(segment)).unwrap();
     let records = scan(&whole).unwrap().unwrap().contents.entries;
-    for length in 0..whole.len() {
+    let end = records[records.len() - 1];
+    for length in 0..=end.offset as usize + end.header.record_bytes() {
         let disk = MemoryDisk::new();
         disk.put(&segment_name(segment), &whole[..length]);
         let (_, recovered) = opened(&disk);
@@ -194,7 +197,7 @@ fn every_truncation_keeps_what_stands_before_it() {
         let expected: BTreeSet<u64> =
             (1..=3).filter(|n| complete(*n as usize - 1) && (*n != 1 || !complete(3))).collect();
         assert_eq!(open_ids(&recovered), expected, "cut at {length}");
-        let end = records.iter().filter(|r| r.offset as usize + r.header.record_bytes() <= length).next_back();
+        let end = records.iter().rfind(|r| r.offset as usize + r.header.record_bytes() <= length);
         let end = end.map_or(SEGMENT_HEADER_BYTES, |r| r.offset as usize + r.header.record_bytes());
         let reported: u64 = recovered.dropped.iter().map(|d| d.octets).sum();
         let torn = length.saturating_sub(end) as u64;
@@ -240,7 +243,7 @@ fn a_mail_that_holds_a_record_is_no_record() {
     let (disk, segment) = small_log();
     let forged = Bytes::from(disk.content(&segment_name(segment)).unwrap());
     let disk = MemoryDisk::new();
-    let other_start = JournalOptions { seed: 43, ..options(1 << 20) };
+    let other_start = JournalOptions { seed: 43, ..options(1 << 12) };
     let (mut journal, _) = open(disk.clone(), 2, other_start).unwrap();
     store(&mut journal, 50, 1, &forged);
     let name = segment_name(1);
@@ -261,7 +264,7 @@ fn a_newer_version_is_refused_not_dropped() {
     let checksum = crc32fast::hash(&octets[..24]);
     octets[24..28].copy_from_slice(&checksum.to_le_bytes());
     disk.put(&segment_name(segment), &octets);
-    assert!(matches!(open(disk, 2, options(1 << 20)), Err(SpoolError::NewerVersion { offset: 0, .. })));
+    assert!(matches!(open(disk, 2, options(1 << 12)), Err(SpoolError::NewerVersion { offset: 0, .. })));
 }
 
 #[test]
@@ -412,6 +415,57 @@ fn a_damaged_body_is_reported_when_it_is_moved() {
     }
     assert!(out.iter().any(|c| matches!(c, SpoolCompletion::Damaged { id: found, .. } if *found == id(1))));
     assert!(out.iter().any(|c| matches!(c, SpoolCompletion::Moved { id: found, .. } if *found == id(1))));
+}
+
+#[test]
+fn segments_go_in_an_order_that_a_crash_cannot_turn_around() {
+    let place = |segment| Place { segment, offset: 0, head: 50, body: 0 };
+    let mut ledger = Ledger::default();
+    for segment in 1..=5 {
+        ledger.segment_mut(segment).sealed = true;
+    }
+    assert_eq!(ledger.removable(), [1, 2, 3, 4], "the last stays, so that numbers are not used again");
+    // Message 1 lies in segment 1 and ends in 2; message 2 lies in 2.
+    ledger.insert(id(1), place(1), 1);
+    ledger.insert(id(2), place(2), 1);
+    assert_eq!(ledger.removable(), [3, 4]);
+    assert_eq!(ledger.finish(id(1), &[0]), Some(place(1)));
+    ledger.refer(2, 1, 50);
+    assert_eq!(ledger.removable(), [1, 3, 4]);
+    assert_eq!(ledger.finish(id(2), &[0, 7]), Some(place(2)));
+    assert_eq!(ledger.finish(id(2), &[0]), None, "it is closed");
+    assert_eq!(ledger.removable(), [1, 3, 4], "segment 2 tells of a message in segment 1");
+    ledger.forget_segment(1);
+    assert_eq!(ledger.removable(), [2, 3, 4]);
+    // Message 3 is moved from segment 2 to 3 and ends: the old copy must be gone before the newer one.
+    ledger.insert(id(3), place(2), 1);
+    ledger.relocate(id(3), place(3));
+    ledger.finish(id(3), &[0]);
+    assert_eq!(ledger.removable(), [2]);
+    assert_eq!(ledger.victim(u64::MAX), Some(2), "what was begun is finished first");
+    ledger.forget_segment(2);
+    assert_eq!(ledger.removable(), [3, 4]);
+}
+
+#[test]
+fn the_ledger_knows_each_recipient() {
+    for recipients in [1_u16, 2, 31, 32, 33, 64, 65, 1000, u16::MAX] {
+        let mut ledger = Ledger::default();
+        ledger.insert(id(1), Place { segment: 1, offset: 0, head: 50, body: 0 }, recipients);
+        let standing = Standing { attempts: 1, due: Timestamp(1), maybe_delivered: false };
+        ledger.tried(id(1), &[recipients - 1, recipients], standing);
+        let order = (0..recipients).step_by(2).chain((1..recipients).step_by(2)).collect::<Vec<_>>();
+        let (last, rest) = order.split_last().unwrap();
+        ledger.finish(id(1), rest);
+        let snapshot = ledger.snapshot(id(1));
+        assert_eq!(snapshot.done.len(), rest.len(), "of {recipients}");
+        assert!(!snapshot.done.contains(last), "of {recipients}");
+        let tried = if *last == recipients - 1 { vec![(*last, standing)] } else { vec![] };
+        assert_eq!(snapshot.tried, tried, "of {recipients}");
+        assert_eq!(ledger.open_messages(), 1);
+        ledger.finish(id(1), &[*last]);
+        assert_eq!((ledger.open_messages(), ledger.segment(1).unwrap().live), (0, 0), "of {recipients}");
+    }
 }
 
 #[test]

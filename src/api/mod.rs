@@ -7,12 +7,15 @@ mod liveness;
 mod mailerq;
 mod members;
 mod metrics;
+mod native;
 mod route;
 mod throttle;
 
 pub use auth::Identity;
 
+use crate::cores::Cores;
 use crate::http::Method::{self, Get, Post};
+use crate::http::form::Fields;
 use crate::http::{Refusal, Request, Response, Service, Statistics, Waiting};
 use crate::report;
 use crate::submit::Terms;
@@ -48,6 +51,21 @@ pub struct Call<'a> {
     pub request: &'a mut Request,
 }
 
+impl Call<'_> {
+    /// The query's fields, of which there may be these.
+    ///
+    /// # Errors
+    /// 400 for any other, and for a query that cannot be read.
+    pub fn query(&self, known: &[&str]) -> Result<Fields, Refusal> {
+        let query = self.request.query()?;
+        if let Some(name) = query.unknown(known) {
+            let text = format!("Failed to deserialize query string: unknown field `{name}`");
+            return Err(Refusal::of_field(400, name.to_owned(), text));
+        }
+        Ok(query)
+    }
+}
+
 /// One thing that can be asked for.
 pub struct Endpoint {
     /// HEAD is answered wherever GET is.
@@ -66,6 +84,15 @@ pub const ENDPOINTS: &[Endpoint] = &[
     endpoint(Post, "/api/inject/v1", Some(Scope::Inject), |call| Box::pin(kumo::inject::inject(call))),
     endpoint(Get, "/metrics", Some(Scope::Read), |call| Box::pin(metrics::text(call))),
     endpoint(Get, "/metrics.json", Some(Scope::Read), |call| Box::pin(metrics::json(call))),
+    endpoint(Get, "/api/admin/inspect-message/v1", Some(Scope::Read), |call| Box::pin(kumo::inspect::message(call))),
+    endpoint(Get, "/api/admin/inspect-sched-q/v1", Some(Scope::Read), |call| {
+        Box::pin(kumo::inspect::scheduled_queue(call))
+    }),
+    endpoint(Get, "/v1/queues", Some(Scope::Read), |call| Box::pin(native::queues::list(call))),
+    endpoint(Get, "/v1/messages", Some(Scope::Read), |call| Box::pin(native::queues::messages(call))),
+    endpoint(Get, "/v1/messages/{id}", Some(Scope::Read), |call| Box::pin(native::queues::one(call))),
+    endpoint(Post, "/v1/messages/{id}/retry", Some(Scope::Control), |call| Box::pin(native::queues::retry(call))),
+    endpoint(Post, "/v1/messages/{id}/cancel", Some(Scope::Control), |call| Box::pin(native::queues::cancel(call))),
     endpoint(Post, "/v1/inject", Some(Scope::Inject), |call| Box::pin(mailerq::inject::inject(call))),
 ];
 
@@ -81,6 +108,8 @@ pub struct Api {
     pub monitor: Monitor,
     /// How the cores are reached.
     pub postbox: Postbox,
+    /// How they are asked.
+    pub cores: Cores,
     /// How messages are handed to the cores.
     pub submitter: Submitter,
     /// What a reload may change.
@@ -105,7 +134,8 @@ impl Api {
     #[must_use]
     pub fn new(control: Control, reach: Reach, live: Live, statistics: Rc<Statistics>) -> Self {
         let Reach { monitor, postbox, submitter } = reach;
-        Self { control, monitor, postbox, submitter, live, statistics, failures: RefCell::default() }
+        let cores = Cores::new(control.clone(), postbox.clone());
+        Self { control, monitor, postbox, cores, submitter, live, statistics, failures: RefCell::default() }
     }
 
     async fn carry_out(self: &Rc<Self>, request: &mut Request) -> Result<Response, Refusal> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId(pub u32);
 
-/// What an entry is doing. See `store.rs` for who moves it from state to state.
+/// What an entry is doing. See `moves.rs` for who moves it from state to state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// May leave as soon as its bucket is asked.
@@ -63,6 +63,8 @@ pub struct Entry {
     pub state: State,
     /// An earlier attempt may have got through.
     pub maybe_delivered: bool,
+    /// Hosts that failed it within the present attempt.
+    pub hosts_tried: u8,
     /// Its place in the bucket: smaller leaves earlier.
     pub place: u64,
     /// When its timer rings: the due time while it waits, else the expiry.

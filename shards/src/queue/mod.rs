@@ -7,6 +7,7 @@
 mod bucket;
 mod destination;
 mod entry;
+mod moves;
 mod retry;
 mod store;
 mod timers;

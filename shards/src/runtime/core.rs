@@ -87,7 +87,13 @@ pub fn run_core(mut start: CoreStart) {
             Ok(dns) => dns,
             Err(error) => return drop(ready.send(Err(format!("the resolver: {error}")))),
         };
-        let listeners = std::mem::take(&mut start.listeners);
+        let mut listeners = Vec::new();
+        for socket in std::mem::take(&mut start.listeners) {
+            match socket.try_clone() {
+                Ok(ours) => listeners.push((socket::adopt_listener(socket), ours)),
+                Err(error) => return drop(ready.send(Err(format!("a listener: {error}")))),
+            }
+        }
         let rules = std::mem::take(&mut start.rules);
         let local = assemble(start, &writers, log, reader, dns);
         // Before the mail that was recovered: none of it may be picked without them.
@@ -96,9 +102,8 @@ pub fn run_core(mut start: CoreStart) {
         local.with_shard(|shard, _| recovered.into_iter().for_each(|message| shard.handle_recovered(message)));
         glommio::spawn_local(local.clone().run_mailbox()).detach();
         glommio::spawn_local(local.clone().run_flusher()).detach();
-        for listener in listeners {
-            let listener = socket::adopt_listener(listener);
-            glommio::spawn_local(injection::listen(local.clone(), listener)).detach();
+        for (listener, ours) in listeners {
+            glommio::spawn_local(injection::listen(local.clone(), listener, ours)).detach();
         }
         // The starter may have given up on another core; the stop order is on its way then.
         let _ = ready.send(Ok(()));

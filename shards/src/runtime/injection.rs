@@ -5,12 +5,14 @@ use crate::limits::{ACCEPT_PAUSE_MILLIS, COMMAND_WAIT, READ_BYTES};
 use crate::runtime::clock;
 use crate::runtime::local::{Local, SessionSlot};
 use crate::runtime::report::report;
+use crate::runtime::socket;
 use crate::runtime::tls::Tls;
 use crate::settings::Network;
 use crate::shard::Submission;
 use crate::smtp::server::{Accepted, Credentials, PeerFacts, ServerEvent, Session, StoreRefusal};
 use futures_lite::{AsyncRead, AsyncWrite, FutureExt};
 use glommio::net::{TcpListener, TcpStream};
+use socket2::Socket;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::{IpAddr, Shutdown, SocketAddr};
@@ -25,12 +27,17 @@ thread_local! {
     static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
-/// Accepts connections until a stop is ordered.
-pub async fn listen(local: Rc<Local>, listener: TcpListener) {
+/// Accepts connections until a stop is ordered, then closes the door: `ours` is the same socket.
+pub async fn listen(local: Rc<Local>, listener: TcpListener, ours: Socket) {
+    accept(&local, &listener).await;
+    socket::stop_listening(&ours);
+}
+
+async fn accept(local: &Rc<Local>, listener: &TcpListener) {
     let slot = Rc::new(SessionSlot { alarm: local.alarms.alarm(), woken: Cell::new(false) });
     while !local.stopping() {
         let accepted = futures_lite::future::or(async { Some(listener.accept().await) }, async {
-            stop_ordered(&local, &slot).await;
+            stop_ordered(local, &slot).await;
             None
         });
         match accepted.await {
@@ -222,7 +229,7 @@ impl Injection {
         if self.gone {
             return false;
         }
-        let tls = self.tls.as_ref().expect("set above");
+        let tls = self.tls.as_ref().expect("the handshake was begun at the top");
         let (version, suite) = (tls.version().unwrap_or(""), tls.suite().unwrap_or(""));
         self.session.handle_tls_ready(version, suite, clock::now());
         true

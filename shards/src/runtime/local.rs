@@ -399,6 +399,13 @@ impl Local {
                     self.with_shard(|shard, now| shard.handle_question(question, reply, now));
                 }
                 Order::Submit { submission, reply } => self.submit(*submission, reply),
+                Order::ReadBody { id, location, reply } => {
+                    let local = self.clone();
+                    let read = async move {
+                        reply.send(local.read_body(id, location).await.map_err(|error| error.to_string()));
+                    };
+                    glommio::spawn_local(read).detach();
+                }
                 Order::Reload(settings) => {
                     *self.server_config.borrow_mut() = Arc::new(ServerConfig::from(&*settings));
                     *self.settings.borrow_mut() = settings.clone();
@@ -426,7 +433,7 @@ impl Local {
                 }
             }
             Completion::Log(LogEvent::Synced { up_to }) => {
-                self.with_shard(|shard, _| shard.handle_log_synced(up_to));
+                self.with_shard(|shard, now| shard.handle_log_synced(up_to, now));
             }
             Completion::Log(LogEvent::Failing { why }) => {
                 report(&format!("delivery is stopped: the outcome log cannot be written: {why}"));

@@ -83,7 +83,7 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<(Socket, SocketAd
 #[expect(unsafe_code, reason = "no safe wrapper in use offers this option")]
 fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
     let on: libc::c_int = 1;
-    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("four octets");
+    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("an int has four octets");
     // SAFETY: the descriptor is open, and the option's value is an int of the length given.
     let result = unsafe {
         libc::setsockopt(
@@ -101,6 +101,13 @@ fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
 fn adopt_stream(socket: Socket) -> TcpStream {
     // SAFETY: `into_raw_fd` gives up ownership, so the descriptor has exactly one owner after this line.
     unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
+}
+
+/// Nobody may connect to a listening socket any more, and whoever waits to be accepted is reset. Dropping the socket is
+/// not enough: an accept that the ring still holds would keep it listening.
+pub fn stop_listening(socket: &Socket) {
+    // It fails when it does not listen any more.
+    let _ = socket.shutdown(std::net::Shutdown::Both);
 }
 
 /// Makes the calling core the one that accepts from `socket`. Must be called inside an executor.

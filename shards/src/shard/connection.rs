@@ -1,12 +1,13 @@
 //! Sessions come up, fail to come up, and end; permits come and go with them.
 
 use super::Shard;
-use super::session::Phase;
+use super::session::{Phase, Session};
 use super::settle::Attempt;
+use super::site::SiteId;
 use crate::event::{Command, Mail, SessionId};
-use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, PATH_CONNECTIONS_DEFAULT, PICK_DESTINATIONS};
-use crate::path::{Eligible, PermitEvent, PermitId, SourceIndex};
-use crate::queue::DestinationId;
+use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, PICK_DESTINATIONS};
+use crate::path::{Eligible, Member, PermitEvent, PermitId, SourceIndex};
+use crate::queue::{BucketId, DestinationId};
 use crate::smtp::classify::{Failure, Remedy, Scope, consequence};
 use crate::time::Now;
 use smallvec::SmallVec;
@@ -36,17 +37,27 @@ impl Shard {
             carrier.tls_cipher = tls.cipher;
             carrier.tls_version = tls.version;
         }
-        let path = session.path;
-        self.sites.path_mut(path).opening -= 1;
+        let (path, share) = (session.path, session.share);
+        let path = self.sites.path_mut(path);
+        path.opened(share);
+        path.failed = false;
     }
 
     /// The connection is gone, or was never made; the last word on it. A session whose greeting was not
     /// good tries its next host.
     pub fn handle_closed(&mut self, id: SessionId, failure: Option<Failure>, now: Now) {
         let flights = std::mem::take(&mut self.sessions[id.0 as usize].flights);
-        for flight in flights {
+        for flight in &flights {
             self.queue.put_back(flight.entry);
         }
+        self.session_closed(id, failure, now);
+        for flight in flights {
+            let destination = self.queue.destination_of(self.queue.entry(flight.entry).bucket);
+            self.attend(destination, now);
+        }
+    }
+
+    fn session_closed(&mut self, id: SessionId, failure: Option<Failure>, now: Now) {
         let session = self.session(id);
         if session.phase == Phase::Opening && !self.stopping {
             match failure {
@@ -103,36 +114,56 @@ impl Shard {
     /// for the site, that was its attempt.
     fn site_failed(&mut self, id: SessionId, failure: Failure, now: Now) {
         let session = self.session(id);
-        let (site, path, destination) = (session.site, session.path, session.destination);
+        let (site, path) = (session.site, session.path);
         let attempt =
             Attempt { carrier: Some(session.carrier.clone()), tls: session.tls, other_host: false, repeatable: false };
-        self.sites.path_mut(path).window.host_failed(now.instant);
-        let works = self.sessions.iter().any(|(_, other)| other.site == site && other.served);
+        let of_path = self.sites.path_mut(path);
+        of_path.window.host_failed(now.instant);
+        of_path.failed = true;
+        let source = of_path.source;
         let waiting: SmallVec<[DestinationId; 8]> = self.sites.site(site).ring.iter().copied().collect();
-        self.drop_session(id, now);
-        if works {
-            return;
-        }
-        for waiting in waiting.into_iter().chain([destination]) {
-            if self.queue.ready(waiting) > 0 && !self.has_other_way(waiting, now) {
-                self.sweep_ready(waiting, failure.clone(), attempt.clone());
+        let mut stuck: SmallVec<[(DestinationId, Arc<[Member]>); 4]> = SmallVec::new();
+        for waiting in waiting {
+            for at in 0..self.queue.buckets(waiting).len() {
+                let Some(&bucket) = self.queue.buckets(waiting).get(at) else { break };
+                let Some(Eligible { members, .. }) = self.eligible(bucket, now) else { continue };
+                let known = stuck.iter().any(|(of, has)| *of == waiting && Arc::ptr_eq(has, &members));
+                let concerned = members.iter().any(|member| member.source == source);
+                if concerned && !known && self.queue.ready(waiting) > 0 && !self.has_way(bucket, &members, site, now) {
+                    stuck.push((waiting, members));
+                }
             }
         }
+        if !stuck.is_empty() {
+            // The next round begins anew with every source.
+            for path in self.sites.site(site).paths.clone() {
+                self.sites.path_mut(path).failed = false;
+            }
+        }
+        for (destination, members) in stuck {
+            self.sweep_ready(destination, Some(members), failure.clone(), attempt.clone());
+        }
+        self.drop_session(id, now);
     }
 
-    /// Whether some source of the mail in turn at `destination` has a host of its site to try.
-    fn has_other_way(&mut self, destination: DestinationId, now: Now) -> bool {
-        let super::site::Route::Known { site, .. } = self.routes.of(destination).route else {
-            return false;
-        };
-        let Some((bucket, _)) = self.queue.next(destination, |_, _| true) else {
-            return false;
-        };
-        self.eligible(bucket, now).is_some_and(|eligible: Eligible| {
-            eligible.members.iter().any(|member| {
-                let mut peers = self.sites.site(site).hosts.iter().flat_map(|host| &host.addresses);
-                peers.any(|peer| member.reaches(peer.ip()) && self.sites.rested(member.source, *peer, now.instant))
-            })
+    /// Whether mail of `bucket` has a way to the site: a connection that works and may carry it, or a source from
+    /// which the site was not tried in vain just now.
+    fn has_way(&mut self, bucket: BucketId, members: &[Member], site: SiteId, now: Now) -> bool {
+        members.iter().any(|member| {
+            if let Some(path) = self.sites.find_path(site, member.source) {
+                let share = self.limits_for(bucket, path).share;
+                let carries = |session: &Session| {
+                    session.path == path && session.share == share && session.served && !session.retiring()
+                };
+                if self.sessions.iter().any(|(_, session)| carries(session)) {
+                    return true;
+                }
+                if self.sites.path(path).failed {
+                    return false;
+                }
+            }
+            let mut peers = self.sites.site(site).hosts.iter().flat_map(|host| &host.addresses);
+            peers.any(|peer| member.reaches(peer.ip()) && self.sites.rested(member.source, *peer, now.instant))
         })
     }
 
@@ -148,14 +179,14 @@ impl Shard {
         self.sites.rest(source, peer, now.instant, least, Duration::from_millis(HOST_REST_MILLIS_MAX));
     }
 
-    /// The host answered for a message: whatever was held against it is forgotten.
+    /// The host answered for a message, well or not: whatever was held against it is forgotten.
     pub(super) fn host_served(&mut self, id: SessionId) {
         let session = self.session(id);
-        let (path, peer) = (session.path, session.peer());
+        let (path, peer, most) = (session.path, session.peer(), session.connections_max);
         let source = self.sites.path(path).source;
         self.sites.served(source, peer);
         let path = self.sites.path_mut(path);
-        path.window.succeeded(path.sessions, PATH_CONNECTIONS_DEFAULT);
+        path.window.succeeded(path.sessions, most);
     }
 
     /// Whether another host of the session's site may be tried now from its source.
@@ -176,19 +207,23 @@ impl Shard {
         self.leave_idle(id);
         let session = self.sessions.remove(id.0 as usize);
         let path = self.sites.path_mut(session.path);
-        path.sessions -= 1;
+        path.leave(session.share);
         if matches!(session.phase, Phase::AwaitingPermit | Phase::Opening) {
-            path.opening -= 1;
+            path.opened(session.share);
         }
         if session.permit != PermitId::UNLIMITED {
             self.permit_sessions.remove(&session.permit);
             self.permits.release(session.permit, now.instant);
         }
-        let waiting: SmallVec<[DestinationId; 4]> =
-            self.sites.site(session.site).ring.iter().take(PICK_DESTINATIONS).copied().collect();
+        self.delist_empty(session.site);
+        let ring = &mut self.sites.site_mut(session.site).ring;
+        let waiting: SmallVec<[DestinationId; 4]> = ring.iter().take(PICK_DESTINATIONS).copied().collect();
+        // The others come first at the next time.
+        ring.rotate_left(waiting.len());
         self.sites.drop_unused(session.site);
         self.carry_permits(now);
-        for destination in waiting {
+        // The one that it was opened for may stand far behind the others.
+        for destination in waiting.into_iter().chain([session.destination]) {
             self.attend(destination, now);
         }
     }

@@ -3,6 +3,7 @@
 use super::Shard;
 use super::gate::Judgement;
 use super::session::{Flight, Phase};
+use super::site::SiteId;
 use crate::event::SessionId;
 use crate::limits::{PICK_DESTINATIONS, PICK_SKIPS, UNSYNCED_RECORDS_MAX};
 use crate::message::{Body, Envelope, Location};
@@ -39,6 +40,15 @@ pub enum Next {
     Finish,
 }
 
+/// What a look at one destination brought.
+enum Picked {
+    Message(EntryId, Stamp),
+    /// Its mail waits for a rate; it is attended to when tokens come.
+    Rate,
+    /// It has none that the session may carry now.
+    Nothing,
+}
+
 impl Shard {
     /// What session `id`, whose greeting is good, shall do next.
     pub fn next_delivery(&mut self, id: SessionId, now: Now) -> Next {
@@ -54,7 +64,11 @@ impl Shard {
         {
             return self.finish(id);
         }
-        if self.log_failing || self.unsynced.len() > UNSYNCED_RECORDS_MAX {
+        if self.unsynced.len() > UNSYNCED_RECORDS_MAX {
+            self.unsynced_waits = true;
+            return self.idle(id, now);
+        }
+        if self.log_failing {
             return self.idle(id, now);
         }
         match self.pick(id, now) {
@@ -93,45 +107,68 @@ impl Shard {
     /// The next message for a session: destinations of its site in turn, buckets of a destination in turn.
     fn pick(&mut self, id: SessionId, now: Now) -> Option<(EntryId, Stamp)> {
         let site = self.session(id).site;
-        let looks = self.sites.site(site).ring.len().min(PICK_DESTINATIONS);
-        for _ in 0..looks {
-            let destination = *self.sites.site(site).ring.front()?;
-            if self.queue.ready(destination) == 0 {
-                self.routes.of(destination).listed = false;
-                self.sites.site_mut(site).ring.pop_front();
-                continue;
+        let mut only_rates = true;
+        for looks in 0..=PICK_DESTINATIONS {
+            self.delist_empty(site);
+            let ring = &self.sites.site(site).ring;
+            let destination = *ring.front()?;
+            if looks >= ring.len() {
+                return None;
+            }
+            if looks == PICK_DESTINATIONS {
+                // What was not looked at gets its turn soon. What waits for a rate is attended to by its tokens.
+                if !only_rates {
+                    self.stall(destination, now.instant);
+                }
+                return None;
             }
             let picked = self.pick_from(id, destination, now);
             self.sites.site_mut(site).ring.rotate_left(1);
-            if picked.is_some() {
-                return picked;
+            match picked {
+                Picked::Message(entry, stamp) => return Some((entry, stamp)),
+                Picked::Rate => {}
+                Picked::Nothing => only_rates = false,
             }
         }
         None
     }
 
-    fn pick_from(&mut self, id: SessionId, destination: DestinationId, now: Now) -> Option<(EntryId, Stamp)> {
+    /// Takes destinations without ready mail from the front of a site's ring.
+    pub(super) fn delist_empty(&mut self, site: SiteId) {
+        while let Some(&destination) = self.sites.site(site).ring.front()
+            && self.queue.ready(destination) == 0
+        {
+            self.routes.of(destination).listed = false;
+            self.sites.site_mut(site).ring.pop_front();
+        }
+    }
+
+    fn pick_from(&mut self, id: SessionId, destination: DestinationId, now: Now) -> Picked {
         let (path, share) = (self.session(id).path, self.session(id).share);
         self.prepare_buckets(destination, path, now);
         let source = self.sites.path(path).source;
         for _ in 0..PICK_SKIPS {
             let buckets = &self.buckets;
-            let (bucket, entry) = self.queue.next(destination, |bucket, _| {
+            let next = self.queue.next(destination, |bucket, _| {
                 buckets.get(bucket).is_some_and(|state| {
                     state.eligible.members.iter().any(|member| member.source == source)
                         && state.limits.iter().any(|(of, limits)| *of == path && limits.share == share)
                 })
-            })?;
+            });
+            let Some((bucket, entry)) = next else {
+                return Picked::Nothing;
+            };
             match self.judge_for_session(entry, id, now) {
                 Judgement::Pass(stamp) => {
-                    return self.take_token(bucket, destination, id, now).then_some((entry, stamp));
+                    let may = self.take_token(bucket, destination, id, now);
+                    return if may { Picked::Message(entry, stamp) } else { Picked::Rate };
                 }
                 acts => self.carry_out(entry, acts, now),
             }
         }
         // The rest of a run of held messages waits for the next turn.
         self.stall(destination, now.instant);
-        None
+        Picked::Nothing
     }
 
     /// Makes what a look at the destination's buckets needs to know. Cheap when it is there already.

@@ -5,10 +5,12 @@ use super::session::{Phase, Session};
 use super::settle::Attempt;
 use super::site::{BucketState, Route, SiteId};
 use crate::event::{Command, Connect, Lookup, Resolved, SessionId};
-use crate::limits::{HOSTS_TRIED, PICK_DESTINATIONS, READY_PER_CONNECTION};
+use crate::limits::{HOSTS_TRIED, PATH_CONNECTIONS_DEFAULT, PICK_DESTINATIONS, READY_PER_CONNECTION};
 use crate::outcome::{Carrier, EnhancedCode, RecordType, Response, Verb};
 use crate::path::source::Bind;
-use crate::path::{Combination, Eligible, Limits, PathId, PermitId, PermitState, Rotation, path_name, site_name};
+use crate::path::{
+    Combination, Eligible, Limits, Member, PathId, PermitId, PermitState, Rotation, path_name, site_name,
+};
 use crate::queue::{BucketId, DestinationId, NextHop};
 use crate::settings::{RouteHost, TlsPolicy};
 use crate::smtp::classify::{Failure, FailureKind};
@@ -16,11 +18,25 @@ use crate::time::{Instant, Now};
 use smallvec::SmallVec;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Sets of sources that one look at a destination serves; others are looked at later.
+const SERVED_AT_ONCE: usize = 8;
+
+/// An answer of the resolver is used for at least so long, or the mail that waits for it would ask for ever.
+const ROUTE_KEPT_MIN: Duration = Duration::from_secs(1);
+
+/// How much later.
+const SERVED_LATER: Duration = Duration::from_millis(100);
 
 impl Shard {
     /// Sees to it that the ready mail of a destination is on its way, or will be looked at again.
     pub(super) fn attend(&mut self, destination: DestinationId, now: Now) {
         if self.queue.ready(destination) == 0 || self.stopping || self.log_failing {
+            return;
+        }
+        // What fails is not served before that is done; then it is attended to.
+        if self.routes.of(destination).failing > 0 {
             return;
         }
         match self.routes.of(destination).route {
@@ -61,19 +77,26 @@ impl Shard {
         if self.routes.of(destination).route != Route::Resolving || self.queue.total(destination).is_none() {
             return;
         }
+        let state = self.routes.of(destination);
+        if std::mem::take(&mut state.outdated) {
+            state.route = Route::Unknown;
+            return self.attend(destination, now);
+        }
         let answer = answer.and_then(|resolved| self.without_ourselves(resolved));
         match answer {
             Ok(resolved) => {
                 let names: SmallVec<[&str; 8]> = resolved.names.iter().map(|name| &**name).collect();
                 let site = self.sites.enter(&site_name(&names), resolved.hosts);
-                self.routes.of(destination).route = Route::Known { site, until: resolved.expires };
+                // An answer that may not be kept at all is good for what waits for it.
+                let until = resolved.expires.max(now.instant.after(ROUTE_KEPT_MIN));
+                self.routes.of(destination).route = Route::Known { site, until };
                 self.attend(destination, now);
             }
             Err(failure) => {
                 self.routes.of(destination).route = Route::Unknown;
                 let attempt =
                     Attempt { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false, repeatable: false };
-                self.sweep_ready(destination, failure, attempt);
+                self.sweep_ready(destination, None, failure, attempt);
             }
         }
     }
@@ -89,6 +112,18 @@ impl Shard {
             return Err(Failure::own(FailureKind::Loop, Verb::None, text));
         }
         Ok(resolved)
+    }
+
+    /// Forgets where destinations go, since the settings may now say otherwise. Those with mail are asked for again
+    /// when they are attended to.
+    pub(super) fn unroute_all(&mut self) {
+        for destination in self.queue.destination_ids() {
+            let state = self.routes.of(destination);
+            state.outdated = state.route == Route::Resolving;
+            if !state.outdated {
+                self.unroute(destination);
+            }
+        }
     }
 
     /// Forgets where a destination goes.
@@ -123,25 +158,54 @@ impl Shard {
         }
     }
 
-    /// Wakes an idle session for `destination`, or opens one if it deserves more.
+    /// Wakes an idle session for the ready mail of `destination`, or opens one if it deserves more. Mail that goes
+    /// from other sources than the mail in turn gets at least one session.
     pub(super) fn serve(&mut self, site: SiteId, destination: DestinationId, now: Now) {
-        let Some((bucket, _)) = self.queue.next(destination, |_, _| true) else {
-            return;
-        };
-        let Some(eligible) = self.eligible(bucket, now) else {
-            return;
-        };
+        let mut served: SmallVec<[Arc<[Member]>; 2]> = SmallVec::new();
+        for _ in 0..SERVED_AT_ONCE {
+            let buckets = &self.buckets;
+            let is_new = |bucket: BucketId| {
+                !buckets
+                    .get(bucket)
+                    .is_some_and(|state| served.iter().any(|members| Arc::ptr_eq(members, &state.eligible.members)))
+            };
+            let Some((bucket, _)) = self.queue.next(destination, |bucket, _| is_new(bucket)) else {
+                return;
+            };
+            // Its mail was ended instead when it names what is not configured.
+            if let Some(eligible) = self.eligible(bucket, now) {
+                self.serve_bucket(site, destination, bucket, &eligible, served.is_empty(), now);
+                if !self.routes.of(destination).several_members {
+                    return;
+                }
+                served.push(eligible.members);
+            }
+        }
+        self.stall(destination, now.instant.after(SERVED_LATER));
+    }
+
+    fn serve_bucket(
+        &mut self,
+        site: SiteId,
+        destination: DestinationId,
+        bucket: BucketId,
+        eligible: &Eligible,
+        in_turn: bool,
+        now: Now,
+    ) {
+        let (mut opening, mut sessions, mut alone) = (0, 0, false);
         for member in eligible.members.iter() {
             let Some(path) = self.sites.find_path(site, member.source) else {
                 continue;
             };
-            if self.sites.path(path).idle.is_empty() {
-                continue;
-            }
-            let share = self.limits_for(bucket, path).share;
-            let idle = &self.sites.path(path).idle;
+            let limits = self.limits_for(bucket, path);
+            let (share, of_path) = (limits.share, self.sites.path(path));
+            alone |= limits.exclusive_domain;
+            opening += of_path.opening.iter().filter(|of| **of == share).count();
+            sessions += of_path.sessions;
             // The last to become idle is the warmest, and the others may reach their time-out.
-            let found = idle.iter().rposition(|id| self.session(*id).share == share && !self.session(*id).recalled);
+            let fits = |session: &Session| session.share == share && !session.recalled;
+            let found = of_path.idle.iter().rposition(|id| fits(self.session(*id)));
             if let Some(at) = found {
                 let id = self.sites.path_mut(path).idle.remove(at).expect("the position was just found");
                 self.sessions[id.0 as usize].phase = Phase::Busy;
@@ -149,30 +213,33 @@ impl Shard {
                 return;
             }
         }
-        self.open_more(site, destination, bucket, &eligible, now);
+        let own = self.queue.ready(destination);
+        let ready = if alone {
+            own
+        } else {
+            let ring = self.sites.site(site).ring.iter().take(PICK_DESTINATIONS);
+            ring.map(|listed| self.queue.ready(*listed)).sum::<u32>().max(own)
+        };
+        let enough = opening >= ready.div_ceil(READY_PER_CONNECTION) as usize;
+        if !enough && (in_turn || sessions == 0) {
+            self.open_more(site, destination, bucket, eligible, now);
+        }
     }
 
     fn open_more(&mut self, site: SiteId, destination: DestinationId, bucket: BucketId, eligible: &Eligible, now: Now) {
-        let ready: u32 =
-            self.sites.site(site).ring.iter().take(PICK_DESTINATIONS).map(|listed| self.queue.ready(*listed)).sum();
-        let opening: u32 = self.sites.site(site).paths.iter().map(|path| self.sites.path(*path).opening).sum();
-        if opening >= ready.div_ceil(READY_PER_CONNECTION) {
-            return;
-        }
         let Some(path) = self.choose_path(site, bucket, eligible, now) else {
+            self.make_room(site, bucket, eligible);
             let again = self.next_chance(site, eligible, now.instant);
             self.stall(destination, again);
             return;
         };
         let limits = self.limits_for(bucket, path);
         let permit = if limits.needs_permit() {
-            let same = |session: &Session| session.path == path && session.share == limits.share;
-            let held = self.sessions.iter().filter(|(_, session)| same(session)).count();
-            let held = u32::try_from(held).unwrap_or(u32::MAX);
+            let held = self.sites.path(path).sharing(limits.share);
             match self.permits.request(&limits, held, now.instant) {
                 Some(permit) => permit,
-                // Too many requests wait already; their grants will bring this destination its turn.
-                None => return self.stall(destination, now.instant.after(std::time::Duration::from_millis(100))),
+                // Too many requests wait already.
+                None => return self.stall(destination, now.instant.after(SERVED_LATER)),
             }
         } else {
             PermitId::UNLIMITED
@@ -183,6 +250,26 @@ impl Shard {
             self.start_connecting(id, now);
         } else {
             self.permit_sessions.insert(permit, id);
+        }
+        // A request may be for the home on another core.
+        self.carry_permits(now);
+    }
+
+    /// Ends the longest idle session that takes the place of one that `bucket` could use.
+    fn make_room(&mut self, site: SiteId, bucket: BucketId, eligible: &Eligible) {
+        for member in eligible.members.iter() {
+            let Some(path) = self.sites.find_path(site, member.source) else { continue };
+            let limits = self.limits_for(bucket, path);
+            let of_path = self.sites.path(path);
+            if of_path.sharing(limits.share) >= limits.core_connections {
+                continue;
+            }
+            let idle = of_path.idle.iter().copied().find(|id| !self.session(*id).recalled);
+            if let Some(id) = idle {
+                self.sessions[id.0 as usize].recalled = true;
+                self.commands.push_back(Command::Wake(id));
+                return;
+            }
         }
     }
 
@@ -199,9 +286,10 @@ impl Shard {
             let room = match self.sites.find_path(site, member.source) {
                 None => true,
                 Some(path) => {
-                    let most = self.limits_of(bucket, path).map_or(u32::MAX, |limits| limits.core_connections);
+                    let limits = self.limits_for(bucket, path);
                     let path = self.sites.path_mut(path);
-                    path.window.room(path.sessions, most, now.instant) > 0
+                    path.sharing(limits.share) < limits.core_connections
+                        && path.window.room(path.sessions, u32::MAX, now.instant) > 0
                 }
             };
             let hosts = &self.sites.site(site).hosts;
@@ -229,7 +317,7 @@ impl Shard {
         });
         let windows = site.paths.iter().filter_map(|path| self.sites.path(*path).window.next_change(now));
         let soonest = rests.chain(windows).filter(|at| *at > now).min();
-        soonest.unwrap_or_else(|| now.after(std::time::Duration::from_secs(1)))
+        soonest.unwrap_or_else(|| now.after(Duration::from_secs(1)))
     }
 
     /// Attends to a destination again at `at`.
@@ -260,8 +348,7 @@ impl Shard {
             ..Carrier::default()
         };
         let of_path = self.sites.path_mut(path);
-        of_path.sessions += 1;
-        of_path.opening += 1;
+        of_path.enter(limits.share);
         let session = Session {
             phase: Phase::AwaitingPermit,
             site,
@@ -278,6 +365,7 @@ impl Shard {
             flights: SmallVec::new(),
             messages: 0,
             messages_max: limits.messages_per_connection,
+            connections_max: limits.core_connections.max(PATH_CONNECTIONS_DEFAULT),
             idle_timeout: limits.idle_timeout,
             recalled: false,
         };
@@ -288,6 +376,9 @@ impl Shard {
     pub(super) fn start_connecting(&mut self, id: SessionId, now: Now) {
         let session = &self.sessions[id.0 as usize];
         let source = self.sites.path(session.path).source;
+        if self.stopping {
+            return self.drop_session(id, now);
+        }
         let identity = self.sources.get(source);
         let hosts: SmallVec<[(Arc<str>, SocketAddr); 2]> = self
             .sites
@@ -306,6 +397,8 @@ impl Shard {
         let session = &mut self.sessions[id.0 as usize];
         session.phase = Phase::Opening;
         session.hosts = hosts;
+        let path = session.path;
+        self.sites.path_mut(path).failed = false;
         self.connect(id);
     }
 
@@ -349,6 +442,9 @@ impl Shard {
                     verdict: None,
                 };
                 self.buckets.set(bucket, state);
+                let destination = self.routes.of(self.queue.destination_of(bucket));
+                let members = destination.members.get_or_insert_with(|| eligible.members.clone());
+                destination.several_members |= !Arc::ptr_eq(members, &eligible.members);
                 Some(eligible)
             }
             Err(error) => {

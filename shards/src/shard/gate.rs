@@ -26,6 +26,9 @@ pub(super) enum Fate {
     Defer { response: Response, mark: RuleMark },
 }
 
+/// What becomes of each recipient of an entry, by its index in the envelope.
+pub(super) type Fates = SmallVec<[(u16, Fate); 1]>;
+
 /// What becomes of an entry.
 #[derive(Clone, Debug)]
 pub(super) enum Judgement {
@@ -34,7 +37,7 @@ pub(super) enum Judgement {
     /// Its whole bucket is held.
     HoldBucket(BucketId, HeldBy),
     /// Its recipients fare differently, or not all may go.
-    Each(SmallVec<[(u16, Fate); 4]>),
+    Each(Fates),
 }
 
 impl Shard {
@@ -119,15 +122,15 @@ impl Shard {
                 &fresh
             }
         };
-        if !verdict.per_message
-            && !verdict.per_path
-            && let Decision::Hold { rule, until } = verdict.decision(moment)
+        // A sweep asks about each message all the same: what ends mail by its tag or address reaches it so.
+        if moment == Moment::Attempt
+            && let Some((rule, until)) = verdict.whole_hold()
         {
             return Judgement::HoldBucket(entry.bucket, HeldBy { rule: rule.id.clone(), until });
         }
         let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);
         let mut stamp = verdict.stamp;
-        let mut fates = SmallVec::<[(u16, Fate); 4]>::new();
+        let mut fates = Fates::new();
         let mut all_pass = true;
         for &recipient in &entry.recipients {
             let address = entry.envelope.recipient(usize::from(recipient));
@@ -170,6 +173,12 @@ impl Shard {
                     if !silent {
                         self.record_by_rule(id, recipient, kind, response, mark, attempts, now.utc);
                     }
+                    done.push(recipient);
+                }
+                Fate::Defer { response, mark } if self.is_last_attempt(id) => {
+                    self.counters.ended_by_rule += 1;
+                    let attempts = attempts.saturating_add(1);
+                    self.record_by_rule(id, recipient, RecordType::Bounce, response, mark, attempts, now.utc);
                     done.push(recipient);
                 }
                 Fate::Defer { response, mark } => {
@@ -265,9 +274,9 @@ impl Shard {
 
 #[derive(Default)]
 struct Parts {
-    keep: SmallVec<[u16; 4]>,
-    hold: SmallVec<[(Arc<str>, SmallVec<[u16; 4]>); 1]>,
-    later: SmallVec<[u16; 4]>,
+    keep: Covered,
+    hold: SmallVec<[(Arc<str>, Covered); 1]>,
+    later: Covered,
 }
 
 fn fate_of(decision: &Decision<'_>, address: &str) -> Fate {

@@ -6,10 +6,11 @@
 pub use crate::event::Submission;
 
 use super::Shard;
+use super::gate::is_blank;
 use crate::event::{Command, Mail, Post};
 use crate::message::{Body, Envelope, Location, MessageId};
 use crate::outcome::{Carrier, Outcome, RecordType, Response, Verb};
-use crate::queue::{NewEntry, expires_at};
+use crate::queue::{NewEntry, State, expires_at};
 use crate::route;
 use crate::spool::report::{RecoveredMessage, Standing};
 use crate::time::{Now, Timestamp};
@@ -155,7 +156,16 @@ impl Shard {
             },
             now.utc,
         );
-        let destination = self.queue.destination_of(self.queue.entry(entry).bucket);
+        let bucket = self.queue.entry(entry).bucket;
+        let destination = self.queue.destination_of(bucket);
+        // What is picked soon is judged then. What waits hears at once of a rule that ends it.
+        let waits = self.queue.entry(entry).state != State::Ready || self.queue.bucket_held(bucket).is_some();
+        if waits && !is_blank(&self.rules) {
+            self.end_by_rules(entry, now);
+        }
+        if self.buckets.get(bucket).is_none() {
+            self.eligible(bucket, now);
+        }
         self.attend(destination, now);
     }
 

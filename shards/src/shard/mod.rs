@@ -137,6 +137,8 @@ pub struct Shard {
     synced: u64,
     /// What spools will hear once records are durable, in the order of records.
     unsynced: VecDeque<(u64, u16, Progress)>,
+    /// A session was turned away because too many records are not durable.
+    unsynced_waits: bool,
     log_failing: bool,
     stopping: bool,
     commands: VecDeque<Command>,
@@ -184,6 +186,7 @@ impl Shard {
             recorded: 0,
             synced: 0,
             unsynced: VecDeque::new(),
+            unsynced_waits: false,
             log_failing: false,
             stopping: false,
             commands: VecDeque::new(),
@@ -197,11 +200,12 @@ impl Shard {
 
     /// Takes new settings over. What was derived from the old ones is made anew when next needed.
     fn adopt(&mut self, settings: Arc<Settings>) {
-        self.sources = Sources::new(&settings);
+        self.sources = self.sources.renewed(&settings);
         self.pools = Pools::new(&settings, &self.sources);
         self.limits = LimitTable::new(&settings.limits, self.limits.version() + 1);
         self.settings = settings;
         self.index_routes();
+        self.unroute_all();
         self.buckets.clear();
     }
 

@@ -66,8 +66,10 @@ pub(super) struct Session {
     /// Messages handed to it.
     pub messages: u32,
     pub messages_max: u32,
+    /// To so many its path's window may open.
+    pub connections_max: u32,
     pub idle_timeout: Duration,
-    /// The home of its permit wants it back.
+    /// It takes no further message: its permit is wanted back, or its host turned out not to work.
     pub recalled: bool,
 }
 
@@ -75,5 +77,10 @@ impl Session {
     /// The peer in use.
     pub fn peer(&self) -> SocketAddr {
         self.hosts[self.host].1
+    }
+
+    /// Whether it takes no further message.
+    pub fn retiring(&self) -> bool {
+        self.recalled || self.phase == Phase::Finishing
     }
 }

@@ -4,7 +4,7 @@
 
 use super::Shard;
 use crate::event::{Command, Mail, SessionId};
-use crate::limits::BODY_MOVED_WAIT_MILLIS;
+use crate::limits::{BODY_MOVED_WAIT_MILLIS, HOSTS_TRIED, UNSYNCED_RECORDS_MAX};
 use crate::message::CoreId;
 use crate::outcome::{Carrier, EnhancedCode, Outcome, RecordType, Response, RuleMark, Verb};
 use crate::queue::{EntryId, NewEntry, due_after};
@@ -45,18 +45,33 @@ impl Shard {
         });
         if host_failed {
             self.rest_host(session, now);
-        } else if results.iter().any(|(_, result)| matches!(result, RecipientResult::Delivered(_))) {
+            // Other mail would fare no better here.
+            self.sessions[session.0 as usize].recalled = true;
+        } else if results.iter().any(|(_, result)| has_answer(result)) {
             self.host_served(session);
         }
         let attempt = Attempt {
             carrier: Some(self.session(session).carrier.clone()),
             tls: self.session(session).tls,
-            other_host: host_failed && self.has_other_host(session, now),
+            other_host: host_failed && self.may_go_elsewhere(flight.entry, session, now),
             repeatable: true,
         };
         let destination = self.queue.destination_of(self.queue.entry(flight.entry).bucket);
         self.settle(flight.entry, results, &attempt, now);
         self.attend(destination, now);
+    }
+
+    /// Whether a message may try another host within the same attempt: there is one, and it has not tried as many
+    /// as there are.
+    fn may_go_elsewhere(&mut self, id: EntryId, session: SessionId, now: Now) -> bool {
+        if !self.has_other_host(session, now) {
+            return false;
+        }
+        let hosts: usize =
+            self.sites.site(self.session(session).site).hosts.iter().map(|host| host.addresses.len()).sum();
+        let entry = self.queue.entry_mut(id);
+        entry.hosts_tried = entry.hosts_tried.saturating_add(1);
+        usize::from(entry.hosts_tried) < hosts.min(HOSTS_TRIED)
     }
 
     /// A transaction is given back uncharged.
@@ -178,7 +193,7 @@ impl Shard {
     }
 
     /// The records up to `number` are durable: tell the spools what they were about.
-    pub fn handle_log_synced(&mut self, number: u64) {
+    pub fn handle_log_synced(&mut self, number: u64, now: Now) {
         while self.unsynced.front().is_some_and(|(of, ..)| *of <= number) {
             let (_, spool, progress) = self.unsynced.pop_front().expect("looked at above");
             let home = CoreId(spool % u16::try_from(self.cores).expect("CORES_MAX fits 16 bits"));
@@ -189,6 +204,17 @@ impl Shard {
             }
         }
         self.synced = self.synced.max(number);
+        if self.unsynced_waits && self.unsynced.len() <= UNSYNCED_RECORDS_MAX {
+            self.unsynced_waits = false;
+            self.attend_all(now);
+        }
+    }
+
+    /// Whether an attempt made now is the last one allowed.
+    pub(super) fn is_last_attempt(&self, id: EntryId) -> bool {
+        let entry = self.queue.entry(id);
+        let most = entry.envelope.extras().and_then(|extras| extras.max_attempts);
+        most.is_some_and(|most| entry.attempts.saturating_add(1) >= most)
     }
 
     /// Numbers a record and hands it to the log.
@@ -290,6 +316,16 @@ impl Shard {
             reception_protocol: None,
             rule: None,
             maybe_delivered: entry.maybe_delivered && kind != RecordType::Delivery,
+        }
+    }
+}
+
+/// Whether the host has done its work for the message, whatever it made of it.
+fn has_answer(result: &RecipientResult) -> bool {
+    match result {
+        RecipientResult::Delivered(_) => true,
+        RecipientResult::Failed(failure) => {
+            matches!(failure.kind, FailureKind::Refused | FailureKind::TooManyRecipients)
         }
     }
 }

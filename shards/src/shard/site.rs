@@ -1,7 +1,7 @@
 //! Sites (sets of hosts), the paths to them, and which destination goes to which site.
 
 use crate::event::{Host, SessionId};
-use crate::path::{Eligible, Limits, PathId, Rotation, SourceIndex, Window};
+use crate::path::{Eligible, Limits, Member, PathId, Rotation, ShareKey, SourceIndex, Window};
 use crate::queue::{BucketId, DestinationId};
 use crate::rules::BucketVerdict;
 use crate::time::Instant;
@@ -39,8 +39,12 @@ pub(super) struct Path {
     pub window: Window,
     /// Sessions, wanted ones included.
     pub sessions: u32,
-    /// Sessions that wait for a permit, connect or greet.
-    pub opening: u32,
+    /// The same by what they may carry.
+    pub by_share: SmallVec<[(ShareKey, u32); 1]>,
+    /// Sessions that wait for a permit, connect or greet: what each may carry.
+    pub opening: SmallVec<[ShareKey; 4]>,
+    /// No host could be used from its source when it was last tried.
+    pub failed: bool,
     /// Sessions without a message, the longest idle first.
     pub idle: VecDeque<SessionId>,
 }
@@ -61,12 +65,20 @@ pub(super) enum Route {
 #[derive(Debug, Default)]
 pub(super) struct RouteState {
     pub route: Route,
+    /// The settings have changed since it was asked: the answer does not count.
+    pub outdated: bool,
     /// It is in its site's ring.
     pub listed: bool,
     /// It will be attended again at that time.
     pub stalled_until: Option<Instant>,
     /// It was empty, and is forgotten then unless mail comes.
     pub empty_until: Option<Instant>,
+    /// Sweeps that fail its ready mail and are not finished.
+    pub failing: u32,
+    /// From where the mail of its first bucket may go.
+    pub members: Option<Arc<[Member]>>,
+    /// The mail of other buckets goes from elsewhere.
+    pub several_members: bool,
 }
 
 /// Routes by destination.
@@ -132,6 +144,39 @@ impl BucketStates {
     /// Forgets everything, after a reload.
     pub fn clear(&mut self) {
         self.states.clear();
+    }
+}
+
+impl Path {
+    /// A session that may carry mail of `share` is wanted.
+    pub fn enter(&mut self, share: ShareKey) {
+        self.sessions += 1;
+        self.opening.push(share);
+        match self.by_share.iter_mut().find(|(of, _)| *of == share) {
+            Some((_, count)) => *count += 1,
+            None => self.by_share.push((share, 1)),
+        }
+    }
+
+    /// A session that may carry mail of `share` is gone.
+    pub fn leave(&mut self, share: ShareKey) {
+        self.sessions -= 1;
+        let at = self.by_share.iter().position(|(of, _)| *of == share).expect("a session enters before it leaves");
+        self.by_share[at].1 -= 1;
+        if self.by_share[at].1 == 0 {
+            self.by_share.swap_remove(at);
+        }
+    }
+
+    /// Sessions that may carry mail of `share`.
+    pub fn sharing(&self, share: ShareKey) -> u32 {
+        self.by_share.iter().find(|(of, _)| *of == share).map_or(0, |(_, count)| *count)
+    }
+
+    /// A session that may carry mail of `share` has ended its opening, well or not.
+    pub fn opened(&mut self, share: ShareKey) {
+        let at = self.opening.iter().position(|of| *of == share).expect("a session opens before it has opened");
+        self.opening.swap_remove(at);
     }
 }
 
@@ -220,7 +265,9 @@ impl Sites {
             name: name(self.site(site)).into(),
             window: Window::new(),
             sessions: 0,
-            opening: 0,
+            by_share: SmallVec::new(),
+            opening: SmallVec::new(),
+            failed: false,
             idle: VecDeque::new(),
         };
         let id = PathId(u32::try_from(self.paths.insert(path)).expect("fewer paths than 2^32"));

@@ -2,14 +2,16 @@
 //! longer holds. Each tick does a bounded part; nothing here runs to the end in one go.
 
 use super::Shard;
-use super::gate::{Judgement, is_blank};
+use super::gate::{Fate, Judgement, is_blank};
 use super::settle::Attempt;
 use crate::limits::SWEEP_ENTRIES_PER_TICK;
+use crate::path::Member;
 use crate::queue::{BucketId, DestinationId, EntryId, State};
 use crate::rules::{Change, Moment, PathFacts, Phase, Transition, Update};
 use crate::smtp::classify::Failure;
 use crate::smtp::client::{RecipientResult, Results};
 use crate::time::Now;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -26,6 +28,10 @@ pub(super) struct Held {
 #[derive(Debug)]
 struct FailedDestination {
     destination: DestinationId,
+    /// Only entries that go from these sources; `None` for all.
+    members: Option<Arc<[Member]>>,
+    /// Buckets of which nothing more is meant.
+    finished: SmallVec<[BucketId; 4]>,
     /// Entries that came later are not meant.
     last_place: u64,
     failure: Failure,
@@ -45,12 +51,50 @@ pub(super) struct Sweeps {
 
 impl Shard {
     /// The ready mail of a destination has failed as a whole.
-    pub(super) fn sweep_ready(&mut self, destination: DestinationId, failure: Failure, attempt: Attempt) {
-        if self.sweeps.failed.iter().any(|sweep| sweep.destination == destination) {
+    pub(super) fn sweep_ready(
+        &mut self,
+        destination: DestinationId,
+        members: Option<Arc<[Member]>>,
+        failure: Failure,
+        attempt: Attempt,
+    ) {
+        let same = |sweep: &FailedDestination| match (&sweep.members, &members) {
+            (None, _) => true,
+            (Some(has), Some(wanted)) => Arc::ptr_eq(has, wanted),
+            (Some(_), None) => false,
+        };
+        if self.sweeps.failed.iter().any(|sweep| sweep.destination == destination && same(sweep)) {
             return;
         }
-        let last_place = self.queue.last_place();
-        self.sweeps.failed.push_back(FailedDestination { destination, last_place, failure, attempt });
+        let (last_place, finished) = (self.queue.last_place(), SmallVec::new());
+        self.routes.of(destination).failing += 1;
+        self.sweeps.failed.push_back(FailedDestination {
+            destination,
+            members,
+            finished,
+            last_place,
+            failure,
+            attempt,
+        });
+    }
+
+    /// The next ready entry that the first sweep over a destination means.
+    fn next_failed(&mut self) -> Option<EntryId> {
+        let Self { sweeps, queue, buckets, .. } = self;
+        let sweep = sweeps.failed.front_mut()?;
+        queue.total(sweep.destination)?;
+        loop {
+            let (bucket, id) = queue.next(sweep.destination, |bucket, _| {
+                let goes_from = |members: &Arc<[Member]>| {
+                    buckets.get(bucket).is_some_and(|state| Arc::ptr_eq(&state.eligible.members, members))
+                };
+                !sweep.finished.contains(&bucket) && sweep.members.as_ref().is_none_or(goes_from)
+            })?;
+            if queue.entry(id).place <= sweep.last_place {
+                return Some(id);
+            }
+            sweep.finished.push(bucket);
+        }
     }
 
     /// Applies a numbered change of the rules. From the moment it returns, the gate follows it.
@@ -58,12 +102,14 @@ impl Shard {
     /// # Panics
     /// When an update was lost: this core's rules would be unknown, and it must not deliver.
     pub fn handle_rules(&mut self, update: Update, now: Now) {
-        let mut ends = false;
+        let (mut ends, mut attempts) = (false, false);
         let mut touched: Vec<Arc<str>> = Vec::new();
         for change in &update.changes {
             match change {
                 Change::Put(rule) => {
-                    ends |= rule.kind.record().is_some() && !rule.waits_for_attempt();
+                    let acts = rule.kind.record().is_some();
+                    ends |= acts && !rule.waits_for_attempt();
+                    attempts |= acts && rule.waits_for_attempt();
                     touched.push(rule.id.clone());
                 }
                 Change::Remove(id) => touched.push(id.clone()),
@@ -77,8 +123,19 @@ impl Shard {
         for id in touched {
             self.let_go(&id, now);
         }
+        if attempts {
+            self.let_go_all(now);
+        }
         if ends {
             self.scan();
+        }
+    }
+
+    /// A rule came that acts when an attempt is made, and so wins over holds: everything held is judged anew.
+    fn let_go_all(&mut self, now: Now) {
+        let holding: Vec<Arc<str>> = self.held.keys().cloned().collect();
+        for rule in holding {
+            self.let_go(&rule, now);
         }
     }
 
@@ -87,6 +144,7 @@ impl Shard {
         for Transition { rule, phase } in transitions {
             match phase {
                 Phase::Began if rule.kind.record().is_some() && !rule.waits_for_attempt() => self.scan(),
+                Phase::Began if rule.waits_for_attempt() => self.let_go_all(now),
                 Phase::Began => {}
                 Phase::Lapsed | Phase::Ended => self.let_go(&rule.id, now),
             }
@@ -129,18 +187,16 @@ impl Shard {
         while *budget > 0
             && let Some(sweep) = self.sweeps.failed.front()
         {
-            let (destination, last_place) = (sweep.destination, sweep.last_place);
-            let next = match self.queue.total(destination) {
-                Some(_) => self.queue.next(destination, |_, _| true),
-                None => None,
-            };
-            let Some((_, id)) = next.filter(|(_, id)| self.queue.entry(*id).place <= last_place) else {
+            let (destination, failure, attempt) = (sweep.destination, sweep.failure.clone(), sweep.attempt.clone());
+            let Some(id) = self.next_failed() else {
                 self.sweeps.failed.pop_front();
+                let state = self.routes.of(destination);
+                // A destination that was forgotten meanwhile counts anew.
+                state.failing = state.failing.saturating_sub(1);
                 self.attend_if_there(destination, now);
                 continue;
             };
             *budget -= 1;
-            let (failure, attempt) = (sweep.failure.clone(), sweep.attempt.clone());
             // A message that a rule covers is not failed by its hosts: the rule comes first.
             match self.judge(id, PathFacts::default(), Moment::Attempt, now) {
                 Judgement::Pass(_) => {
@@ -175,6 +231,18 @@ impl Shard {
         }
     }
 
+    /// Ends the recipients of a queued entry that a rule ends at once. The others stay as they are.
+    pub(super) fn end_by_rules(&mut self, id: EntryId, now: Now) {
+        if let Judgement::Each(mut fates) = self.judge(id, PathFacts::default(), Moment::Queued, now)
+            && fates.iter().any(|(_, fate)| matches!(fate, Fate::End { .. }))
+        {
+            for (_, fate) in fates.iter_mut().filter(|(_, fate)| !matches!(fate, Fate::End { .. })) {
+                *fate = Fate::Pass;
+            }
+            self.carry_out(id, Judgement::Each(fates), now);
+        }
+    }
+
     fn sweep_scan(&mut self, budget: &mut usize, now: Now) {
         let Some(after) = self.sweeps.scan else {
             return;
@@ -192,12 +260,7 @@ impl Shard {
         let reached = after.map_or(0, |id| id.0 as usize + 1) + *budget;
         for id in slice {
             *budget = budget.saturating_sub(1);
-            let judged = self.judge(id, PathFacts::default(), Moment::Queued, now);
-            if let Judgement::Each(fates) = judged
-                && fates.iter().any(|(_, fate)| matches!(fate, super::gate::Fate::End { .. }))
-            {
-                self.carry_out(id, Judgement::Each(fates), now);
-            }
+            self.end_by_rules(id, now);
         }
         self.sweeps.scan = if reached < self.queue.entry_id_bound() {
             Some(Some(EntryId(u32::try_from(reached - 1).expect("entry ids have 32 bits"))))

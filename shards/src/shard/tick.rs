@@ -2,9 +2,10 @@
 
 use super::Shard;
 use super::session::{Phase, Session};
+use super::site::Route;
 use crate::event::{Command, SessionId};
 use crate::limits::{DESTINATION_KEPT_SECONDS, DUE_ENTRIES_PER_TICK, RULE_TRANSITIONS_PER_TICK};
-use crate::queue::{BucketId, Due, State};
+use crate::queue::{BucketId, DestinationId, Due, State};
 use crate::settings::Settings;
 use crate::time::Now;
 use std::sync::Arc;
@@ -18,10 +19,9 @@ impl Shard {
         }
         self.carry_permits(now);
         let mut transitions = Vec::new();
-        if self.rules.next_transition() <= now.utc {
-            self.rules.expire(now.utc, RULE_TRANSITIONS_PER_TICK, &mut transitions);
-            self.handle_transitions(transitions, now);
-        }
+        // At every tick, because only there is noticed that the clock was set back.
+        self.rules.expire(now.utc, RULE_TRANSITIONS_PER_TICK, &mut transitions);
+        self.handle_transitions(transitions, now);
         self.ring_due(now);
         self.sweep(now);
         self.answer_slice(now);
@@ -79,12 +79,15 @@ impl Shard {
     pub(super) fn note_empty(&mut self, bucket: BucketId, now: Now) {
         let destination = self.queue.destination_of(bucket);
         if self.queue.total(destination) == Some(0) {
-            let at = now.instant.after(Duration::from_secs(DESTINATION_KEPT_SECONDS));
-            let state = self.routes.of(destination);
-            // One note for each destination: the last emptying counts.
-            if state.empty_until.replace(at).is_none() {
-                self.emptied.push_back((at, destination));
-            }
+            self.note_empty_destination(destination, now);
+        }
+    }
+
+    fn note_empty_destination(&mut self, destination: DestinationId, now: Now) {
+        let at = now.instant.after(Duration::from_secs(DESTINATION_KEPT_SECONDS));
+        // One note for each destination: the last emptying counts.
+        if self.routes.of(destination).empty_until.replace(at).is_none() {
+            self.emptied.push_back((at, destination));
         }
     }
 
@@ -100,6 +103,11 @@ impl Shard {
             }
             state.empty_until = None;
             if self.queue.total(destination) != Some(0) {
+                continue;
+            }
+            if self.routes.of(destination).route == Route::Resolving {
+                // The answer would be taken for that of whoever gets the number next.
+                self.note_empty_destination(destination, now);
                 continue;
             }
             self.unroute(destination);
@@ -132,7 +140,10 @@ impl Shard {
             .map(|(at, _)| session_id(at))
             .collect();
         for id in waiting {
-            self.drop_session(id, now);
+            // One may have ended with another.
+            if self.sessions.get(id.0 as usize).is_some_and(|session| session.phase == Phase::AwaitingPermit) {
+                self.drop_session(id, now);
+            }
         }
         for (at, _) in self.sessions.iter().filter(|(_, session)| matches!(session.phase, Phase::Idle(_))) {
             self.commands.push_back(Command::Wake(session_id(at)));
@@ -155,10 +166,17 @@ impl Shard {
     /// New settings. Open sessions go on as they were made; everything chosen later follows the new ones.
     pub fn handle_reload(&mut self, settings: Arc<Settings>, now: Now) {
         self.adopt(settings);
+        for destination in self.queue.destination_ids() {
+            let state = self.routes.of(destination);
+            (state.members, state.several_members) = (None, false);
+            for at in 0..self.queue.buckets(destination).len() {
+                self.eligible(self.queue.buckets(destination)[at], now);
+            }
+        }
         self.attend_all(now);
     }
 
-    fn attend_all(&mut self, now: Now) {
+    pub(super) fn attend_all(&mut self, now: Now) {
         for destination in self.queue.destination_ids() {
             self.attend(destination, now);
         }

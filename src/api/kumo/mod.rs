@@ -1,3 +1,4 @@
-//! The dialect of KumoMTA.
+//! KumoMTA's admin and inject API.
 
 pub mod inject;
+pub mod inspect;
