@@ -28,11 +28,10 @@ pub fn parse(octets: &[u8], scanned: &mut usize) -> Result<Parsed, Refusal> {
         return Ok(Parsed::Partial);
     };
     let block = &octets[leading..end];
-    let line_end = block.iter().position(|octet| *octet == b'\r').unwrap_or(block.len());
-    if line_end > REQUEST_LINE_BYTES_MAX {
-        return Err(Refusal::closing(414, format!("the request line is longer than {REQUEST_LINE_BYTES_MAX} octets")));
+    if block.starts_with(b"\r") {
+        return Err(bad("there is no request line"));
     }
-    if block[line_end..].windows(3).any(|three| matches!(three, b"\r\n " | b"\r\n\t")) {
+    if block.windows(3).any(|three| matches!(three, b"\r\n " | b"\r\n\t")) {
         return Err(bad("a header field goes on in a second line"));
     }
     head(block).map(|head| Parsed::Whole(Box::new(head), end))
@@ -42,7 +41,8 @@ pub fn parse(octets: &[u8], scanned: &mut usize) -> Result<Parsed, Refusal> {
 /// not CR LF, and NUL; some implementations end a line there, and then see other fields than we do.
 fn find_end(octets: &[u8], leading: usize, scanned: &mut usize) -> Result<Option<usize>, Refusal> {
     let within = octets.len().min(HEAD_BYTES_MAX);
-    let mut line_ended = octets[..*scanned].iter().any(|octet| *octet == b'\n');
+    let seen = octets.get(leading..*scanned).unwrap_or_default();
+    let mut line_ended = seen.contains(&b'\n');
     for at in (*scanned).max(leading)..within {
         let before = if at > leading { octets[at - 1] } else { 0 };
         match octets[at] {
@@ -51,12 +51,13 @@ fn find_end(octets: &[u8], leading: usize, scanned: &mut usize) -> Result<Option
             b'\n' => line_ended = true,
             _ if before == b'\r' => return Err(bad("a CR stands alone")),
             0 => return Err(bad("the head holds NUL")),
+            _ if !line_ended && at - leading > REQUEST_LINE_BYTES_MAX => {
+                let text = format!("the request line is longer than {REQUEST_LINE_BYTES_MAX} octets");
+                return Err(Refusal::closing(414, text));
+            }
             _ => {}
         }
         *scanned = at + 1;
-    }
-    if !line_ended && octets.len() > leading + REQUEST_LINE_BYTES_MAX {
-        return Err(Refusal::closing(414, format!("the request line is longer than {REQUEST_LINE_BYTES_MAX} octets")));
     }
     if octets.len() >= HEAD_BYTES_MAX {
         return Err(Refusal::closing(431, format!("the request's head is longer than {HEAD_BYTES_MAX} octets")));

@@ -1,12 +1,15 @@
 //! One connection's octets: plaintext on our side, TLS or not on the other. Knows nothing of HTTP.
 
-use super::limits::{OCTETS_PER_SECOND_MIN, READ_BYTES, STALL_SECONDS};
+use super::limits::{OCTETS_PER_SECOND_MIN, READ_BYTES};
 use mailrace_shards::runtime::clock;
 use mailrace_shards::runtime::control::{ReadEnd, Stream};
 use mailrace_shards::runtime::tls::{ServerTls, Tls};
 use mailrace_shards::time::Instant;
 use std::net::Shutdown;
 use std::time::Duration;
+
+/// How long the last octets of TLS may take.
+const GOOD_BYE: Duration = Duration::from_secs(1);
 
 /// The connection is of no use any more.
 #[derive(Debug)]
@@ -26,15 +29,21 @@ pub struct Wire {
 
 /// How long a transfer may wait for its peer: a while, and more with each octet, all waits together. So a peer
 /// that sends or takes single octets is no better off than one that does nothing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Patience {
+    stall: Duration,
     waited: Duration,
     octets: u64,
 }
 
 impl Patience {
+    /// With `stall` for all pauses, and more with each octet.
+    pub fn new(stall: Duration) -> Self {
+        Self { stall, waited: Duration::ZERO, octets: 0 }
+    }
+
     fn deadline(&self) -> Instant {
-        let allowed = Duration::from_secs(STALL_SECONDS + self.octets / OCTETS_PER_SECOND_MIN);
+        let allowed = self.stall + Duration::from_secs(self.octets / OCTETS_PER_SECOND_MIN);
         clock::now().instant.after(allowed.saturating_sub(self.waited))
     }
 
@@ -143,7 +152,7 @@ impl Wire {
         if let Some(tls) = &mut self.tls {
             tls.close_notify();
             // What is said last may go unheard.
-            let _ = self.send(&[], &mut Patience::default()).await;
+            let _ = self.send(&[], &mut Patience::new(GOOD_BYE)).await;
         }
         if let Some((duration, octets)) = linger {
             self.stream.shutdown(Shutdown::Write).await;
