@@ -41,8 +41,8 @@ impl ControlCore {
         let tls = load_tls(config)?;
         live.change(|current| settle(current, config, tls));
         live.change(|current| current.tokens = tokens);
-        let (socket, listening) = socket::listen(address, LISTEN_BACKLOG)
-            .map_err(|error| format!("cannot listen at {address}: {error}"))?;
+        let (socket, listening) =
+            socket::listen(address, LISTEN_BACKLOG).map_err(|error| format!("cannot listen at {address}: {error}"))?;
         let cpu = topology.pinned.then_some(topology.control_cpu);
         let own = live.clone();
         let (thread, ()) = ControlThread::start(cpu, move |control| {

@@ -97,7 +97,8 @@ impl Api {
         };
         let (endpoint, parameters) = found?;
         if let Some(needed) = endpoint.needs.filter(|needed| !by.scope.allows(*needed)) {
-            let text = format!("this takes a token with the scope `{needed}`; `{}` has the scope `{}`", by.name, by.scope);
+            let text =
+                format!("this takes a token with the scope `{needed}`; `{}` has the scope `{}`", by.name, by.scope);
             return Err(Refusal::new(403, text));
         }
         (endpoint.handler)(Call { api: self, by, parameters, request }).await

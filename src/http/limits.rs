@@ -21,8 +21,8 @@ pub const READ_BYTES: usize = 16 * 1024;
 /// Fields of one form or query string. More are refused with 400.
 pub const FIELDS_MAX: usize = 64;
 
-/// A body, or the reading of an answer, may stand still for a while, all pauses together
-/// ([`Deadlines::stall`]); for so many octets there is one more second. Below that rate: 408, or the end.
+/// A body, or the reading of an answer, may stand still for a while ([`Deadlines::stall`]); each second of it is
+/// made good by so many octets. Below that rate: 408, or the end.
 pub const OCTETS_PER_SECOND_MIN: u64 = 4 * 1024;
 /// How long the last octets of a peer that is being refused are thrown away, so that it reads the answer
 /// before it hears of the reset (RFC 9112 §9.6).
@@ -52,7 +52,7 @@ pub struct Deadlines {
     pub head: Duration,
     /// For the next request of a connection. Then it is closed.
     pub idle: Duration,
-    /// For all pauses of one body, or of the reading of one answer (see [`OCTETS_PER_SECOND_MIN`]).
+    /// For a pause in a body, or in the reading of an answer (see [`OCTETS_PER_SECOND_MIN`]).
     pub stall: Duration,
 }
 

@@ -120,6 +120,8 @@ fn version_refused(block: &[u8]) -> Refusal {
     let line = block.split(|octet| *octet == b'\r').next().unwrap_or_default();
     let version = line.rsplit(|octet| *octet == b' ').next().unwrap_or_default();
     match version {
+        // The version is right, so something before it was not.
+        b"HTTP/1.0" | b"HTTP/1.1" => bad("the request line is malformed"),
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
             Refusal::closing(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
         }
@@ -172,7 +174,7 @@ fn host(headers: &Headers, version: Version, authority: Option<&str>) -> Result<
         (Some(_), Some(_)) => return Err(bad("the Host field is there twice")),
         (Some(value), None) => value,
     };
-    let fits = |octet: &u8| octet.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:[]%".contains(octet);
+    let fits = |octet: &u8| octet.is_ascii_alphanumeric() || b"-._~:[]%".contains(octet);
     let value = std::str::from_utf8(value).ok().filter(|text| text.as_bytes().iter().all(fits));
     let value = value.ok_or_else(|| bad("the Host field holds no host"))?;
     match authority {

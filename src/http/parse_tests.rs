@@ -92,7 +92,7 @@ fn check(text: &str, expected: &[&str]) {
     }
 }
 
-/// In the tables a line end is written as CR LF would look best: `|`. `\n`, `\r` and `\0` stand for themselves, and
+/// In the tables CR LF is written as `|`. `\n`, `\r` and `\0` stand for themselves, and
 /// `¿` for an octet of no meaning in ASCII.
 fn octets(text: &str) -> Vec<u8> {
     let mut octets = Vec::new();
@@ -129,11 +129,11 @@ fn requests_are_read() {
         ("POST / HTTP/1.1|Host: a|Content-Length: 0||", &["POST / 1.1 at a"]),
         ("POST / HTTP/1.1|Host: a||", &["POST / 1.1 at a"]),
         ("GET / HTTP/1.1|Host: a|Content-Length: 4||null", &["GET / 1.1 at a body null"]),
-        ("POST / HTTP/1.1|Host: a|Content-Length: 20||hello, this is longer", &["POST / 1.1 at a body hello, this is longe", "partial"]),
         (
-            "POST / HTTP/1.1|Host: a|Expect: 100-Continue|Content-Length: 1||x",
-            &["POST / 1.1 at a continue body x"],
+            "POST / HTTP/1.1|Host: a|Content-Length: 20||hello, this is longer",
+            &["POST / 1.1 at a body hello, this is longe", "partial"],
         ),
+        ("POST / HTTP/1.1|Host: a|Expect: 100-Continue|Content-Length: 1||x", &["POST / 1.1 at a continue body x"]),
         ("POST / HTTP/1.0|Expect: 100-continue|Content-Length: 1||x", &["POST / 1.0 at  close body x"]),
         ("POST / HTTP/1.1|Host: a|Content-Encoding: GZIP|Content-Length: 1||x", &["POST / 1.1 at a Gzip body x"]),
         ("POST / HTTP/1.1|Host: a|Content-Encoding: deflate||", &["POST / 1.1 at a Deflate"]),
@@ -158,10 +158,10 @@ fn chunks_are_read() {
         ("5|hello|0||", &["POST / 1.1 at a body hello"][..]),
         ("0||", &["POST / 1.1 at a"]),
         ("000||", &["POST / 1.1 at a"]),
-        ("5|hello|A|, it's me, |0001|x|0||", &["POST / 1.1 at a body hello, it's me, x"]),
+        ("5|hello|B|, it's me, |0001|x|0||", &["POST / 1.1 at a body hello, it's me, x"]),
         ("5;a=b;c=\"d e\"|hello|0;x||", &["POST / 1.1 at a body hello"]),
         ("1|x|0|X-Sum: 1|Content-Length: 9||GET / HTTP/1.1|Host: b||", &["POST / 1.1 at a body x", "GET / 1.1 at b"]),
-        ("1|x|0||0||", &["POST / 1.1 at a body x", "partial"]),
+        ("1|x|0||0|", &["POST / 1.1 at a body x", "partial"]),
         ("1|x|0|", &["cut off"]),
         ("|", &["400 a chunk has no size"]),
         (";a|", &["400 a chunk has no size"]),
@@ -263,7 +263,7 @@ fn request_lines_and_hosts_are_checked() {
         ("GET / HTTP/0.9|Host: a||", other),
         ("GET / HTTP/3.0|Host: a||", other),
         ("GET / http/1.1|Host: a||", "400 the request line names no version of HTTP"),
-        ("GET / HTTP/1.10|Host: a||", "400 the request's head is malformed: invalid HTTP version"),
+        ("GET / HTTP/1.10|Host: a||", "400 the request's head is malformed: invalid new line"),
         ("GET /||", "400 "),
         ("GET||", "400 "),
         ("||||", "400 there is no request line"),
@@ -288,7 +288,7 @@ fn request_lines_and_hosts_are_checked() {
         ("GET / HTTP/1.1||", "400 the Host field is missing"),
         ("GET / HTTP/1.0|Host: a|Host: a||", "400 the Host field is there twice"),
         ("GET / HTTP/1.1|Host: a b||", "400 the Host field holds no host"),
-        ("GET / HTTP/1.1|Host: a,b||", "400 "),
+        ("GET / HTTP/1.1|Host: a,b||", "400 the Host field holds no host"),
         ("GET / HTTP/1.1|Host: a/b||", "400 the Host field holds no host"),
         ("GET / HTTP/1.1|Host: u@a||", "400 the Host field holds no host"),
         ("GET / HTTP/1.1|Host: ¿||", "400 the Host field holds no host"),
@@ -297,7 +297,7 @@ fn request_lines_and_hosts_are_checked() {
         let found = read(&octets(text), || usize::MAX);
         if expected == "400 " {
             assert!(found.len() == 1 && found[0].starts_with(expected), "{text}: {found:?}");
-        } else if found != ["GET / 1.1 at a,b"] {
+        } else {
             check(text, &[expected]);
         }
     }

@@ -1,7 +1,7 @@
 //! All peers: accepts connections within their bounds, until a stop.
 
 use super::connection::Connection;
-use super::limits::{Deadlines, CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, LINGER_MILLIS, TURNED_AWAY_MAX};
+use super::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, Deadlines, LINGER_MILLIS, TURNED_AWAY_MAX};
 use super::wire::{Patience, Wire};
 use super::{Refusal, Service, render};
 use hashbrown::HashMap;

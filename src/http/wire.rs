@@ -27,29 +27,28 @@ pub struct Wire {
     buffer: Box<[u8]>,
 }
 
-/// How long a transfer may wait for its peer: a while, and more with each octet, all waits together. So a peer
-/// that sends or takes single octets is no better off than one that does nothing.
+/// How long a transfer may wait for its peer: a while, and a little more with each octet, but never longer than
+/// that while. So a peer that sends or takes single octets is no better off than one that does nothing.
 #[derive(Debug)]
 pub struct Patience {
-    stall: Duration,
-    waited: Duration,
-    octets: u64,
+    most: Duration,
+    left: Duration,
 }
 
 impl Patience {
-    /// With `stall` for all pauses, and more with each octet.
-    pub fn new(stall: Duration) -> Self {
-        Self { stall, waited: Duration::ZERO, octets: 0 }
+    /// With `most` for a pause.
+    pub fn new(most: Duration) -> Self {
+        Self { most, left: most }
     }
 
     fn deadline(&self) -> Instant {
-        let allowed = self.stall + Duration::from_secs(self.octets / OCTETS_PER_SECOND_MIN);
-        clock::now().instant.after(allowed.saturating_sub(self.waited))
+        clock::now().instant.after(self.left)
     }
 
     fn note(&mut self, began: Instant, octets: usize) {
-        self.waited += clock::now().instant.since(began);
-        self.octets += octets as u64;
+        let earned = Duration::from_micros(octets as u64 * 1_000_000 / OCTETS_PER_SECOND_MIN);
+        let waited = clock::now().instant.since(began);
+        self.left = (self.left.saturating_sub(waited) + earned).min(self.most);
     }
 }
 
