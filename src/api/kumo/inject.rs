@@ -52,6 +52,14 @@ fn wrong(field: &str, why: impl std::fmt::Display) -> Refusal {
     Refusal::of_field(422, field.to_owned(), text)
 }
 
+/// A member twice is well-formed JSON that cannot be taken.
+fn unparsed(why: &str) -> Refusal {
+    match why.strip_prefix("duplicate field `").and_then(|rest| rest.strip_suffix('`')) {
+        Some(field) => wrong(field, "is there twice"),
+        None => Refusal::new(400, format!("Failed to parse the request body as JSON: {why}")),
+    }
+}
+
 /// What became of the recipients so far.
 #[derive(Default)]
 struct Tally {
@@ -109,8 +117,7 @@ pub struct Addressed {
 
 /// The messages that a body describes.
 pub fn read(body: &[u8], terms: &Terms) -> Result<Mailing, Refusal> {
-    let unparsed = |error| Refusal::new(400, format!("Failed to parse the request body as JSON: {error}"));
-    let value = json::parse(body).map_err(unparsed)?;
+    let value = json::parse(body).map_err(|error| unparsed(&error.to_string()))?;
     let mut members = Members::of(value).map_err(|why| wrong("body", why))?;
     let required = |value: Option<Json>, field: &str| value.ok_or_else(|| wrong(field, "is missing"));
     let sender = text(required(members.take("envelope_sender"), "envelope_sender")?);

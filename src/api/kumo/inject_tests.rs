@@ -87,7 +87,10 @@ fn what_is_refused() {
         (r#"{"envelope_sender":"x"}"#.to_owned(), "`envelope_sender` is no mail address: Address needs a domain"),
         (r#"{"envelope_sender":""}"#.to_owned(), "`recipients` is missing"),
         (r#"{"envelope_sender":"","recipients":[]}"#.to_owned(), "`content` is missing"),
-        (r#"{"envelope_sender":"","recipients":"r@r.test","content":"A: b"}"#.to_owned(), "`recipients` must be an array"),
+        (
+            r#"{"envelope_sender":"","recipients":"r@r.test","content":"A: b"}"#.to_owned(),
+            "`recipients` must be an array",
+        ),
         (one("1"), "`recipients[0]` must be an object"),
         (one(r#"{"email":"a@b.test"},{"name":"x"}"#), "`recipients[1].email` is missing"),
         (one(r#"{"email":1}"#), "`recipients[0].email` must be a string"),
@@ -138,6 +141,7 @@ fn what_is_refused() {
         ),
         (more(r#""trace_headers":{"header_name":"X"}"#), "`trace_headers.header_name` is not supported"),
         (more(r#""recipient":"x""#), "`recipient` is an unknown field"),
+        (more(r#""recipients":[]"#), "`recipients` is there twice"),
     ];
     for (body, why) in table {
         let refusal = read(body.as_bytes(), &terms()).unwrap_err();

@@ -60,10 +60,7 @@ fn wishes_that_are_carried_out() {
         (r#""maxattempts":"3""#, Extras { max_attempts: Some(3), ..none() }),
         (r#""retries":[60,"300"]"#, Extras { retries: vec![60, 300], ..none() }),
         (r#""smarthost":{"hostname":"Relay.Test"}"#, Extras { smarthost: Some("relay.test".into()), ..none() }),
-        (
-            r#""smarthost":{"hostname":"::1","port":2525}"#,
-            Extras { smarthost: Some("[::1]:2525".into()), ..none() },
-        ),
+        (r#""smarthost":{"hostname":"::1","port":2525}"#, Extras { smarthost: Some("[::1]:2525".into()), ..none() }),
         (r#""security":"opportunistic""#, none()),
         (r#""security":"optional""#, none()),
         (r#""keepmime":false,"dkim":[],"dsn":{},"headers":null,"key":"""#, none()),
@@ -129,7 +126,11 @@ fn what_is_refused() {
         (&many_tags, "tags", "`tags` has more than 64 items"),
         (r#""nextattempt":"2026-12-01 10:00:00""#, "nextattempt", "`nextattempt` must be an object"),
         (r#""nextattempt":{}"#, "nextattempt", "`nextattempt` must have a `time`"),
-        (r#""nextattempt":{"time":"now","x":1}"#, "nextattempt", "`nextattempt` has a member `x`, which is not supported"),
+        (
+            r#""nextattempt":{"time":"now","x":1}"#,
+            "nextattempt",
+            "`nextattempt` has a member `x`, which is not supported",
+        ),
         (
             r#""nextattempt":{"time":"now"}"#,
             "nextattempt",
@@ -197,7 +198,11 @@ fn what_is_no_message() {
             "mime",
             "`mime` is refused: the message's header x-mq-dsn-notify: not supported",
         ),
-        (r#"{"recipient":"r@r.test","mime":"x-mq-pool: none\n\nc"}"#, "pool", "`pool` names \"none\", which is no pool"),
+        (
+            r#"{"recipient":"r@r.test","mime":"x-mq-pool: none\n\nc"}"#,
+            "pool",
+            "`pool` names \"none\", which is no pool",
+        ),
         (&large, "mime", "`mime` is refused: the message is over 1000 octets"),
     ];
     for (body, field, text) in table {
