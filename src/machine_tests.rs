@@ -1,3 +1,5 @@
+//! What the machine says of itself, from files as kernels write them.
+
 use super::{Machine, cpu_quota, memory_bytes, resolvers};
 use crate::test_directory::TestDirectory;
 

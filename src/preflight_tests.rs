@@ -1,3 +1,5 @@
+//! Each thing that keeps the engine from starting, and the words for it.
+
 use super::{LISTENER_TRIES, io_uring_remedy, listener, listener_in_the_end};
 use rustix::io::Errno;
 use std::net::TcpListener;

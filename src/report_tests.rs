@@ -1,3 +1,5 @@
+//! The start-up lines.
+
 use super::{StartUp, start_up};
 use crate::config::{Overrides, parse};
 use crate::machine::Machine;

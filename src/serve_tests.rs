@@ -1,3 +1,5 @@
+//! The control loop with an engine that follows a script.
+
 use super::Control;
 use crate::config::{self, Config, Overrides};
 use crate::engine::{Engine, Health};
@@ -28,6 +30,10 @@ enum Step {
 }
 
 impl Engine for &mut Scripted {
+    fn smtp(&self) -> &[SocketAddr] {
+        &[]
+    }
+
     fn api(&self) -> Option<SocketAddr> {
         None
     }

@@ -81,10 +81,10 @@ pub enum ToolsName {
     Postfix,
 }
 
-/// The size and shape of a scenario.
+/// What a generator sends.
 #[derive(Args, Clone)]
-pub struct ShapeArgs {
-    /// Messages in each measured round
+pub struct SendingArgs {
+    /// Messages (in each measured round)
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     pub messages: u32,
     /// Octets of each message
@@ -108,12 +108,22 @@ pub struct ShapeArgs {
     /// Close a generator connection after so many messages (0: never)
     #[arg(long, default_value_t = 0)]
     pub messages_per_connection: u64,
+    /// Seconds after which sending is given up
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub time_limit: u64,
+    /// Write the result here
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+}
+
+/// What a round is made of.
+#[derive(Args, Clone)]
+pub struct ShapeArgs {
+    #[command(flatten)]
+    pub sending: SendingArgs,
     /// Messages sent before the measurement begins
     #[arg(long, default_value_t = 1_000)]
     pub warm_up: u32,
-    /// Seconds after which a round is given up
-    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub time_limit: u64,
     /// Seconds without a delivery after which a round ends and counts the rest as lost
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub patience: u64,
@@ -141,9 +151,6 @@ pub struct ShapeArgs {
     /// What the sink does
     #[command(flatten)]
     pub sink: SinkProfileArgs,
-    /// Write the result here
-    #[arg(long)]
-    pub json: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -185,7 +192,7 @@ pub struct GenerateArgs {
     #[arg(long, default_value_t = 1)]
     pub run: u32,
     #[command(flatten)]
-    pub shape: ShapeArgs,
+    pub sending: SendingArgs,
 }
 
 /// How a sink behaves.
@@ -265,7 +272,7 @@ impl SinkProfileArgs {
     }
 }
 
-impl ShapeArgs {
+impl SendingArgs {
     /// The load this describes, for `messages` messages of run `run` to `target`.
     pub fn load(&self, target: SocketAddr, run: u32, messages: u32) -> Load {
         Load {

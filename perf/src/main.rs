@@ -66,7 +66,7 @@ fn sink(arguments: &SinkArgs) -> Result<ExitCode> {
 
 fn generate(arguments: &GenerateArgs) -> Result<ExitCode> {
     stop::watch().context("watch for signals")?;
-    let load = arguments.shape.load(arguments.target, arguments.run, arguments.shape.messages);
+    let load = arguments.sending.load(arguments.target, arguments.run, arguments.sending.messages);
     let messages = load.messages;
     let accepted = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&accepted);
@@ -81,7 +81,7 @@ fn generate(arguments: &GenerateArgs) -> Result<ExitCode> {
     let summary = tally.summary();
     let text = serde_json::to_string_pretty(&summary).context("write the result")?;
     println!("{text}");
-    if let Some(path) = &arguments.shape.json {
+    if let Some(path) = &arguments.sending.json {
         std::fs::write(path, text + "\n").context(format_args!("write {}", path.display()))?;
     }
     Ok(if summary.accepted == messages { ExitCode::SUCCESS } else { ExitCode::FAILURE })

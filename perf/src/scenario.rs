@@ -37,7 +37,7 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
     report::print_table(&[(rounds[0].mta.clone(), &figures)]);
     let complete = complain(&rounds);
     let asked = asked(arguments.scenario, &arguments.shape);
-    if let Some(path) = &arguments.shape.json {
+    if let Some(path) = &arguments.shape.sending.json {
         report::write(&RunReport { asked, machine, figures, rounds }, path)?;
     }
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -71,7 +71,7 @@ pub fn compare(arguments: &CompareArgs) -> Result<ExitCode> {
     }
     let complete = complain(&rounds);
     let asked = asked(arguments.scenario, &arguments.shape);
-    if let Some(path) = &arguments.shape.json {
+    if let Some(path) = &arguments.shape.sending.json {
         let report =
             CompareReport { asked, machine, cpu_ratio, rate_ratio, ours: our_figures, opponent: their_figures, rounds };
         report::write(&report, path)?;
@@ -104,7 +104,7 @@ fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, titl
     let roots = mta.roots();
     let sampler = PeakSampler::start(roots.clone());
     let before = usage(&roots);
-    let outcome = send(mta, traffic, shape.messages, title)?;
+    let outcome = send(mta, traffic, shape.sending.messages, title)?;
     let after = usage(&roots);
     let peak = sampler.finish();
     let (syscalls, syscalls_unavailable) = match count_syscalls(mta, traffic, shape, title) {
@@ -116,7 +116,7 @@ fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, titl
     }
     Ok(Round {
         mta: mta.version().to_owned(),
-        requested: shape.messages,
+        requested: shape.sending.messages,
         unasked: outcome.unasked,
         processes: (!roots.is_empty()).then_some(after.processes),
         refused: outcome.refused.clone(),
@@ -155,7 +155,7 @@ fn count_syscalls(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArg
     if roots.is_empty() || shape.no_syscalls {
         return fail("not asked for");
     }
-    let messages = (shape.messages / SYSCALL_SHARE).clamp(*SYSCALL_MESSAGES.start(), *SYSCALL_MESSAGES.end());
+    let messages = (shape.sending.messages / SYSCALL_SHARE).clamp(*SYSCALL_MESSAGES.start(), *SYSCALL_MESSAGES.end());
     let count = SyscallCount::start(&roots)?;
     let outcome = send(mta, traffic, messages, &format!("{title} system calls"))?;
     Ok(count.finish()? as f64 / f64::from(outcome.delivered.max(1)))
@@ -196,13 +196,13 @@ fn asked(scenario: ScenarioName, shape: &ShapeArgs) -> Asked {
     let ScenarioName::Canonical = scenario;
     Asked {
         scenario: "canonical",
-        messages: shape.messages,
-        size: shape.size,
-        domains: shape.domains,
-        spread: shape.spread,
-        connections: shape.connections,
-        pipelining: shape.pipelining,
-        rate: shape.rate,
+        messages: shape.sending.messages,
+        size: shape.sending.size,
+        domains: shape.sending.domains,
+        spread: shape.sending.spread,
+        connections: shape.sending.connections,
+        pipelining: shape.sending.pipelining,
+        rate: shape.sending.rate,
         warm_up: shape.warm_up,
         tools: shape.tools,
     }

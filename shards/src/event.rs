@@ -3,16 +3,17 @@
 //! In: [`Mail`] from other cores, [`Order`]s from the control side, and the `handle_*` calls of
 //! [`crate::shard::Shard`]. Out: [`Command`]s, which the runtime carries out in order.
 
-use crate::message::{Body, CoreId, Envelope, Location, MessageId};
+use crate::message::{Body, ContentFlags, CoreId, Envelope, Extras, Location, MessageId};
 use crate::outcome::Outcome;
 use crate::path::PermitMessage;
 use crate::queue::DestinationId;
-use crate::rules::Update;
+use crate::rules::{Scope, Update};
 use crate::settings::{RouteHost, Settings, TlsPolicy};
 use crate::spool::report::Progress;
 use crate::time::{Instant, Timestamp};
 use crossbeam::channel::Sender;
 use smallvec::SmallVec;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -49,7 +50,7 @@ pub enum Mail {
 }
 
 /// The order lane: what the control side tells a core. Drained before anything else, also inside the gate.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Order {
     /// A numbered change of the rules. The core answers as soon as its table is swapped.
     Rules {
@@ -58,12 +59,284 @@ pub enum Order {
         /// Hears the core and the epoch that it has reached.
         applied: Sender<(CoreId, u64)>,
     },
+    /// A question; answered when it has been looked up, which may take many turns.
+    Ask {
+        /// What.
+        question: Question,
+        /// Hears the answer.
+        reply: ReplyTo<Answer>,
+    },
+    /// Accept a message that came by HTTP. Answered once it is durable, or with why it is not taken.
+    Submit {
+        /// The message.
+        submission: Box<Submission>,
+        /// Hears it.
+        reply: ReplyTo<Result<MessageId, NotTaken>>,
+    },
+    /// Read a body back from a spool.
+    ReadBody {
+        /// Whose.
+        id: MessageId,
+        /// Where it lies.
+        location: Location,
+        /// Hears it, or why it cannot be read.
+        reply: ReplyTo<Result<Body, String>>,
+    },
     /// New settings after a reload.
     Reload(Arc<Settings>),
     /// Open the log file anew (after an outside rotation).
     ReopenLog,
     /// Accept nothing more, let transactions finish, then end.
     Stop,
+}
+
+/// A message as whoever received it hands it to a core.
+#[derive(Debug)]
+pub struct Submission {
+    /// Its id, taken before: the Received header names it.
+    pub id: MessageId,
+    /// Reverse-path, empty for none.
+    pub sender: Box<str>,
+    /// Recipients, at least one, domains in lower case and A-labels.
+    pub recipients: Vec<Box<str>>,
+    /// What the content needs.
+    pub flags: ContentFlags,
+    /// Marks and wishes.
+    pub extras: Option<Box<Extras>>,
+    /// The message.
+    pub body: Body,
+    /// `ESMTP`, `HTTP` and the like.
+    pub protocol: &'static str,
+    /// Who injects.
+    pub peer: Option<SocketAddr>,
+}
+
+/// Why a core takes no mail just now. All of it passes: whoever is refused may come again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pressure {
+    /// `spool.min_free_bytes`.
+    LowSpace,
+    /// A write or a sync has failed.
+    SpoolFailing,
+    /// `limits.memory_bytes`.
+    MemoryShort,
+    /// Too much is on its way to other cores and threads.
+    Backlog,
+    /// A stop was ordered.
+    Stopping,
+}
+
+impl Pressure {
+    /// For a reply.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LowSpace => "the spool's file system is nearly full",
+            Self::SpoolFailing => "the spool cannot be written",
+            Self::MemoryShort => "the engine's memory is used up",
+            Self::Backlog => "the queue takes no more just now",
+            Self::Stopping => "the engine is stopping",
+        }
+    }
+}
+
+/// Why a submission was not taken. It may be tried again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// Nothing was tried.
+    Pressure(Pressure),
+    /// The spool could not make it durable.
+    NotStored,
+}
+
+impl NotTaken {
+    /// For a reply.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pressure(pressure) => pressure.as_str(),
+            Self::NotStored => "the message could not be made durable",
+        }
+    }
+}
+
+/// Who hears the answer to an order. Whoever asked makes it, so that it can wake its own kind of waiting; the core
+/// calls it once. Dropped uncalled, it tells (by what it holds) that no answer will come.
+pub struct ReplyTo<T>(Box<dyn FnOnce(T) + Send>);
+
+impl<T> ReplyTo<T> {
+    /// `hear` is called on a core and must not wait.
+    #[must_use]
+    pub fn new(hear: impl FnOnce(T) + Send + 'static) -> Self {
+        Self(Box::new(hear))
+    }
+
+    /// Answers.
+    pub fn send(self, answer: T) {
+        (self.0)(answer);
+    }
+}
+
+impl<T> fmt::Debug for ReplyTo<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReplyTo")
+    }
+}
+
+/// What the control side may ask a core.
+#[derive(Clone, Debug)]
+pub enum Question {
+    /// How much queued mail a scope covers.
+    Covered(Scope),
+    /// Messages that pass a filter, at most `limit`.
+    Messages {
+        /// Which.
+        filter: MessageFilter,
+        /// How many at most.
+        limit: usize,
+    },
+    /// One message.
+    Message(MessageId),
+    /// Destinations by age.
+    Queues,
+    /// What rules hold and have ended.
+    RuleCounts(Vec<Arc<str>>),
+    /// Make a message due now.
+    Retry(MessageId),
+    /// End a message by a forced error.
+    Cancel {
+        /// Which.
+        id: MessageId,
+        /// Name of the token that asks.
+        by: Arc<str>,
+    },
+    /// Make all waiting mail that a scope covers due now.
+    Flush(Scope),
+}
+
+/// Which messages are wanted; absent fields want any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MessageFilter {
+    /// Recipient domain.
+    pub domain: Option<Arc<str>>,
+    /// Tag.
+    pub tag: Option<Arc<str>>,
+    /// Campaign.
+    pub campaign: Option<Arc<str>>,
+    /// Scheduled queue name.
+    pub queue: Option<Arc<str>>,
+    /// `ready`, `waiting`, `held` or `in_flight`.
+    pub state: Option<Arc<str>>,
+    /// Only those with a greater id.
+    pub after: Option<MessageId>,
+}
+
+/// What a core answers.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// To `Covered`.
+    Covered(Coverage),
+    /// To `Messages` and `Message`.
+    Messages(Vec<MessageView>),
+    /// To `Queues`.
+    Queues(Vec<QueueView>),
+    /// To `RuleCounts`, in the order asked.
+    RuleCounts(Vec<RuleCount>),
+    /// To `Retry`, `Cancel` and `Flush`: how many entries.
+    Count(u64),
+    /// Too many questions are open; ask later.
+    Busy,
+}
+
+/// How much queued mail a scope covers, in recipients.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// All of it.
+    pub matched: u64,
+    /// With its end-of-data sent and unanswered when the question came.
+    pub in_flight: u64,
+    /// Held by a rule.
+    pub held: u64,
+    /// The earliest expiry of it.
+    pub first_expiry: Option<Timestamp>,
+    /// The largest destinations of it.
+    pub destinations: Vec<(Arc<str>, u64)>,
+    /// The time for the answer ran out first: all figures are lower bounds.
+    pub counting: bool,
+}
+
+/// One entry of the queue: some recipients of one message.
+#[derive(Clone, Debug)]
+pub struct MessageView {
+    /// The message.
+    pub envelope: Arc<Envelope>,
+    /// Where its body lies.
+    pub location: Location,
+    /// Its open recipients here.
+    pub recipients: SmallVec<[u16; 4]>,
+    /// Scheduled queue name.
+    pub queue: Arc<str>,
+    /// Attempts made so far.
+    pub attempts: u16,
+    /// When it fails.
+    pub expires: Timestamp,
+    /// An earlier attempt may have got through.
+    pub maybe_delivered: bool,
+    /// What it waits for.
+    pub waits: Waits,
+}
+
+/// What an entry waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// A session has it.
+    InFlight,
+    /// The retry schedule.
+    BackOff {
+        /// When it is due.
+        until: Timestamp,
+    },
+    /// A rule; none when it was put aside because a session panicked over it.
+    Rule {
+        /// Its id.
+        rule: Option<Arc<str>>,
+        /// When that ends by itself.
+        until: Timestamp,
+    },
+    /// A connection, or its turn on one.
+    Connection,
+    /// The addresses of its hosts.
+    Resolution,
+}
+
+/// One destination domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueView {
+    /// Recipient domain.
+    pub domain: Arc<str>,
+    /// Entries.
+    pub total: u64,
+    /// Entries that a rule holds.
+    pub held: u64,
+    /// Entries that wait for their due time.
+    pub waiting: u64,
+    /// Entries by age: up to 5, 10, 20, 40, 80, 160, 320, 640, 1280 minutes, and older.
+    pub ages: [u64; 10],
+}
+
+/// What one rule does on one core.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleCount {
+    /// The rule.
+    pub rule: Arc<str>,
+    /// Entries that it holds.
+    pub held: u64,
+    /// Recipients that it has ended.
+    pub ended: u64,
+    /// The same by scheduled queue name.
+    pub ended_by_queue: Vec<(Arc<str>, u64)>,
+    /// The earliest expiry of what it holds one by one.
+    pub first_expiry: Option<Timestamp>,
 }
 
 /// A session of this core, by its place in the shard.

@@ -169,7 +169,10 @@ pub const SPOOL_RETRY_MS: u64 = 1000;
 /// there are open recipients.
 pub const SPOOL_PENDING_ATTEMPTS: usize = 65_536;
 
-/// Octets of zeros written ahead of the tail when the spool is idle, at a time.
+/// Groups up to this many octets are written over zeros that were put there before; larger ones gain nothing.
+pub const SPOOL_SMALL_GROUP_BYTES: u64 = 128 << 10;
+
+/// Octets of zeros written ahead of the tail at a time.
 pub const SPOOL_ZERO_AHEAD_BYTES: usize = 1 << 20;
 
 /// Compaction begins when the files hold more than twice what is needed and this besides.
@@ -358,6 +361,21 @@ pub const DESTINATION_KEPT_SECONDS: u64 = 60;
 /// A message whose body has just been moved by compaction is picked again after this.
 pub const BODY_MOVED_WAIT_MILLIS: u64 = 100;
 
+/// Questions of the control side that a core has open at once; more are answered `Busy`.
+pub const ASKS_MAX: usize = 64;
+
+/// Entries that a tick looks at for a question.
+pub const ASK_ENTRIES_PER_TICK: usize = 4096;
+
+/// A question is answered with what is known after this time.
+pub const ASK_MILLIS: u64 = 4_500;
+
+/// Destinations in an answer; the largest are named.
+pub const ASK_DESTINATIONS_MAX: usize = 1000;
+
+/// Queues by which the mail that a rule has ended is counted; those beyond share one count.
+pub const ENDED_QUEUES_MAX: usize = 10_000;
+
 /// Rules that time may begin or end in one tick; the rest follow in the next tick.
 pub const RULE_TRANSITIONS_PER_TICK: usize = 256;
 
@@ -432,3 +450,8 @@ pub const HEARTBEAT_LATE_SECONDS: u64 = 5;
 
 /// How often the memory in use is looked at.
 pub const MEMORY_WATCH_MILLIS: u64 = 200;
+
+// ── control ─────────────────────────────────────────────────────────────────────────────────────────
+
+/// Period of the control core's ticker. Its deadlines are met at most this late.
+pub const CONTROL_TICK_MILLIS: u64 = 20;

@@ -1,3 +1,5 @@
+//! The configuration as a whole: files and the settings that they become.
+
 use super::{Config, Overrides, parse, reload};
 use crate::machine::Machine;
 use std::path::Path;

@@ -1,3 +1,5 @@
+//! Durations, rates, sizes, networks and hosts as operators write them.
+
 use super::*;
 use std::fmt::Debug;
 

@@ -1,3 +1,5 @@
+//! The store: migrations, tokens, and what another process changed.
+
 use super::{MIGRATIONS, Store, StoreError};
 use crate::test_directory::TestDirectory;
 use crate::token::{Scope, first_token};

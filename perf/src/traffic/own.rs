@@ -89,7 +89,7 @@ impl Traffic for OwnTraffic {
         self.run += 1;
         let before: Report = self.ask("report")?;
         let _: Count = self.ask(&format!("reset {} {messages}", self.run))?;
-        let load = self.shape.load(mta.address(), self.run, messages);
+        let load = self.shape.sending.load(mta.address(), self.run, messages);
         let patience = Duration::from_secs(self.shape.patience);
         let accepted = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&accepted);

@@ -73,15 +73,15 @@ impl PostfixTraffic {
     }
 
     fn sources(&self, target: SocketAddr, messages: u32) -> Result<Vec<Guarded>> {
-        let many = SOURCES.min(self.shape.domains).min(self.shape.connections).min(messages).max(1);
+        let many = SOURCES.min(self.shape.sending.domains).min(self.shape.sending.connections).min(messages).max(1);
         let part = |whole: u32, index: u32| (whole / many + u32::from(index < whole % many)).to_string();
         (0..many)
             .map(|index| {
                 Guarded::start(Path::new("/usr/sbin/smtp-source"), GRACE, |command| {
                     command
-                        .args(["-s", &part(self.shape.connections, index), "-m", &part(messages, index)])
+                        .args(["-s", &part(self.shape.sending.connections, index), "-m", &part(messages, index)])
                         // -d: don't disconnect after each message.
-                        .args(["-d", "-l", &self.shape.size.to_string(), "-f", "load@gen.perf.test"])
+                        .args(["-d", "-l", &self.shape.sending.size.to_string(), "-f", "load@gen.perf.test"])
                         .args(["-t", &format!("u@d{index:05}.perf.test"), &target.to_string()])
                         .stdin(Stdio::null())
                         .stdout(Stdio::null())
@@ -110,7 +110,7 @@ impl Traffic for PostfixTraffic {
         let start = self.count.messages.load(Ordering::Relaxed);
         let first_ns = now_ns();
         let mut sources = self.sources(mta.address(), messages)?;
-        let end_ns = first_ns + Duration::from_secs(self.shape.time_limit).as_nanos() as u64;
+        let end_ns = first_ns + Duration::from_secs(self.shape.sending.time_limit).as_nanos() as u64;
         let mut accepted_ns = 0;
         let mut failed = None;
         let count = Arc::clone(&self.count);

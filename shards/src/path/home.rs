@@ -265,6 +265,8 @@ impl PermitHome {
                 let rank = held.saturating_add(1);
                 for &index in &counters {
                     self.counters[index].add_permit(rank, number);
+                    // Those who wait for it may have found nothing to recall until now.
+                    self.stir(index);
                 }
                 self.grants.insert(number, Grant { core, permit, counters, at: now, rank, recalled: false });
                 self.permits.insert((core, permit), Place::Granted(number));

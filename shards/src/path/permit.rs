@@ -196,6 +196,12 @@ impl Permits {
         answer
     }
 
+    /// Whether a message with these limits could be sent now, without taking a token.
+    #[must_use]
+    pub fn has_token(&self, limits: &Limits, now: Instant) -> bool {
+        !limits.needs_token() || self.holder.has_token(limits.tokens, now)
+    }
+
     /// The message for which a token was taken was not sent after all. The token may be used for another until it
     /// lapses.
     pub fn put_back_token(&mut self, limits: &Limits, now: Instant) {

@@ -163,6 +163,12 @@ impl Queue {
         &self.buckets[id.0 as usize].queue_name
     }
 
+    /// Entries of a bucket in any state.
+    #[must_use]
+    pub fn bucket_total(&self, id: BucketId) -> u32 {
+        self.buckets.get(id.0 as usize).map_or(0, |bucket| bucket.total)
+    }
+
     /// Destination of a bucket.
     #[must_use]
     pub fn destination_of(&self, id: BucketId) -> DestinationId {

@@ -1,7 +1,7 @@
 //! The tasks of SMTP injection: accept connections, then move octets between each socket and its SMTP server
 //! session, and messages between the session and the brain.
 
-use crate::limits::{ACCEPT_PAUSE_MILLIS, READ_BYTES};
+use crate::limits::{ACCEPT_PAUSE_MILLIS, COMMAND_WAIT, READ_BYTES};
 use crate::runtime::clock;
 use crate::runtime::local::{Local, SessionSlot};
 use crate::runtime::report::report;
@@ -10,7 +10,6 @@ use crate::runtime::tls::Tls;
 use crate::settings::Network;
 use crate::shard::Submission;
 use crate::smtp::server::{Accepted, Credentials, PeerFacts, ServerEvent, Session, StoreRefusal};
-use crate::spool::report::Refusal;
 use futures_lite::{AsyncRead, AsyncWrite, FutureExt};
 use glommio::net::{TcpListener, TcpStream};
 use socket2::Socket;
@@ -160,7 +159,10 @@ impl Injection {
                 continue;
             }
             self.flush().await;
-            self.read().await;
+            // With its output gone, the session may want what it had left.
+            if self.pending.is_empty() || !self.session.wants_input() {
+                self.read().await;
+            }
         }
     }
 
@@ -192,8 +194,7 @@ impl Injection {
         let Accepted { id, sender, recipients, flags, extras, body, protocol } = message;
         let body = self.local.bodies.count(body);
         let submission = Submission { id, sender, recipients, flags, extras, body, protocol, peer: Some(self.peer) };
-        let ticket = self.local.with_shard(|shard, now| shard.accept(submission, now));
-        let result = self.local.ticket(ticket).take().await;
+        let result = self.local.accept(submission).take().await;
         let next_id = self.local.with_shard(|shard, _| shard.next_message_id());
         let result = result.map_err(|why| {
             report(&format!("message {id} was not stored: {why}"));
@@ -228,7 +229,7 @@ impl Injection {
         if self.gone {
             return false;
         }
-        let tls = self.tls.as_ref().expect("set above");
+        let tls = self.tls.as_ref().expect("the handshake was begun at the top");
         let (version, suite) = (tls.version().unwrap_or(""), tls.suite().unwrap_or(""));
         self.session.handle_tls_ready(version, suite, clock::now());
         true
@@ -236,32 +237,28 @@ impl Injection {
 
     /// Tells the session whether new mail is to be refused now.
     fn set_pressure(&mut self) {
-        let shared = &self.local.shared;
-        let refusal = match self.local.own_spool().refusing() {
-            Some(Refusal::LowSpace) => Some("the spool's file system is nearly full"),
-            Some(Refusal::Failing) => Some("the spool cannot be written"),
-            None if shared.memory_short() => Some("the engine's memory is used up"),
-            None if self.local.backlog() > crate::limits::OUTBOX_MESSAGES_MAX => {
-                Some("the queue takes no more just now")
-            }
-            None => None,
-        };
-        self.session.set_pressure(refusal.map(StoreRefusal::storage));
+        let refusal = self.local.pressure().map(|pressure| StoreRefusal::storage(pressure.as_str()));
+        self.session.set_pressure(refusal);
     }
 
     /// Sends all output, or finds that the connection is of no use.
     async fn flush(&mut self) {
         self.take_output();
+        if self.out.is_empty() {
+            return;
+        }
+        let until = clock::now().instant.after(COMMAND_WAIT);
         poll_fn(|cx| {
             while self.sent < self.out.len() && !self.gone {
                 match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.sent..]) {
                     Poll::Ready(Ok(count)) => self.sent += count,
                     Poll::Ready(Err(_)) => self.gone = true,
                     Poll::Pending => {
-                        if self.late(cx) {
+                        if clock::now().instant >= until {
                             self.gone = true;
                             break;
                         }
+                        self.slot.alarm.set(Some(until), cx.waker());
                         return Poll::Pending;
                     }
                 }
@@ -269,7 +266,8 @@ impl Injection {
             Poll::Ready(())
         })
         .await;
-        self.out.clear();
+        // An idle connection keeps no buffer.
+        self.out = Vec::new();
         self.sent = 0;
     }
 

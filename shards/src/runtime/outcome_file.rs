@@ -17,6 +17,8 @@ pub(super) struct LogFile {
     length: u64,
     /// Octets that are durable.
     synced: u64,
+    /// The time in the name of the file rotated last.
+    rotated_at: Timestamp,
 }
 
 impl LogFile {
@@ -27,7 +29,8 @@ impl LogFile {
         let (file, length, torn) = open_file(&directory.join(current_name(shard)))?;
         File::open(directory)?.sync_all()?;
         let directory = directory.to_path_buf();
-        Ok((Self { directory, shard, file, length, synced: length }, torn))
+        let rotated_at = Timestamp(i64::MIN);
+        Ok((Self { directory, shard, file, length, synced: length, rotated_at }, torn))
     }
 
     /// Path of the file, for messages.
@@ -76,12 +79,15 @@ impl LogFile {
     /// Opens whatever now has the file's name, or makes it.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         let (fresh, _) = Self::open(&self.directory, self.shard)?;
-        *self = fresh;
+        *self = Self { rotated_at: self.rotated_at, ..fresh };
         Ok(())
     }
 
-    /// Gives the file, all of which is durable, a name with `at` in it and begins a new one.
+    /// Gives the file, all of which is durable, a name with `at` in it (or a later moment, so that names sort
+    /// even when the clock went back) and begins a new one.
     pub(super) fn rotate(&mut self, at: Timestamp) -> io::Result<()> {
+        let at = at.max(Timestamp(self.rotated_at.0.saturating_add(1)));
+        self.rotated_at = at;
         let mut count = 0;
         let name = loop {
             let name = self.directory.join(rotated_name(self.shard, at, count));
@@ -93,8 +99,11 @@ impl LogFile {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
         };
-        fs::rename(self.path(), name)?;
-        self.reopen()
+        match fs::rename(self.path(), name) {
+            // Somebody has moved it away, or an earlier rotation got no further than this.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.reopen(),
+        }
     }
 
     /// Removes the oldest rotated files, of all shards, until the rest holds at most `keep_bytes`.

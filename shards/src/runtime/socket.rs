@@ -83,7 +83,7 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<(Socket, SocketAd
 #[expect(unsafe_code, reason = "no safe wrapper in use offers this option")]
 fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
     let on: libc::c_int = 1;
-    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("four octets");
+    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("an int has four octets");
     // SAFETY: the descriptor is open, and the option's value is an int of the length given.
     let result = unsafe {
         libc::setsockopt(

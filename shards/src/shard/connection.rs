@@ -115,7 +115,8 @@ impl Shard {
     fn site_failed(&mut self, id: SessionId, failure: Failure, now: Now) {
         let session = self.session(id);
         let (site, path) = (session.site, session.path);
-        let attempt = Attempt { carrier: Some(session.carrier.clone()), tls: session.tls, other_host: false };
+        let attempt =
+            Attempt { carrier: Some(session.carrier.clone()), tls: session.tls, other_host: false, repeatable: false };
         let of_path = self.sites.path_mut(path);
         of_path.window.host_failed(now.instant);
         of_path.failed = true;

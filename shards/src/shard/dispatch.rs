@@ -94,7 +94,8 @@ impl Shard {
             }
             Err(failure) => {
                 self.routes.of(destination).route = Route::Unknown;
-                let attempt = Attempt { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false };
+                let attempt =
+                    Attempt { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false, repeatable: false };
                 self.sweep_ready(destination, None, failure, attempt);
             }
         }

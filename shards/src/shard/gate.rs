@@ -5,6 +5,7 @@
 
 use super::Shard;
 use crate::event::SessionId;
+use crate::limits::ENDED_QUEUES_MAX;
 use crate::outcome::{RecordType, Response, RuleMark, Verb};
 use crate::queue::{BucketId, EntryId, HeldBy, NextHop, State};
 use crate::rules::{BucketFacts, Decision, Facts, MessageFacts, Moment, PathFacts, RuleTable, Ruling, Stamp};
@@ -168,6 +169,7 @@ impl Shard {
                 },
                 Fate::End { kind, response, mark, silent } => {
                     self.counters.ended_by_rule += 1;
+                    self.count_ended(&mark.id, id);
                     if !silent {
                         self.record_by_rule(id, recipient, kind, response, mark, attempts, now.utc);
                     }
@@ -191,6 +193,22 @@ impl Shard {
             self.tell_spool(spool, Progress::Done { id: message, recipients: done });
         }
         self.part(id, parts, now);
+    }
+
+    /// Counts for the rule's listing. Suppressions are not listed with counts.
+    fn count_ended(&mut self, rule: &Arc<str>, id: EntryId) {
+        if self.rules.rule(rule).is_none() {
+            return;
+        }
+        let queue = self.queue.bucket_name(self.queue.entry(id).bucket).clone();
+        let by_queue = self.ended.entry(rule.clone()).or_default();
+        let room = by_queue.len() < ENDED_QUEUES_MAX;
+        match by_queue.get_mut(&queue) {
+            Some(count) => *count += 1,
+            None if room => drop(by_queue.insert(queue, 1)),
+            // The total stays right; the names beyond the bound share one.
+            None => *by_queue.entry("(others)".into()).or_default() += 1,
+        }
     }
 
     /// Splits an entry by what becomes of its recipients. The first part stays the entry.

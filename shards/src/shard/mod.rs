@@ -11,11 +11,13 @@
 //! | `connection` | sessions come up, fail, end |
 //! | `settle` | results become records, retries and ends |
 //! | `sweep` | long work in slices |
+//! | `ask` | questions of the control side, in slices |
 //! | `tick` | time passes |
 //!
 //! A shard belongs to one core and ends with the process. It never reads a clock, never waits, and never
 //! sends an end-of-data: it only answers whether the runtime may.
 
+mod ask;
 mod connection;
 mod deliver;
 mod dispatch;
@@ -40,6 +42,7 @@ use crate::rules::{HashKey, RuleTable};
 use crate::settings::Settings;
 use crate::spool::report::Progress;
 use crate::time::Instant;
+use ask::Asks;
 use hashbrown::HashMap;
 use intake::Storing;
 use session::Session;
@@ -118,6 +121,9 @@ pub struct Shard {
     /// What each rule holds, by its id.
     held: HashMap<Arc<str>, Held>,
     sweeps: Sweeps,
+    asks: Asks,
+    /// Recipients that each rule has ended, by scheduled queue name.
+    ended: HashMap<Arc<str>, HashMap<Arc<str>, u64>>,
     /// Destinations to attend to again at a time.
     stalled: BinaryHeap<Reverse<(Instant, DestinationId)>>,
     /// Idle sessions by the end of their time; stale items are dropped as they surface.
@@ -171,6 +177,8 @@ impl Shard {
             rules: RuleTable::new(rule_key),
             held: HashMap::new(),
             sweeps: Sweeps::default(),
+            asks: Asks::default(),
+            ended: HashMap::new(),
             stalled: BinaryHeap::new(),
             idle_deadlines: BinaryHeap::new(),
             emptied: VecDeque::new(),

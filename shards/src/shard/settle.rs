@@ -26,6 +26,8 @@ pub(super) struct Attempt {
     pub tls: TlsPolicy,
     /// Whether a host of the site is left that may be tried at once.
     pub other_host: bool,
+    /// Whether the message may go again at once at all; not when its destination failed as a whole.
+    pub repeatable: bool,
 }
 
 impl Shard {
@@ -52,6 +54,7 @@ impl Shard {
             carrier: Some(self.carrier_of(session, flight.entry)),
             tls: self.session(session).tls,
             other_host: host_failed && self.may_go_elsewhere(flight.entry, session, now),
+            repeatable: true,
         };
         let destination = self.queue.destination_of(self.queue.entry(flight.entry).bucket);
         self.settle(flight.entry, results, &attempt, now);
@@ -115,7 +118,7 @@ impl Shard {
         let failure = Failure { kind: FailureKind::Refused, response, maybe_delivered: false };
         let recipients = self.queue.entry(flight.entry).recipients.clone();
         let results = recipients.into_iter().map(|index| (index, RecipientResult::Failed(failure.clone()))).collect();
-        let attempt = Attempt { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false };
+        let attempt = Attempt { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false, repeatable: false };
         self.settle(flight.entry, results, &attempt, now);
     }
 
@@ -341,6 +344,7 @@ fn has_answer(result: &RecipientResult) -> bool {
 /// What helps against `failure`, given that trying elsewhere needs another host.
 fn remedy_of(failure: &Failure, attempt: &Attempt) -> Remedy {
     match consequence(failure, attempt.tls).remedy {
+        remedy if goes_again(remedy) && !attempt.repeatable => Remedy::Later,
         Remedy::Elsewhere if !attempt.other_host => Remedy::Later,
         remedy => remedy,
     }

@@ -88,6 +88,11 @@ pub(super) struct RouteTable {
 }
 
 impl RouteTable {
+    /// The route of a destination, if anything is known of it.
+    pub fn get(&self, id: DestinationId) -> Option<Route> {
+        self.states.get(id.0 as usize).map(|state| state.route)
+    }
+
     pub fn of(&mut self, id: DestinationId) -> &mut RouteState {
         let at = id.0 as usize;
         if at >= self.states.len() {

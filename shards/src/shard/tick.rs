@@ -1,7 +1,7 @@
 //! Time passes: what is due, stalled, idle for too long, or empty.
 
 use super::Shard;
-use super::session::Phase;
+use super::session::{Phase, Session};
 use super::site::Route;
 use crate::event::{Command, SessionId};
 use crate::limits::{DESTINATION_KEPT_SECONDS, DUE_ENTRIES_PER_TICK, RULE_TRANSITIONS_PER_TICK};
@@ -24,6 +24,7 @@ impl Shard {
         self.handle_transitions(transitions, now);
         self.ring_due(now);
         self.sweep(now);
+        self.answer_slice(now);
         self.attend_stalled(now);
         self.end_idle(now);
         self.forget_empty(now);
@@ -153,6 +154,13 @@ impl Shard {
     #[must_use]
     pub fn open_sessions(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Sessions that a stop waits for: those whose connection stands. Nothing is lost with the others.
+    #[must_use]
+    pub fn working_sessions(&self) -> usize {
+        let stands = |session: &Session| !matches!(session.phase, Phase::AwaitingPermit | Phase::Opening);
+        self.sessions.iter().filter(|(_, session)| stands(session)).count()
     }
 
     /// New settings. Open sessions go on as they were made; everything chosen later follows the new ones.

@@ -6,8 +6,15 @@ use super::segment::{
     SEGMENT_HEADER_BYTES, index_header, index_name, index_temporary_name, index_trailer, put_index_entry,
     segment_header, segment_name,
 };
-use crate::limits::{INDEX_BUFFER_BYTES, SPOOL_ZERO_AHEAD_BYTES};
+use crate::limits::{INDEX_BUFFER_BYTES, SPOOL_SMALL_GROUP_BYTES, SPOOL_ZERO_AHEAD_BYTES};
 use std::io::{self, IoSlice};
+
+static ZEROS: [u8; SPOOL_ZERO_AHEAD_BYTES] = [0; SPOOL_ZERO_AHEAD_BYTES];
+
+/// Octets of zeros written at a time in a segment of at most `limit` octets.
+fn zero_step(limit: u64) -> u64 {
+    (ZEROS.len() as u64).min(limit / 8)
+}
 
 /// The segment at the end of the log.
 pub(super) struct Current<F> {
@@ -56,7 +63,12 @@ impl<F> Current<F> {
         disk: &D,
         parts: &mut [IoSlice<'_>],
         octets: u64,
+        limit: u64,
     ) -> io::Result<()> {
+        if octets <= SPOOL_SMALL_GROUP_BYTES && self.tail + octets > self.zeroed {
+            // Refused space is no failure yet: the records themselves may still fit.
+            let _ = self.put_zeros(disk, limit);
+        }
         disk.write_at(&self.file, self.tail, parts)?;
         self.tail += octets;
         self.zeroed = self.zeroed.max(self.tail);
@@ -100,17 +112,25 @@ impl<F> Current<F> {
         self.acknowledged
     }
 
-    /// Writes zeros ahead of the tail, when little is left of the last ones: overwriting them later is cheaper to
-    /// sync than growing the file. An error means that the segment must be poisoned.
+    /// Writes zeros ahead of the tail, and syncs them, when little is left of the last ones. An error means that
+    /// the segment must be poisoned.
     pub(super) fn zero_ahead<D: Disk<File = F>>(&mut self, disk: &D, limit: u64) -> io::Result<()> {
-        let step = SPOOL_ZERO_AHEAD_BYTES as u64;
-        if self.zeroed - self.tail > step / 4 || self.zeroed + step > limit {
+        if self.zeroed - self.tail > zero_step(limit) / 4 || !self.put_zeros(disk, limit)? {
             return Ok(());
         }
-        let zeros = vec![0; SPOOL_ZERO_AHEAD_BYTES];
-        disk.write_at(&self.file, self.zeroed, &mut [IoSlice::new(&zeros)])?;
-        self.zeroed += step;
         self.sync(disk)
+    }
+
+    /// Appends zeros to the file, within `limit`: a sync after overwriting them is cheaper than one after growing
+    /// the file, because it has no length to record. Says whether it did.
+    fn put_zeros<D: Disk<File = F>>(&mut self, disk: &D, limit: u64) -> io::Result<bool> {
+        let step = zero_step(limit);
+        if self.zeroed + step > limit {
+            return Ok(false);
+        }
+        disk.write_at(&self.file, self.zeroed, &mut [IoSlice::new(&ZEROS[..step as usize])])?;
+        self.zeroed += step;
+        Ok(true)
     }
 
     fn abandon_index<D: Disk<File = F>>(&mut self, disk: &D) {

@@ -273,7 +273,8 @@ impl<D: Disk> Journal<D> {
         let mut encoded = std::mem::take(&mut self.encoded);
         self.encode_chunk(&mut encoded);
         let current = self.current.as_mut().expect("make_room has made it");
-        let written = current.write(&self.disk, &mut encoded.slices(), encoded.octets);
+        let limit = self.options.segment_bytes;
+        let written = current.write(&self.disk, &mut encoded.slices(), encoded.octets, limit);
         if written.is_ok() {
             for (offset, head) in encoded.heads() {
                 current.note(&self.disk, offset, head);

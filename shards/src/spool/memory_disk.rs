@@ -3,7 +3,7 @@
 
 use super::disk::Disk;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 
@@ -17,7 +17,8 @@ pub enum Fault {
     Crash,
     /// This operation alone fails, with nothing done.
     Error(io::ErrorKind),
-    /// A write reaches the file by half and reports an error; any other operation fails with nothing done.
+    /// A write reaches the file by half and reports an error, a sync does its work and reports one; any other
+    /// operation fails with nothing done.
     Torn,
 }
 
@@ -26,7 +27,7 @@ pub enum Fault {
 pub enum Survival {
     /// Nothing: only what was synced.
     Nothing,
-    /// All of it: the process died, the machine went on.
+    /// All of it, and it stays unsynced: the process died, the machine went on.
     Everything,
     /// Sectors, and directory changes up to some one, chosen by this number.
     Some(u64),
@@ -47,6 +48,7 @@ struct State {
     faults: BTreeMap<u64, Fault>,
     crashed: bool,
     free: Option<u64>,
+    octets_read: u64,
 }
 
 #[derive(Clone, Default)]
@@ -74,6 +76,12 @@ impl MemoryDisk {
         self.0.borrow().operations
     }
 
+    /// Octets read so far.
+    #[must_use]
+    pub fn octets_read(&self) -> u64 {
+        self.0.borrow().octets_read
+    }
+
     /// Makes the operation with this number (from 0) fail.
     pub fn fail_at(&self, operation: u64, fault: Fault) {
         self.0.borrow_mut().faults.insert(operation, fault);
@@ -88,26 +96,30 @@ impl MemoryDisk {
     #[must_use]
     pub fn after_crash(&self, survival: Survival) -> Self {
         let state = self.0.borrow();
-        let mut random = Random(match survival {
-            Survival::Some(seed) => seed,
-            _ => 0,
-        });
-        let mut names = state.durable_names.clone();
-        let kept = match survival {
-            Survival::Nothing => 0,
-            Survival::Everything => state.changes.len(),
-            Survival::Some(_) => random.below(state.changes.len() + 1),
+        let seed = match survival {
+            Survival::Everything => {
+                let (files, names) = (state.files.clone(), state.names.clone());
+                let (changes, durable_names) = (state.changes.clone(), state.durable_names.clone());
+                let state = State { files, names, changes, durable_names, ..State::default() };
+                return Self(Rc::new(RefCell::new(state)));
+            }
+            Survival::Nothing => None,
+            Survival::Some(seed) => Some(seed),
         };
-        for change in &state.changes[..kept] {
-            apply(&mut names, change);
+        let mut random = Random(seed.unwrap_or_default());
+        let mut names = state.durable_names.clone();
+        // A journalling file system keeps the order of such changes; others need not.
+        let in_order = random.below(2) == 0;
+        let kept = seed.map_or(0, |_| random.below(state.changes.len() + 1));
+        for (index, change) in state.changes.iter().enumerate().filter(|_| seed.is_some()) {
+            let survives = if in_order { index < kept } else { random.below(2) == 0 };
+            if survives {
+                apply(&mut names, change);
+            }
         }
         let mut files = Vec::new();
         for content in &state.files {
-            let now = match survival {
-                Survival::Nothing => content.durable.clone(),
-                Survival::Everything => content.now.clone(),
-                Survival::Some(_) => mixed(content, &mut random),
-            };
+            let now = if seed.is_some() { mixed(content, &mut random) } else { content.durable.clone() };
             files.push(Content { durable: now.clone(), now });
         }
         Self(Rc::new(RefCell::new(State { files, durable_names: names.clone(), names, ..State::default() })))
@@ -134,6 +146,13 @@ impl MemoryDisk {
         let file = state.files.len() - 1;
         state.names.insert(name.to_owned(), file);
         state.durable_names.insert(name.to_owned(), file);
+    }
+
+    /// Replaces the content of a file that may be open.
+    pub fn damage(&self, name: &str, octets: &[u8]) {
+        let mut state = self.0.borrow_mut();
+        let Some(&file) = state.names.get(name) else { return };
+        state.files[file].now = octets.to_vec();
     }
 
     /// Counts an operation and says what is to happen to it.
@@ -217,7 +236,8 @@ impl Disk for MemoryDisk {
     }
 
     fn read_exact_at(&self, file: &usize, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let state = self.0.borrow();
+        let mut state = self.0.borrow_mut();
+        state.octets_read += buffer.len() as u64;
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let found = state.files[*file].now.get(start..).and_then(|rest| rest.get(..buffer.len()));
         buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -225,11 +245,11 @@ impl Disk for MemoryDisk {
     }
 
     fn sync(&self, file: &usize) -> io::Result<()> {
-        self.whole_operation()?;
+        let fault = self.operation()?;
         let mut state = self.0.borrow_mut();
         let content = &mut state.files[*file];
         content.durable = content.now.clone();
-        Ok(())
+        if fault.is_some() { Err(io::Error::other("failed on demand, but done")) } else { Ok(()) }
     }
 
     fn set_length(&self, file: &usize, length: u64) -> io::Result<()> {
@@ -263,6 +283,11 @@ impl Disk for MemoryDisk {
         let mut state = self.0.borrow_mut();
         state.durable_names = state.names.clone();
         state.changes.clear();
+        // What has no name any more is gone, but for those who hold it open; nobody here does.
+        let named: BTreeSet<usize> = state.names.values().copied().collect();
+        for (_, content) in state.files.iter_mut().enumerate().filter(|(number, _)| !named.contains(number)) {
+            *content = Content::default();
+        }
         Ok(())
     }
 

@@ -158,10 +158,10 @@ impl<D: Disk> Recovery<D> {
         for entry in loaded.contents.entries.iter().rev() {
             self.read_entry(segment, entry, loaded.contents.meta(entry))?;
         }
-        if let Some(octets) = loaded.octets {
-            self.tidy(segment, &loaded.contents, &octets, damaged);
+        match loaded.octets {
+            Some(octets) => self.tidy(segment, &loaded.contents, &octets, damaged),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// A file without any sign of a segment in it: what a crash left of a creation is removed, anything else is
@@ -181,26 +181,31 @@ impl<D: Disk> Recovery<D> {
         Ok(())
     }
 
-    /// Cuts a torn tail off and writes the missing index. Failing to is no harm: the next start does it again.
-    /// A damaged segment gets no index, so that each start reports it until it is gone.
-    fn tidy(&self, segment: u32, contents: &Contents, octets: &[u8], damaged: bool) {
+    /// Cuts a torn tail off, makes what was read durable (a process that died may have left it unsynced), and
+    /// writes the missing index. A damaged segment gets no index, so that each start reports it until it is gone.
+    fn tidy(&self, segment: u32, contents: &Contents, octets: &[u8], damaged: bool) -> Result<(), SpoolError> {
         let disk = &self.journal.disk;
-        let write = || -> io::Result<()> {
-            let file = disk.open(&segment_name(segment))?;
+        let name = segment_name(segment);
+        let cut_and_sync = || -> io::Result<()> {
+            let file = disk.open(&name)?;
             if octets.len() as u64 > contents.end {
                 disk.set_length(&file, contents.end)?;
             }
-            disk.sync(&file)?;
-            if damaged {
-                return Ok(());
-            }
+            disk.sync(&file)
+        };
+        cut_and_sync().map_err(|error| failed("syncing", &name, error))?;
+        let write_index = || -> io::Result<()> {
             let temporary = index_temporary_name(segment);
             let file = disk.create(&temporary)?;
             disk.write_at(&file, 0, &mut [IoSlice::new(&contents.index(segment, octets))])?;
             disk.sync(&file)?;
             disk.rename(&temporary, &index_name(segment))
         };
-        let _ = write();
+        if !damaged {
+            // Without an index the next start reads the segment again; no harm.
+            let _ = write_index();
+        }
+        Ok(())
     }
 
     fn read_entry(&mut self, segment: u32, entry: &Entry, meta: &[u8]) -> Result<(), SpoolError> {

@@ -130,8 +130,7 @@ impl Engine {
     /// Waits for the end of a process that was told to end.
     pub fn await_end(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("the engine runs");
-        let status = until_some("the engine ends", || child.try_wait().unwrap());
-        status
+        until_some("the engine ends", || child.try_wait().unwrap())
     }
 
     /// Whether the process has not ended.

@@ -10,6 +10,12 @@ const HEAD: &str = "EHLO a\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n";
 type Row = (&'static str, fn(&mut Profile), String, &'static [u16], u64, u64);
 
 fn rows() -> Vec<Row> {
+    let mut rows = plain_rows();
+    rows.extend(refusing_rows());
+    rows
+}
+
+fn plain_rows() -> Vec<Row> {
     let plain: fn(&mut Profile) = |_| {};
     let chunking: fn(&mut Profile) = |profile| profile.chunking = true;
     let message = format!("X-Perf-Id: 00000001/0000000003/{:020}\r\n\r\n..hi\r\n.x\r\n", 5);
@@ -40,6 +46,14 @@ fn rows() -> Vec<Row> {
         ("no recipient", plain, "EHLO a\r\nMAIL FROM:<>\r\nDATA\r\n".into(), &[250, 554], 0, 0),
         ("bare LF", plain, "EHLO a\r\nNOOP\nNOOP\r\n".into(), &[500, 250], 0, 1),
         ("endless line", plain, format!("EHLO a\r\n{}", "x".repeat(5_000)), &[500], 0, 1),
+    ]
+}
+
+/// Destinations that refuse, hang up or take their time.
+fn refusing_rows() -> Vec<Row> {
+    let plain: fn(&mut Profile) = |_| {};
+    let message = format!("X-Perf-Id: 00000001/0000000003/{:020}\r\n\r\n..hi\r\n.x\r\n", 5);
+    vec![
         (
             "451 at RCPT",
             |profile| (profile.tempfail_share, profile.stage) = (1.0, RefusalStage::Rcpt),
