@@ -2,6 +2,7 @@
 
 use crate::auth;
 use crate::config::Config;
+use crate::control::ControlCore;
 use crate::report;
 use crate::token::TokenSet;
 use crate::topology::Topology;
@@ -54,23 +55,34 @@ type Injectors = Arc<RwLock<(Arc<Users>, TokenSet)>>;
 /// Starts it. Returns when every listener is open.
 pub fn start(start: Start) -> Result<impl Engine, String> {
     let Start { config, topology, users, tokens } = start;
-    let injectors: Injectors = Arc::new(RwLock::new((Arc::new(users), tokens)));
+    let injectors: Injectors = Arc::new(RwLock::new((Arc::new(users), tokens.clone())));
     let asked = injectors.clone();
-    let engine = runtime::Engine::start(EngineStart {
-        settings: Arc::new(config.settings),
+    let mut engine = runtime::Engine::start(EngineStart {
+        settings: Arc::new(config.settings.clone()),
         cpus: topology.shard_cpus.iter().map(|cpu| topology.pinned.then_some(*cpu)).collect(),
         authenticate: Arc::new(move |name, secret| {
             let (users, tokens) = asked.read().unwrap_or_else(PoisonError::into_inner).clone();
             auth::injector(&users, &tokens, name, secret.as_bytes()).is_some()
         }),
         rule_key: rule_key(),
+        rules: Vec::new(),
     })
     .map_err(|error| error.to_string())?;
-    Ok(Running { engine, injectors })
+    match ControlCore::start(&config, &topology, tokens, engine.monitor(), engine.postbox().clone()) {
+        Ok(control) => Ok(Running { engine, control, injectors }),
+        Err(error) => {
+            engine.stop(Duration::ZERO);
+            Err(error)
+        }
+    }
 }
+
+/// Of a stop's time, what the REST API may take to finish its requests; the rest is the engine's.
+const CONTROL_STOP_PART: u32 = 4;
 
 struct Running {
     engine: runtime::Engine,
+    control: ControlCore,
     injectors: Injectors,
 }
 
@@ -80,12 +92,12 @@ impl Engine for Running {
     }
 
     fn api(&self) -> Option<SocketAddr> {
-        None
+        Some(self.control.listening())
     }
 
     fn health(&mut self) -> Health {
         match self.engine.health() {
-            runtime::Health::Alive => Health::Alive,
+            runtime::Health::Alive => self.control.health(),
             runtime::Health::Stalled(what) => Health::Stalled(what),
             runtime::Health::Failed(why) => Health::Failed(why),
         }
@@ -96,15 +108,19 @@ impl Engine for Running {
         if let Err(error) = self.engine.reload(&Arc::new(config.settings.clone())) {
             report::error(&format!("{error}; settings and certificate stay as they were"));
         }
+        self.control.reload(config);
     }
 
     fn tokens(&mut self, tokens: TokenSet) {
-        self.injectors.write().unwrap_or_else(PoisonError::into_inner).1 = tokens;
+        self.injectors.write().unwrap_or_else(PoisonError::into_inner).1 = tokens.clone();
+        self.control.tokens(tokens);
     }
 
     fn stop(&mut self, within: Duration) -> Result<(), String> {
-        match &*self.engine.stop(within) {
-            [] => Ok(()),
+        // First the API: its requests need the cores, and no core needs it.
+        let control = self.control.stop(within / CONTROL_STOP_PART);
+        match &*self.engine.stop(within - within / CONTROL_STOP_PART) {
+            [] => control,
             failed => Err(format!("shards {failed:?} ended by a panic; what they had accepted is in the spool")),
         }
     }

@@ -1,13 +1,19 @@
 //! The `mailrace` binary: control core and command line.
 
+mod api;
 mod auth;
 mod certificate;
 mod cli;
 mod commands;
 mod config;
+mod control;
+mod cores;
 mod engine;
 mod files;
+#[allow(dead_code, reason = "the dialects of the API use the rest of it")]
+mod http;
 mod inject;
+mod json;
 mod machine;
 mod preflight;
 mod report;

@@ -3,7 +3,7 @@
 //! In: [`Mail`] from other cores, [`Order`]s from the control side, and the `handle_*` calls of
 //! [`crate::shard::Shard`]. Out: [`Command`]s, which the runtime carries out in order.
 
-use crate::message::{Body, CoreId, Envelope, Location, MessageId};
+use crate::message::{Body, ContentFlags, CoreId, Envelope, Extras, Location, MessageId};
 use crate::outcome::Outcome;
 use crate::path::PermitMessage;
 use crate::queue::DestinationId;
@@ -13,6 +13,7 @@ use crate::spool::report::Progress;
 use crate::time::{Instant, Timestamp};
 use crossbeam::channel::Sender;
 use smallvec::SmallVec;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -49,7 +50,7 @@ pub enum Mail {
 }
 
 /// The order lane: what the control side tells a core. Drained before anything else, also inside the gate.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Order {
     /// A numbered change of the rules. The core answers as soon as its table is swapped.
     Rules {
@@ -62,8 +63,24 @@ pub enum Order {
     Ask {
         /// What.
         question: Question,
-        /// Hears the core and its answer.
-        reply: Sender<(CoreId, Answer)>,
+        /// Hears the answer.
+        reply: ReplyTo<Answer>,
+    },
+    /// Accept a message that came by HTTP. Answered once it is durable, or with why it is not taken.
+    Submit {
+        /// The message.
+        submission: Box<Submission>,
+        /// Hears it.
+        reply: ReplyTo<Result<MessageId, NotTaken>>,
+    },
+    /// Read a body back from a spool.
+    ReadBody {
+        /// Whose.
+        id: MessageId,
+        /// Where it lies.
+        location: Location,
+        /// Hears it, or why it cannot be read.
+        reply: ReplyTo<Result<Body, String>>,
     },
     /// New settings after a reload.
     Reload(Arc<Settings>),
@@ -71,6 +88,99 @@ pub enum Order {
     ReopenLog,
     /// Accept nothing more, let transactions finish, then end.
     Stop,
+}
+
+/// A message as whoever received it hands it to a core.
+#[derive(Debug)]
+pub struct Submission {
+    /// Its id, taken before: the Received header names it.
+    pub id: MessageId,
+    /// Reverse-path, empty for none.
+    pub sender: Box<str>,
+    /// Recipients, at least one, domains in lower case and A-labels.
+    pub recipients: Vec<Box<str>>,
+    /// What the content needs.
+    pub flags: ContentFlags,
+    /// Marks and wishes.
+    pub extras: Option<Box<Extras>>,
+    /// The message.
+    pub body: Body,
+    /// `ESMTP`, `HTTP` and the like.
+    pub protocol: &'static str,
+    /// Who injects.
+    pub peer: Option<SocketAddr>,
+}
+
+/// Why a core takes no mail just now. All of it passes: whoever is refused may come again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pressure {
+    /// `spool.min_free_bytes`.
+    LowSpace,
+    /// A write or a sync has failed.
+    SpoolFailing,
+    /// `limits.memory_bytes`.
+    MemoryShort,
+    /// Too much is on its way to other cores and threads.
+    Backlog,
+    /// A stop was ordered.
+    Stopping,
+}
+
+impl Pressure {
+    /// For a reply.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LowSpace => "the spool's file system is nearly full",
+            Self::SpoolFailing => "the spool cannot be written",
+            Self::MemoryShort => "the engine's memory is used up",
+            Self::Backlog => "the queue takes no more just now",
+            Self::Stopping => "the engine is stopping",
+        }
+    }
+}
+
+/// Why a submission was not taken. It may be tried again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// Nothing was tried.
+    Pressure(Pressure),
+    /// The spool could not make it durable.
+    NotStored,
+}
+
+impl NotTaken {
+    /// For a reply.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pressure(pressure) => pressure.as_str(),
+            Self::NotStored => "the message could not be made durable",
+        }
+    }
+}
+
+/// Who hears the answer to an order. Whoever asked makes it, so that it can wake its own kind of waiting; the core
+/// calls it once. Dropped uncalled, it tells (by what it holds) that no answer will come.
+pub struct ReplyTo<T>(Box<dyn FnOnce(T) + Send>);
+
+impl<T> ReplyTo<T> {
+    /// `hear` is called on a core and must not wait.
+    #[must_use]
+    pub fn new(hear: impl FnOnce(T) + Send + 'static) -> Self {
+        Self(Box::new(hear))
+    }
+
+    /// Answers.
+    pub fn send(self, answer: T) {
+        (self.0)(answer);
+    }
+}
+
+impl<T> fmt::Debug for ReplyTo<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReplyTo")
+    }
 }
 
 /// What the control side may ask a core.
@@ -113,6 +223,8 @@ pub struct MessageFilter {
     pub tag: Option<Arc<str>>,
     /// Campaign.
     pub campaign: Option<Arc<str>>,
+    /// Scheduled queue name.
+    pub queue: Option<Arc<str>>,
     /// `ready`, `waiting`, `held` or `in_flight`.
     pub state: Option<Arc<str>>,
     /// Only those with a greater id.
@@ -149,6 +261,8 @@ pub struct Coverage {
     pub first_expiry: Option<Timestamp>,
     /// The largest destinations of it.
     pub destinations: Vec<(Arc<str>, u64)>,
+    /// The time for the answer ran out first: all figures are lower bounds.
+    pub counting: bool,
 }
 
 /// One entry of the queue: some recipients of one message.

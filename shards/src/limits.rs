@@ -367,6 +367,9 @@ pub const ASKS_MAX: usize = 64;
 /// Entries that a tick looks at for a question.
 pub const ASK_ENTRIES_PER_TICK: usize = 4096;
 
+/// A question is answered with what is known after this time.
+pub const ASK_MILLIS: u64 = 4_500;
+
 /// Destinations in an answer; the largest are named.
 pub const ASK_DESTINATIONS_MAX: usize = 1000;
 
@@ -447,3 +450,8 @@ pub const HEARTBEAT_LATE_SECONDS: u64 = 5;
 
 /// How often the memory in use is looked at.
 pub const MEMORY_WATCH_MILLIS: u64 = 200;
+
+// ── control ─────────────────────────────────────────────────────────────────────────────────────────
+
+/// Period of the control core's ticker. Its deadlines are met at most this late.
+pub const CONTROL_TICK_MILLIS: u64 = 20;

@@ -168,6 +168,33 @@ fn without_pools_all_sources_and_without_sources_the_system() {
 }
 
 #[test]
+fn a_source_keeps_its_index_over_reloads() {
+    let of = |names: &[(&str, &str)]| {
+        let sources: Vec<_> = names.iter().map(|(name, address)| source(name, Some(address), None)).collect();
+        let members: Vec<(usize, u32)> = (0..sources.len()).map(|place| (place, 1)).collect();
+        settings(sources, vec![pool("default", &members)])
+    };
+    let first = Sources::new(&of(&[("a", "192.0.2.1"), ("b", "192.0.2.2"), ("c", "192.0.2.3")]));
+    let b = first.find("b").unwrap();
+    let fewer = of(&[("d", "192.0.2.4"), ("b", "192.0.2.9")]);
+    let sources = first.renewed(&fewer);
+    assert_eq!(sources.find("b"), Some(b));
+    assert_eq!(sources.get(b).bind_for(ip("203.0.113.1")), Bind::Address(ip("192.0.2.9")), "changed in place");
+    assert_eq!((sources.find("a"), sources.find("c"), sources.find_address(ip("192.0.2.1"))), (None, None, None));
+    assert_eq!(&*sources.get(first.find("c").unwrap()).name, "c", "a connection may still be its");
+    let named: Vec<&str> = sources.iter().map(|(_, source)| &*source.name).collect();
+    assert_eq!(named, ["b", "d"]);
+    let members = Pools::new(&fewer, &sources).choose(&sources, None, &[]).unwrap().members;
+    let named: Vec<&str> = members.iter().map(|member| &*sources.get(member.source).name).collect();
+    assert_eq!(named, ["d", "b"]);
+    // One that comes back is what it was; without any, there is the system's choice again.
+    let back = sources.renewed(&of(&[("c", "192.0.2.3")]));
+    assert_eq!(back.find("c"), first.find("c"));
+    let none = back.renewed(&settings(Vec::new(), Vec::new()));
+    assert_eq!(none.iter().map(|(_, source)| &*source.name).collect::<Vec<_>>(), [UNSPECIFIED]);
+}
+
+#[test]
 fn the_remote_family_decides_the_address() {
     let settings = settings(vec![source("both", Some("192.0.2.3"), Some("2001:db8::3"))], Vec::new());
     let sources = Sources::new(&settings);

@@ -11,7 +11,7 @@ mod units;
 
 pub use problem::Problem;
 pub use reload::reload;
-pub use units::host_name;
+pub use units::{domain, host_name};
 
 use crate::machine::Machine;
 use mailrace_shards::settings::{Network, Settings, TlsFiles};

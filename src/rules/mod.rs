@@ -1,4 +1,23 @@
-//! What the operator decreed and the control core keeps.
+//! What the operator decreed: the authoritative set, how it is changed, and how it reaches the cores.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `entry`, `schedule`, `stored` | a rule, when it is in force, how a row holds it |
+//! | `change` | what can be asked for, and what came of it |
+//! | `store`, `schema` | SQLite; the one door to it |
+//! | `publish` | which core is owed what, and who waits for it; decides, sends nothing |
+//! | `authority` | the thread that owns store and publication |
+//! | `pools` | pools made by the API, laid over those of the configuration |
+//! | `preview` | what is asked of the cores about a rule: how much it covers |
 
+pub mod authority;
+pub mod change;
+pub mod entry;
+pub mod pools;
+pub mod preview;
+pub mod publish;
+pub mod reply;
+pub mod schedule;
 pub mod schema;
 pub mod store;
+pub mod stored;

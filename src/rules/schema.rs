@@ -13,4 +13,59 @@ pub const MIGRATIONS: &[&str] = &[
          revoked INTEGER           -- the same; NULL while it is valid
      ) STRICT;
      CREATE UNIQUE INDEX token_name ON token (name) WHERE revoked IS NULL;",
+    // 2: rules, suppressions, pools and the audit trail. All times are milliseconds since the Unix epoch. What makes two
+    // rules the same is `identity`; scope, decree and windows are JSON (see `stored.rs`).
+    "CREATE TABLE rule (
+         position   INTEGER PRIMARY KEY AUTOINCREMENT, -- by age
+         id         TEXT    NOT NULL UNIQUE,
+         collection TEXT    NOT NULL
+                    CHECK (collection IN ('pause', 'error', 'suspension', 'path-suspension', 'bounce')),
+         identity   TEXT    NOT NULL,
+         scope      TEXT    NOT NULL,
+         decree     TEXT    NOT NULL,
+         cluster    INTEGER NOT NULL CHECK (cluster IN (0, 1)),
+         starts     INTEGER,
+         ends       INTEGER,
+         windows    TEXT,
+         created    INTEGER NOT NULL,
+         token      TEXT    NOT NULL,
+         peer       TEXT    NOT NULL,
+         changed    INTEGER NOT NULL,
+         node       TEXT    NOT NULL,
+         UNIQUE (collection, identity)
+     ) STRICT;
+     CREATE INDEX rule_ends ON rule (ends) WHERE ends IS NOT NULL;
+     CREATE INDEX rule_recurs ON rule (position) WHERE windows IS NOT NULL;
+     CREATE TABLE suppression (
+         value       TEXT    NOT NULL PRIMARY KEY, -- lower case, domain in A-labels; an address has an @
+         code        INTEGER NOT NULL CHECK (code BETWEEN 200 AND 599),
+         extended    TEXT,
+         description TEXT,
+         token       TEXT    NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     CREATE TABLE pool (
+         name        TEXT NOT NULL PRIMARY KEY,
+         description TEXT
+     ) STRICT, WITHOUT ROWID;
+     CREATE TABLE pool_ip (
+         ip   TEXT NOT NULL PRIMARY KEY,
+         pool TEXT NOT NULL REFERENCES pool (name) ON DELETE CASCADE
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX pool_ip_pool ON pool_ip (pool);
+     CREATE TABLE external_mta (
+         public_ip    TEXT NOT NULL PRIMARY KEY,
+         local_ip     TEXT NOT NULL,
+         connect_ip   TEXT,
+         connect_port INTEGER CHECK (connect_port BETWEEN 1 AND 65535),
+         protocol     TEXT NOT NULL CHECK (protocol IN ('nat', 'socks', 'http'))
+     ) STRICT, WITHOUT ROWID;
+     CREATE TABLE audit (
+         sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+         at       INTEGER NOT NULL,
+         token    TEXT    NOT NULL,
+         peer     TEXT    NOT NULL,
+         what     TEXT    NOT NULL,
+         before   TEXT, -- JSON
+         after    TEXT  -- JSON
+     ) STRICT;",
 ];

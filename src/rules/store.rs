@@ -1,6 +1,11 @@
 //! The authoritative set of what the operator decreed: SQLite at `DATA/rules.db`. The one door to rusqlite.
 //! Every change is on disk when its method returns. Blocking: lives on its own thread, or in a command.
 
+mod group;
+mod rows;
+
+pub use rows::AuditEntry;
+
 use super::schema::MIGRATIONS;
 use crate::files::make_private_file;
 use crate::token::{Scope, Token, TokenSet, hash};
@@ -12,6 +17,9 @@ use std::time::Duration;
 
 /// How long a writer waits for another process's transaction, such as a `mailrace token` command's.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
+
+/// Prepared statements kept; there are fewer.
+const STATEMENTS_MAX: usize = 64;
 
 /// Valid tokens at once; a further one is refused.
 pub const TOKENS_MAX: usize = 10_000;
@@ -61,6 +69,8 @@ pub struct Store {
     path: PathBuf,
     /// SQLite's count of changes by others, as of the last look.
     seen: i64,
+    /// How many rules there are.
+    rules: u64,
 }
 
 impl Store {
@@ -85,9 +95,10 @@ impl Store {
         make_private_file(&path)
             .map_err(|error| StoreError::Refused(format!("{} cannot be opened: {error}", path.display())))?;
         let opened = open(&path).map_err(|error| StoreError::Database { path: path.clone(), error })?;
-        let mut store = Self { connection: opened, path, seen: 0 };
+        let mut store = Self { connection: opened, path, seen: 0, rules: 0 };
         store.migrate()?;
         store.seen = store.data_version()?;
+        store.rules = store.count_rules()?;
         Ok(store)
     }
 
@@ -139,6 +150,7 @@ impl Store {
                 "INSERT INTO token (name, scope, sha256, created) VALUES (?1, ?2, ?3, ?4)",
                 params![name, scope.as_str(), digest.as_slice(), now.0],
             )?;
+            group::audit_token(transaction, now, "token created", name)?;
             Ok(Ok(()))
         })?;
         added.map_err(StoreError::Refused)
@@ -147,8 +159,12 @@ impl Store {
     /// Makes the token of that name worthless.
     pub fn revoke_token(&mut self, name: &str, now: Timestamp) -> Result<(), StoreError> {
         let revoked = self.within(|transaction| {
-            transaction
-                .execute("UPDATE token SET revoked = ?2 WHERE name = ?1 AND revoked IS NULL", params![name, now.0])
+            let query = "UPDATE token SET revoked = ?2 WHERE name = ?1 AND revoked IS NULL";
+            let revoked = transaction.execute(query, params![name, now.0])?;
+            if revoked > 0 {
+                group::audit_token(transaction, now, "token revoked", name)?;
+            }
+            Ok(revoked)
         })?;
         if revoked == 0 {
             return Err(StoreError::Refused(format!("there is no token named {name:?}")));
@@ -211,6 +227,7 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     // FULL: a commit that was answered survives a loss of power (WAL with NORMAL may lose the last ones).
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(connection)
 }
 

@@ -7,6 +7,7 @@
 mod bodies;
 mod count;
 mod crash;
+mod failures;
 mod independent;
 mod recipients;
 mod retry;

@@ -34,7 +34,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("glommio", &["shards/src/runtime/", "shards/tests/"]),
     ("hickory_proto", &["shards/src/dns/query.rs", "shards/tests/", "perf/src/"]),
     ("rustls", &["shards/src/runtime/tls.rs", "src/http/tls.rs", "src/certificate.rs", "tests/", "perf/src/"]),
-    ("rusqlite", &["src/rules/store.rs", "src/rules/store_tests.rs"]),
+    ("rusqlite", &["src/rules/store.rs", "src/rules/store/", "src/rules/store_tests.rs"]),
     ("httparse", &["src/http/parse.rs"]),
 ];
 

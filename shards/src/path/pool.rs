@@ -88,11 +88,9 @@ impl Pools {
             .pools
             .iter()
             .map(|pool| {
-                let members = pool.sources.iter().map(|&(index, weight)| {
-                    member(
-                        SourceIndex(u16::try_from(index).expect("an index into at most SOURCES_MAX sources")),
-                        weight,
-                    )
+                let members = pool.sources.iter().map(|&(place, weight)| {
+                    let name = &settings.sources[place].name;
+                    member(sources.find(name).expect("the sources are those of the same settings"), weight)
                 });
                 (pool.name.clone(), Eligible { pool: Some(pool.name.clone()), members: members.collect() })
             })

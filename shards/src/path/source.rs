@@ -3,15 +3,14 @@
 
 use crate::limits::SOURCES_MAX;
 use crate::settings::Settings;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 /// Name of the source that stands for the system's choice of address, when none is configured.
 pub const UNSPECIFIED: &str = "unspecified";
 
-/// A source: its index in [`Sources`]. After a reload the same index may mean another source: look it up
-/// again by name.
+/// A source: its index in [`Sources`]. It means the same source after a reload, since paths and connections keep it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceIndex(pub u16);
 
@@ -80,6 +79,7 @@ impl Source {
 /// as a whole by a reload.
 #[derive(Clone, Debug)]
 pub struct Sources {
+    /// Also those that a reload has taken away: a connection may still be theirs.
     list: Vec<Source>,
     by_name: HashMap<Arc<str>, SourceIndex>,
     by_address: HashMap<IpAddr, SourceIndex>,
@@ -89,29 +89,44 @@ impl Sources {
     /// From the settings. Never empty.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
+        Self::over(Vec::new(), settings)
+    }
+
+    /// From new settings. A source that stays keeps its index, whatever else of it has changed; a new one takes none
+    /// that an earlier one had, until there is no other left.
+    #[must_use]
+    pub fn renewed(&self, settings: &Settings) -> Self {
+        Self::over(self.list.clone(), settings)
+    }
+
+    fn over(mut list: Vec<Source>, settings: &Settings) -> Self {
         assert!(
             settings.sources.len() <= SOURCES_MAX,
             "the settings are checked to have at most {SOURCES_MAX} sources"
         );
-        let mut list: Vec<Source> = settings
-            .sources
-            .iter()
-            .map(|source| Source {
-                name: source.name.clone(),
-                ehlo: source.ehlo.clone(),
-                addresses: Addresses::Own { v4: source.address, v6: source.address_v6 },
-            })
-            .collect();
-        if list.is_empty() {
-            list.push(Source {
-                name: UNSPECIFIED.into(),
-                ehlo: settings.hostname.clone(),
-                addresses: Addresses::System,
+        let configured = configured(settings);
+        let names: HashSet<&str> = configured.iter().map(|source| &*source.name).collect();
+        let earlier: HashMap<Arc<str>, usize> =
+            list.iter().enumerate().map(|(at, source)| (source.name.clone(), at)).collect();
+        // Only after tens of thousands of sources were taken away is an index of one of them used again.
+        let mut gone: Vec<usize> = (0..list.len()).filter(|at| !names.contains(&*list[*at].name)).collect();
+        let (mut by_name, mut by_address) = (HashMap::new(), HashMap::new());
+        for source in &configured {
+            let at = earlier.get(&source.name).copied().or_else(|| {
+                let full = list.len() > usize::from(u16::MAX);
+                if full { gone.pop() } else { None }
             });
-        }
-        let mut by_name = HashMap::with_capacity(list.len());
-        let mut by_address = HashMap::with_capacity(list.len());
-        for (index, source) in (0_u16..).map(SourceIndex).zip(&list) {
+            let at = match at {
+                Some(at) => {
+                    list[at] = source.clone();
+                    at
+                }
+                None => {
+                    list.push(source.clone());
+                    list.len() - 1
+                }
+            };
+            let index = SourceIndex(u16::try_from(at).expect("as many indices as sources may be configured"));
             by_name.insert(source.name.clone(), index);
             if let Addresses::Own { v4, v6 } = source.addresses {
                 let addresses = v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6));
@@ -142,8 +157,23 @@ impl Sources {
         self.by_address.get(&address.to_canonical()).copied()
     }
 
-    /// All, with their indices.
+    /// All that are configured, with their indices, in the order of these.
     pub fn iter(&self) -> impl Iterator<Item = (SourceIndex, &Source)> {
-        (0_u16..).map(SourceIndex).zip(&self.list)
+        let all = (0..=u16::MAX).map(SourceIndex).zip(&self.list);
+        all.filter(|(index, source)| self.by_name.get(&source.name) == Some(index))
     }
+}
+
+/// What the settings say, or the implicit source.
+fn configured(settings: &Settings) -> Vec<Source> {
+    if settings.sources.is_empty() {
+        let (name, ehlo) = (UNSPECIFIED.into(), settings.hostname.clone());
+        return vec![Source { name, ehlo, addresses: Addresses::System }];
+    }
+    let own = settings.sources.iter().map(|source| Source {
+        name: source.name.clone(),
+        ehlo: source.ehlo.clone(),
+        addresses: Addresses::Own { v4: source.address, v6: source.address_v6 },
+    });
+    own.collect()
 }

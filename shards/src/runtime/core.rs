@@ -1,7 +1,7 @@
 //! One core: its thread from the first line to the last.
 
 use crate::limits::{ALARM_SCAN_MILLIS, TICK_MILLIS};
-use crate::rules::HashKey;
+use crate::rules::{HashKey, Update};
 use crate::runtime::dns_socket::DnsClient;
 use crate::runtime::engine::{CoreReport, Shared};
 use crate::runtime::local::{Helpers, Local, LocalParts};
@@ -33,6 +33,8 @@ pub struct CoreStart {
     pub generation: u32,
     /// Secret of the rule table's hashes.
     pub rule_key: HashKey,
+    /// Rules to apply before anything else.
+    pub rules: Vec<Update>,
     /// Settings.
     pub settings: Arc<Settings>,
     /// Spool directories of this core, its own number first.
@@ -92,7 +94,10 @@ pub fn run_core(mut start: CoreStart) {
                 Err(error) => return drop(ready.send(Err(format!("a listener: {error}")))),
             }
         }
+        let rules = std::mem::take(&mut start.rules);
         let local = assemble(start, &writers, log, reader, dns);
+        // Before the mail that was recovered: none of it may be picked without them.
+        rules.into_iter().for_each(|update| local.with_shard(|shard, now| shard.handle_rules(update, now)));
         local.take_orders();
         local.with_shard(|shard, _| recovered.into_iter().for_each(|message| shard.handle_recovered(message)));
         glommio::spawn_local(local.clone().run_mailbox()).detach();

@@ -5,7 +5,7 @@
 use crate::event::Order;
 use crate::limits::{DESCRIPTORS_RESERVED, HEARTBEAT_LATE_SECONDS, LISTEN_BACKLOG};
 use crate::message::CoreId;
-use crate::rules::HashKey;
+use crate::rules::{HashKey, Update};
 use crate::runtime::bodies::BodyBudget;
 use crate::runtime::clock;
 use crate::runtime::core::{CoreStart, run_core};
@@ -14,6 +14,7 @@ use crate::runtime::memory::MemoryWatch;
 use crate::runtime::socket;
 use crate::runtime::spool_file::spool_directories;
 use crate::runtime::spool_generation::next_generation;
+use crate::runtime::submit::Submitter;
 use crate::runtime::tls::ServerTls;
 use crate::settings::Settings;
 use crate::shard::Counters;
@@ -38,6 +39,8 @@ pub struct EngineStart {
     pub authenticate: Authenticate,
     /// Secret of the rule tables' hashes.
     pub rule_key: HashKey,
+    /// The rules of each core, in force before its first delivery. Empty: no core has any.
+    pub rules: Vec<Vec<Update>>,
 }
 
 /// What all cores share: few values, rarely written.
@@ -94,6 +97,34 @@ pub enum Health {
     Failed(String),
 }
 
+/// Looks at the cores from any thread, and outlives the engine.
+#[derive(Clone)]
+pub struct Monitor(Arc<Shared>);
+
+impl Monitor {
+    /// The last report of each core.
+    #[must_use]
+    pub fn reports(&self) -> Vec<CoreReport> {
+        (0..self.0.reports.len()).map(|core| self.0.report_slot(core_id(core)).clone()).collect()
+    }
+
+    /// Whether new mail must wait until memory is free.
+    #[must_use]
+    pub fn memory_short(&self) -> bool {
+        self.0.memory_short()
+    }
+
+    /// The first core that has not turned lately. (One that has ended does not turn either.)
+    #[must_use]
+    pub fn stalled(&self) -> Option<usize> {
+        let now = clock::now().instant;
+        self.0
+            .heartbeats
+            .iter()
+            .position(|beat| now.0.saturating_sub(beat.load(Ordering::Relaxed)) > HEARTBEAT_LATE_SECONDS * 1_000_000)
+    }
+}
+
 /// A running engine.
 pub struct Engine {
     postbox: Postbox,
@@ -101,6 +132,7 @@ pub struct Engine {
     threads: Vec<JoinHandle<()>>,
     listening: Vec<SocketAddr>,
     memory: MemoryWatch,
+    submitter: Submitter,
 }
 
 impl Shared {
@@ -171,9 +203,11 @@ impl Engine {
     /// # Errors
     /// What could not be opened, read or bound.
     pub fn start(start: EngineStart) -> Result<Self, StartError> {
-        let EngineStart { settings, cpus, authenticate, rule_key } = start;
+        let EngineStart { settings, cpus, authenticate, rule_key, mut rules } = start;
         let cores = settings.shards;
         assert_eq!(cpus.len(), cores, "each shard has a processor");
+        assert!(rules.is_empty() || rules.len() == cores, "each shard has its own updates");
+        rules.resize_with(cores, Vec::new);
         let spool_root = settings.data_dir.join("spool");
         let wrong = |what: &str, error: &dyn fmt::Display| StartError(format!("{what}: {error}"));
         let seconds = u32::try_from(clock::now().utc.seconds()).unwrap_or(0);
@@ -206,13 +240,14 @@ impl Engine {
         });
         let (ready_sender, ready) = bounded(cores);
         let mut threads = Vec::with_capacity(cores);
-        for (mailbox, cpu) in mailboxes.into_iter().zip(cpus) {
+        for ((mailbox, cpu), rules) in mailboxes.into_iter().zip(cpus).zip(rules) {
             let core = mailbox.core();
             let core_start = CoreStart {
                 cpu,
                 cores,
                 generation,
                 rule_key,
+                rules,
                 settings: settings.clone(),
                 spools: spools
                     .iter()
@@ -232,7 +267,8 @@ impl Engine {
         drop(ready_sender);
         let memory = MemoryWatch::start(settings.memory_bytes, shared.clone())
             .map_err(|error| wrong("the memory watch's thread", &error))?;
-        let mut engine = Self { postbox, shared, threads, listening, memory };
+        let submitter = Submitter::new(postbox.clone(), shared.bodies.clone(), generation);
+        let mut engine = Self { postbox, shared, threads, listening, memory, submitter };
         match await_ready(&ready, cores) {
             Ok(()) => Ok(engine),
             Err(error) => {
@@ -254,10 +290,22 @@ impl Engine {
         &self.postbox
     }
 
+    /// How the control side hands messages in.
+    #[must_use]
+    pub fn submitter(&self) -> Submitter {
+        self.submitter.clone()
+    }
+
     /// The last report of each core.
     #[must_use]
     pub fn reports(&self) -> Vec<CoreReport> {
-        (0..self.postbox.cores()).map(|core| self.shared.report_slot(core_id(core)).clone()).collect()
+        self.monitor().reports()
+    }
+
+    /// What other threads may look at.
+    #[must_use]
+    pub fn monitor(&self) -> Monitor {
+        Monitor(self.shared.clone())
     }
 
     /// How it is with the cores. Does not wait.
@@ -266,12 +314,7 @@ impl Engine {
         if let Some(core) = self.threads.iter().position(JoinHandle::is_finished) {
             return Health::Failed(format!("shard {core} has ended"));
         }
-        let now = clock::now().instant;
-        let late =
-            self.shared.heartbeats.iter().position(|beat| {
-                now.0.saturating_sub(beat.load(Ordering::Relaxed)) > HEARTBEAT_LATE_SECONDS * 1_000_000
-            });
-        match late {
+        match self.monitor().stalled() {
             Some(core) => Health::Stalled(format!("shard {core} has not turned for {HEARTBEAT_LATE_SECONDS} seconds")),
             None => Health::Alive,
         }

@@ -10,7 +10,6 @@ use crate::runtime::tls::Tls;
 use crate::settings::Network;
 use crate::shard::Submission;
 use crate::smtp::server::{Accepted, Credentials, PeerFacts, ServerEvent, Session, StoreRefusal};
-use crate::spool::report::Refusal;
 use futures_lite::{AsyncRead, AsyncWrite, FutureExt};
 use glommio::net::{TcpListener, TcpStream};
 use socket2::Socket;
@@ -195,8 +194,7 @@ impl Injection {
         let Accepted { id, sender, recipients, flags, extras, body, protocol } = message;
         let body = self.local.bodies.count(body);
         let submission = Submission { id, sender, recipients, flags, extras, body, protocol, peer: Some(self.peer) };
-        let ticket = self.local.with_shard(|shard, now| shard.accept(submission, now));
-        let result = self.local.ticket(ticket).take().await;
+        let result = self.local.accept(submission).take().await;
         let next_id = self.local.with_shard(|shard, _| shard.next_message_id());
         let result = result.map_err(|why| {
             report(&format!("message {id} was not stored: {why}"));
@@ -239,17 +237,8 @@ impl Injection {
 
     /// Tells the session whether new mail is to be refused now.
     fn set_pressure(&mut self) {
-        let shared = &self.local.shared;
-        let refusal = match self.local.own_spool().refusing() {
-            Some(Refusal::LowSpace) => Some("the spool's file system is nearly full"),
-            Some(Refusal::Failing) => Some("the spool cannot be written"),
-            None if shared.memory_short() => Some("the engine's memory is used up"),
-            None if self.local.backlog() > crate::limits::OUTBOX_MESSAGES_MAX => {
-                Some("the queue takes no more just now")
-            }
-            None => None,
-        };
-        self.session.set_pressure(refusal.map(StoreRefusal::storage));
+        let refusal = self.local.pressure().map(|pressure| StoreRefusal::storage(pressure.as_str()));
+        self.session.set_pressure(refusal);
     }
 
     /// Sends all output, or finds that the connection is of no use.

@@ -12,6 +12,7 @@ use crate::runtime::bodies::BodyBudget;
 use crate::runtime::clock;
 use crate::runtime::dns_socket::DnsClient;
 use crate::runtime::engine::Shared;
+use crate::runtime::intake::Injectors;
 use crate::runtime::mailbox::{Completion, Mailbox, Postbox};
 use crate::runtime::outcome_log::{LogEvent, OutcomeLog};
 use crate::runtime::report::report;
@@ -45,7 +46,8 @@ impl<T> Default for Answer<T> {
 }
 
 impl<T> Answer<T> {
-    fn give(&self, value: T) {
+    /// Gives it.
+    pub(super) fn give(&self, value: T) {
         self.value.set(Some(value));
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -115,7 +117,8 @@ pub struct Local {
     /// Session deadlines.
     pub alarms: Alarms,
     slots: RefCell<HashMap<SessionId, Rc<SessionSlot>>>,
-    tickets: RefCell<HashMap<u64, Rc<Answer<Result<MessageId, Box<str>>>>>>,
+    /// Who waits for messages of this core to become durable.
+    pub(super) injectors: Injectors,
     reads: RefCell<HashMap<u64, Rc<Answer<io::Result<Body>>>>>,
     next_read: Cell<u64>,
     /// TLS towards other hosts.
@@ -167,7 +170,7 @@ impl Local {
             dns: helpers.dns,
             alarms: Alarms::default(),
             slots: RefCell::default(),
-            tickets: RefCell::default(),
+            injectors: Injectors::default(),
             reads: RefCell::default(),
             next_read: Cell::new(0),
             client_tls: ClientTls::new(),
@@ -231,11 +234,6 @@ impl Local {
         self.slots.borrow_mut().remove(&id);
     }
 
-    /// Where the answer to a ticket of [`Shard::accept`] will come.
-    pub fn ticket(&self, ticket: u64) -> Rc<Answer<Result<MessageId, Box<str>>>> {
-        self.tickets.borrow_mut().entry(ticket).or_default().clone()
-    }
-
     /// Reads a body back from a spool.
     pub async fn read_body(&self, id: MessageId, location: Location) -> io::Result<Body> {
         let token = self.next_read.get();
@@ -273,11 +271,7 @@ impl Local {
                 Command::Store { ticket, envelope, body } => {
                     self.collect(|outbox| outbox.store.push_back((ticket, envelope, body)));
                 }
-                Command::Accepted { ticket, result } => {
-                    if let Some(answer) = self.tickets.borrow_mut().remove(&ticket) {
-                        answer.give(result);
-                    }
-                }
+                Command::Accepted { ticket, result } => self.injectors.tell(ticket, result),
                 Command::Wake(id) => {
                     if let Some(slot) = self.slots.borrow().get(&id) {
                         slot.woken.set(true);
@@ -403,6 +397,14 @@ impl Local {
                 }
                 Order::Ask { question, reply } => {
                     self.with_shard(|shard, now| shard.handle_question(question, reply, now));
+                }
+                Order::Submit { submission, reply } => self.submit(*submission, reply),
+                Order::ReadBody { id, location, reply } => {
+                    let local = self.clone();
+                    let read = async move {
+                        reply.send(local.read_body(id, location).await.map_err(|error| error.to_string()));
+                    };
+                    glommio::spawn_local(read).detach();
                 }
                 Order::Reload(settings) => {
                     *self.server_config.borrow_mut() = Arc::new(ServerConfig::from(&*settings));

@@ -120,6 +120,12 @@ impl Postbox {
         address.bell.ring();
     }
 
+    /// Orders that `to` has not taken yet.
+    #[must_use]
+    pub fn orders_waiting(&self, to: CoreId) -> usize {
+        self.addresses[usize::from(to.0)].orders.len()
+    }
+
     /// Sends as much of `batch` as `from` has credit for, and leaves the rest in it.
     pub fn mail(&self, from: CoreId, to: CoreId, batch: &mut Vec<Mail>) {
         let counter = &self.under_way[usize::from(to.0)][usize::from(from.0)];

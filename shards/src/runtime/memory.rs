@@ -52,7 +52,9 @@ impl MemoryWatch {
     }
 }
 
-fn resident_octets() -> Option<u64> {
+/// Octets of memory that the process occupies.
+#[must_use]
+pub fn resident_octets() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)

@@ -4,18 +4,18 @@
 
 use super::Shard;
 use super::site::Route;
-use crate::event::{Answer, Coverage, MessageFilter, MessageView, Question, QueueView, RuleCount, Waits};
-use crate::limits::{ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_TICK, ASKS_MAX};
-use crate::message::{CoreId, MessageId};
+use crate::event::{Answer, Coverage, MessageFilter, MessageView, Question, QueueView, ReplyTo, RuleCount, Waits};
+use crate::limits::{ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_TICK, ASK_MILLIS, ASKS_MAX};
+use crate::message::MessageId;
 use crate::outcome::{EnhancedCode, RecordType, Response, RuleMark, Verb};
 use crate::queue::{Entry, EntryId, NextHop, State};
 use crate::rules::{BucketFacts, Facts, MessageFacts, Scope};
-use crate::time::{Now, Timestamp};
-use crossbeam::channel::Sender;
+use crate::time::{Instant, Now, Timestamp};
 use hashbrown::HashMap;
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A question that is being answered.
 #[derive(Debug)]
@@ -27,7 +27,9 @@ struct Ask {
     queues: HashMap<Arc<str>, QueueView>,
     messages: Vec<MessageView>,
     flushed: u64,
-    reply: Sender<(CoreId, Answer)>,
+    /// What is known by then is the answer.
+    until: Instant,
+    reply: ReplyTo<Answer>,
 }
 
 /// Questions in the order in which they came.
@@ -38,24 +40,22 @@ pub(super) struct Asks {
 
 impl Shard {
     /// A question. Those that need no walk over the queue are answered at once.
-    pub fn handle_question(&mut self, question: Question, reply: Sender<(CoreId, Answer)>, now: Now) {
+    pub fn handle_question(&mut self, question: Question, reply: ReplyTo<Answer>, now: Now) {
         let answer = match &question {
             Question::Message(id) => Answer::Messages(self.views_of(*id)),
             Question::Retry(id) => Answer::Count(self.retry(*id, now)),
             Question::Cancel { id, by } => Answer::Count(self.cancel(*id, by, now)),
             Question::RuleCounts(ids) => Answer::RuleCounts(ids.iter().map(|id| self.rule_count(id)).collect()),
             Question::Covered(_) | Question::Messages { .. } | Question::Flush(_) | Question::Queues => {
-                return self.begin_walk(question, reply);
+                return self.begin_walk(question, reply, now);
             }
         };
-        // Whoever asked may have given up waiting.
-        let _ = reply.send((self.core, answer));
+        reply.send(answer);
     }
 
-    fn begin_walk(&mut self, question: Question, reply: Sender<(CoreId, Answer)>) {
+    fn begin_walk(&mut self, question: Question, reply: ReplyTo<Answer>, now: Now) {
         if self.asks.open.len() >= ASKS_MAX {
-            let _ = reply.send((self.core, Answer::Busy));
-            return;
+            return reply.send(Answer::Busy);
         }
         let mut coverage = Coverage::default();
         if let Question::Covered(scope) = &question {
@@ -69,6 +69,7 @@ impl Shard {
             queues: HashMap::new(),
             messages: Vec::new(),
             flushed: 0,
+            until: now.instant.after(Duration::from_millis(ASK_MILLIS)),
             reply,
         });
     }
@@ -88,13 +89,14 @@ impl Shard {
             }
         }
         let reached = from + ASK_ENTRIES_PER_TICK;
-        if !enough && reached < self.queue.entry_id_bound() {
+        let more = !enough && reached < self.queue.entry_id_bound();
+        ask.coverage.counting = more;
+        if more && now.instant < ask.until {
             ask.after = Some(EntryId(u32::try_from(reached - 1).expect("entry ids have 32 bits")));
             self.asks.open.push_front(ask);
             return;
         }
-        let reply = ask.reply.clone();
-        let _ = reply.send((self.core, ask.finish()));
+        ask.answer();
     }
 
     /// Whether nothing more is wanted.
@@ -243,6 +245,7 @@ impl Shard {
             domain: filter.domain.clone(),
             tag: filter.tag.clone(),
             campaign: filter.campaign.clone(),
+            queues: filter.queue.iter().cloned().collect(),
             ..Scope::default()
         };
         filter.state.as_deref().is_none_or(|wanted| wanted == state)
@@ -305,8 +308,8 @@ impl Shard {
 }
 
 impl Ask {
-    fn finish(mut self) -> Answer {
-        match self.question {
+    fn answer(mut self) {
+        let answer = match self.question {
             Question::Covered(_) => {
                 let mut destinations: Vec<(Arc<str>, u64)> = self.by_destination.into_iter().collect();
                 destinations.sort_unstable_by_key(|(_, count)| Reverse(*count));
@@ -322,6 +325,7 @@ impl Ask {
                 Answer::Queues(queues)
             }
             _ => Answer::Count(self.flushed),
-        }
+        };
+        self.reply.send(answer);
     }
 }

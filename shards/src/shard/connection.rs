@@ -3,9 +3,9 @@
 use super::Shard;
 use super::session::{Phase, Session};
 use super::settle::Attempt;
-use super::site::{GONE, SiteId};
+use super::site::SiteId;
 use crate::event::{Command, Mail, SessionId};
-use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, PATH_CONNECTIONS_DEFAULT, PICK_DESTINATIONS};
+use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, PICK_DESTINATIONS};
 use crate::path::{Eligible, Member, PermitEvent, PermitId, SourceIndex};
 use crate::queue::{BucketId, DestinationId};
 use crate::smtp::classify::{Failure, Remedy, Scope, consequence};
@@ -59,9 +59,6 @@ impl Shard {
 
     fn session_closed(&mut self, id: SessionId, failure: Option<Failure>, now: Now) {
         let session = self.session(id);
-        if self.sites.path(session.path).source == GONE {
-            return self.drop_session(id, now);
-        }
         if session.phase == Phase::Opening && !self.stopping {
             match failure {
                 Some(failure) => return self.opening_failed(id, failure, now),
@@ -143,10 +140,10 @@ impl Shard {
                 self.sites.path_mut(path).failed = false;
             }
         }
-        self.drop_session(id, now);
         for (destination, members) in stuck {
             self.sweep_ready(destination, Some(members), failure.clone(), attempt.clone());
         }
+        self.drop_session(id, now);
     }
 
     /// Whether mail of `bucket` has a way to the site: a connection that works and may carry it, or a source from
@@ -185,20 +182,17 @@ impl Shard {
     /// The host answered for a message, well or not: whatever was held against it is forgotten.
     pub(super) fn host_served(&mut self, id: SessionId) {
         let session = self.session(id);
-        let (path, peer) = (session.path, session.peer());
+        let (path, peer, most) = (session.path, session.peer(), session.connections_max);
         let source = self.sites.path(path).source;
         self.sites.served(source, peer);
         let path = self.sites.path_mut(path);
-        path.window.succeeded(path.sessions, PATH_CONNECTIONS_DEFAULT);
+        path.window.succeeded(path.sessions, most);
     }
 
     /// Whether another host of the session's site may be tried now from its source.
     pub(super) fn has_other_host(&self, id: SessionId, now: Now) -> bool {
         let session = self.session(id);
         let source = self.sites.path(session.path).source;
-        if source == GONE {
-            return false;
-        }
         let identity = self.sources.get(source);
         let mut peers = self.sites.site(session.site).hosts.iter().flat_map(|host| &host.addresses);
         peers.any(|peer| {
@@ -213,7 +207,7 @@ impl Shard {
         self.leave_idle(id);
         let session = self.sessions.remove(id.0 as usize);
         let path = self.sites.path_mut(session.path);
-        path.sessions -= 1;
+        path.leave(session.share);
         if matches!(session.phase, Phase::AwaitingPermit | Phase::Opening) {
             path.opened(session.share);
         }
@@ -222,8 +216,10 @@ impl Shard {
             self.permits.release(session.permit, now.instant);
         }
         self.delist_empty(session.site);
-        let waiting: SmallVec<[DestinationId; 4]> =
-            self.sites.site(session.site).ring.iter().take(PICK_DESTINATIONS).copied().collect();
+        let ring = &mut self.sites.site_mut(session.site).ring;
+        let waiting: SmallVec<[DestinationId; 4]> = ring.iter().take(PICK_DESTINATIONS).copied().collect();
+        // The others come first at the next time.
+        ring.rotate_left(waiting.len());
         self.sites.drop_unused(session.site);
         self.carry_permits(now);
         // The one that it was opened for may stand far behind the others.

@@ -3,9 +3,9 @@
 use super::Shard;
 use super::session::{Phase, Session};
 use super::settle::Attempt;
-use super::site::{BucketState, GONE, Route, SiteId};
+use super::site::{BucketState, Route, SiteId};
 use crate::event::{Command, Connect, Lookup, Resolved, SessionId};
-use crate::limits::{HOSTS_TRIED, PICK_DESTINATIONS, READY_PER_CONNECTION};
+use crate::limits::{HOSTS_TRIED, PATH_CONNECTIONS_DEFAULT, PICK_DESTINATIONS, READY_PER_CONNECTION};
 use crate::outcome::{Carrier, EnhancedCode, RecordType, Response, Verb};
 use crate::path::source::Bind;
 use crate::path::{
@@ -23,6 +23,9 @@ use std::time::Duration;
 /// Sets of sources that one look at a destination serves; others are looked at later.
 const SERVED_AT_ONCE: usize = 8;
 
+/// An answer of the resolver is used for at least so long, or the mail that waits for it would ask for ever.
+const ROUTE_KEPT_MIN: Duration = Duration::from_secs(1);
+
 /// How much later.
 const SERVED_LATER: Duration = Duration::from_millis(100);
 
@@ -30,6 +33,10 @@ impl Shard {
     /// Sees to it that the ready mail of a destination is on its way, or will be looked at again.
     pub(super) fn attend(&mut self, destination: DestinationId, now: Now) {
         if self.queue.ready(destination) == 0 || self.stopping || self.log_failing {
+            return;
+        }
+        // What fails is not served before that is done; then it is attended to.
+        if self.routes.of(destination).failing > 0 {
             return;
         }
         match self.routes.of(destination).route {
@@ -70,12 +77,19 @@ impl Shard {
         if self.routes.of(destination).route != Route::Resolving || self.queue.total(destination).is_none() {
             return;
         }
+        let state = self.routes.of(destination);
+        if std::mem::take(&mut state.outdated) {
+            state.route = Route::Unknown;
+            return self.attend(destination, now);
+        }
         let answer = answer.and_then(|resolved| self.without_ourselves(resolved));
         match answer {
             Ok(resolved) => {
                 let names: SmallVec<[&str; 8]> = resolved.names.iter().map(|name| &**name).collect();
                 let site = self.sites.enter(&site_name(&names), resolved.hosts);
-                self.routes.of(destination).route = Route::Known { site, until: resolved.expires };
+                // An answer that may not be kept at all is good for what waits for it.
+                let until = resolved.expires.max(now.instant.after(ROUTE_KEPT_MIN));
+                self.routes.of(destination).route = Route::Known { site, until };
                 self.attend(destination, now);
             }
             Err(failure) => {
@@ -98,6 +112,18 @@ impl Shard {
             return Err(Failure::own(FailureKind::Loop, Verb::None, text));
         }
         Ok(resolved)
+    }
+
+    /// Forgets where destinations go, since the settings may now say otherwise. Those with mail are asked for again
+    /// when they are attended to.
+    pub(super) fn unroute_all(&mut self) {
+        for destination in self.queue.destination_ids() {
+            let state = self.routes.of(destination);
+            state.outdated = state.route == Route::Resolving;
+            if !state.outdated {
+                self.unroute(destination);
+            }
+        }
     }
 
     /// Forgets where a destination goes.
@@ -202,15 +228,14 @@ impl Shard {
 
     fn open_more(&mut self, site: SiteId, destination: DestinationId, bucket: BucketId, eligible: &Eligible, now: Now) {
         let Some(path) = self.choose_path(site, bucket, eligible, now) else {
+            self.make_room(site, bucket, eligible);
             let again = self.next_chance(site, eligible, now.instant);
             self.stall(destination, again);
             return;
         };
         let limits = self.limits_for(bucket, path);
         let permit = if limits.needs_permit() {
-            let same = |session: &Session| session.path == path && session.share == limits.share;
-            let held = self.sessions.iter().filter(|(_, session)| same(session)).count();
-            let held = u32::try_from(held).unwrap_or(u32::MAX);
+            let held = self.sites.path(path).sharing(limits.share);
             match self.permits.request(&limits, held, now.instant) {
                 Some(permit) => permit,
                 // Too many requests wait already.
@@ -230,6 +255,24 @@ impl Shard {
         self.carry_permits(now);
     }
 
+    /// Ends the longest idle session that takes the place of one that `bucket` could use.
+    fn make_room(&mut self, site: SiteId, bucket: BucketId, eligible: &Eligible) {
+        for member in eligible.members.iter() {
+            let Some(path) = self.sites.find_path(site, member.source) else { continue };
+            let limits = self.limits_for(bucket, path);
+            let of_path = self.sites.path(path);
+            if of_path.sharing(limits.share) >= limits.core_connections {
+                continue;
+            }
+            let idle = of_path.idle.iter().copied().find(|id| !self.session(*id).recalled);
+            if let Some(id) = idle {
+                self.sessions[id.0 as usize].recalled = true;
+                self.commands.push_back(Command::Wake(id));
+                return;
+            }
+        }
+    }
+
     /// The path for the next connection: the next source in turn that has room and a host to try.
     fn choose_path(&mut self, site: SiteId, bucket: BucketId, eligible: &Eligible, now: Now) -> Option<PathId> {
         let own = eligible.pool.is_none() && !self.queue.bucket_key(bucket).ips.is_empty();
@@ -243,9 +286,10 @@ impl Shard {
             let room = match self.sites.find_path(site, member.source) {
                 None => true,
                 Some(path) => {
-                    let most = self.limits_of(bucket, path).map_or(u32::MAX, |limits| limits.core_connections);
+                    let limits = self.limits_for(bucket, path);
                     let path = self.sites.path_mut(path);
-                    path.window.room(path.sessions, most, now.instant) > 0
+                    path.sharing(limits.share) < limits.core_connections
+                        && path.window.room(path.sessions, u32::MAX, now.instant) > 0
                 }
             };
             let hosts = &self.sites.site(site).hosts;
@@ -304,8 +348,7 @@ impl Shard {
             ..Carrier::default()
         };
         let of_path = self.sites.path_mut(path);
-        of_path.sessions += 1;
-        of_path.opening.push(limits.share);
+        of_path.enter(limits.share);
         let session = Session {
             phase: Phase::AwaitingPermit,
             site,
@@ -322,6 +365,7 @@ impl Shard {
             flights: SmallVec::new(),
             messages: 0,
             messages_max: limits.messages_per_connection,
+            connections_max: limits.core_connections.max(PATH_CONNECTIONS_DEFAULT),
             idle_timeout: limits.idle_timeout,
             recalled: false,
         };
@@ -332,7 +376,7 @@ impl Shard {
     pub(super) fn start_connecting(&mut self, id: SessionId, now: Now) {
         let session = &self.sessions[id.0 as usize];
         let source = self.sites.path(session.path).source;
-        if source == GONE || self.stopping {
+        if self.stopping {
             return self.drop_session(id, now);
         }
         let identity = self.sources.get(source);

@@ -3,10 +3,12 @@
 //!
 //! Nothing here answers an injector before the spool has said that the message is stored.
 
+pub use crate::event::Submission;
+
 use super::Shard;
 use super::gate::is_blank;
 use crate::event::{Command, Mail, Post};
-use crate::message::{Body, ContentFlags, Envelope, Extras, Location, MessageId};
+use crate::message::{Body, Envelope, Location, MessageId};
 use crate::outcome::{Carrier, Outcome, RecordType, Response, Verb};
 use crate::queue::{NewEntry, State, expires_at};
 use crate::route;
@@ -15,27 +17,6 @@ use crate::time::{Now, Timestamp};
 use smallvec::SmallVec;
 use std::net::SocketAddr;
 use std::sync::Arc;
-
-/// A message as an injecting session hands it over.
-#[derive(Debug)]
-pub struct Submission {
-    /// Id, taken before with [`Shard::next_message_id`].
-    pub id: MessageId,
-    /// Reverse-path, empty for none.
-    pub sender: Box<str>,
-    /// Recipients, at least one, domains in lower case and A-labels.
-    pub recipients: Vec<Box<str>>,
-    /// What the content needs.
-    pub flags: ContentFlags,
-    /// Marks and wishes.
-    pub extras: Option<Box<Extras>>,
-    /// The message.
-    pub body: Body,
-    /// `ESMTP` and the like.
-    pub protocol: &'static str,
-    /// Who injects.
-    pub peer: Option<SocketAddr>,
-}
 
 /// A message that the spool is writing.
 #[derive(Debug)]

@@ -200,14 +200,12 @@ impl Shard {
 
     /// Takes new settings over. What was derived from the old ones is made anew when next needed.
     fn adopt(&mut self, settings: Arc<Settings>) {
-        let sources = Sources::new(&settings);
-        let before = std::mem::replace(&mut self.sources, sources);
-        let (before, after) = (&before, &self.sources);
-        self.sites.renumber(|source| after.find(&before.get(source).name));
+        self.sources = self.sources.renewed(&settings);
         self.pools = Pools::new(&settings, &self.sources);
         self.limits = LimitTable::new(&settings.limits, self.limits.version() + 1);
         self.settings = settings;
         self.index_routes();
+        self.unroute_all();
         self.buckets.clear();
     }
 

@@ -66,6 +66,8 @@ pub(super) struct Session {
     /// Messages handed to it.
     pub messages: u32,
     pub messages_max: u32,
+    /// To so many its path's window may open.
+    pub connections_max: u32,
     pub idle_timeout: Duration,
     /// It takes no further message: its permit is wanted back, or its host turned out not to work.
     pub recalled: bool,

@@ -12,9 +12,6 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// The source of paths whose source is no longer configured: no mail is eligible for it, and their sessions end.
-pub(super) const GONE: SourceIndex = SourceIndex(u16::MAX);
-
 /// A site on one core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct SiteId(pub u32);
@@ -42,6 +39,8 @@ pub(super) struct Path {
     pub window: Window,
     /// Sessions, wanted ones included.
     pub sessions: u32,
+    /// The same by what they may carry.
+    pub by_share: SmallVec<[(ShareKey, u32); 1]>,
     /// Sessions that wait for a permit, connect or greet: what each may carry.
     pub opening: SmallVec<[ShareKey; 4]>,
     /// No host could be used from its source when it was last tried.
@@ -66,12 +65,16 @@ pub(super) enum Route {
 #[derive(Debug, Default)]
 pub(super) struct RouteState {
     pub route: Route,
+    /// The settings have changed since it was asked: the answer does not count.
+    pub outdated: bool,
     /// It is in its site's ring.
     pub listed: bool,
     /// It will be attended again at that time.
     pub stalled_until: Option<Instant>,
     /// It was empty, and is forgotten then unless mail comes.
     pub empty_until: Option<Instant>,
+    /// Sweeps that fail its ready mail and are not finished.
+    pub failing: u32,
     /// From where the mail of its first bucket may go.
     pub members: Option<Arc<[Member]>>,
     /// The mail of other buckets goes from elsewhere.
@@ -145,6 +148,31 @@ impl BucketStates {
 }
 
 impl Path {
+    /// A session that may carry mail of `share` is wanted.
+    pub fn enter(&mut self, share: ShareKey) {
+        self.sessions += 1;
+        self.opening.push(share);
+        match self.by_share.iter_mut().find(|(of, _)| *of == share) {
+            Some((_, count)) => *count += 1,
+            None => self.by_share.push((share, 1)),
+        }
+    }
+
+    /// A session that may carry mail of `share` is gone.
+    pub fn leave(&mut self, share: ShareKey) {
+        self.sessions -= 1;
+        let at = self.by_share.iter().position(|(of, _)| *of == share).expect("a session enters before it leaves");
+        self.by_share[at].1 -= 1;
+        if self.by_share[at].1 == 0 {
+            self.by_share.swap_remove(at);
+        }
+    }
+
+    /// Sessions that may carry mail of `share`.
+    pub fn sharing(&self, share: ShareKey) -> u32 {
+        self.by_share.iter().find(|(of, _)| *of == share).map_or(0, |(_, count)| *count)
+    }
+
     /// A session that may carry mail of `share` has ended its opening, well or not.
     pub fn opened(&mut self, share: ShareKey) {
         let at = self.opening.iter().position(|of| *of == share).expect("a session opens before it has opened");
@@ -237,6 +265,7 @@ impl Sites {
             name: name(self.site(site)).into(),
             window: Window::new(),
             sessions: 0,
+            by_share: SmallVec::new(),
             opening: SmallVec::new(),
             failed: false,
             idle: VecDeque::new(),
@@ -289,19 +318,5 @@ impl Sites {
     /// Drops rests that ended long ago, so that hosts seen once are not remembered for ever.
     pub fn forget_rests(&mut self, before: Instant) {
         self.rests.retain(|_, rest| rest.until > before);
-    }
-
-    /// After a reload: sources have other numbers, `renamed` says which; none for one that is gone. What was
-    /// learned of hosts from each source is forgotten.
-    pub fn renumber(&mut self, renamed: impl Fn(SourceIndex) -> Option<SourceIndex>) {
-        self.rests.clear();
-        for (_, site) in &mut self.sites {
-            site.rotations.clear();
-        }
-        for (_, path) in &mut self.paths {
-            if path.source != GONE {
-                path.source = renamed(path.source).unwrap_or(GONE);
-            }
-        }
     }
 }

@@ -67,6 +67,7 @@ impl Shard {
             return;
         }
         let (last_place, finished) = (self.queue.last_place(), SmallVec::new());
+        self.routes.of(destination).failing += 1;
         self.sweeps.failed.push_back(FailedDestination {
             destination,
             members,
@@ -189,6 +190,9 @@ impl Shard {
             let (destination, failure, attempt) = (sweep.destination, sweep.failure.clone(), sweep.attempt.clone());
             let Some(id) = self.next_failed() else {
                 self.sweeps.failed.pop_front();
+                let state = self.routes.of(destination);
+                // A destination that was forgotten meanwhile counts anew.
+                state.failing = state.failing.saturating_sub(1);
                 self.attend_if_there(destination, now);
                 continue;
             };

@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::session::{Phase, Session};
-use super::site::{GONE, Route};
+use super::site::Route;
 use crate::event::{Command, SessionId};
 use crate::limits::{DESTINATION_KEPT_SECONDS, DUE_ENTRIES_PER_TICK, RULE_TRANSITIONS_PER_TICK};
 use crate::queue::{BucketId, DestinationId, Due, State};
@@ -169,34 +169,11 @@ impl Shard {
         for destination in self.queue.destination_ids() {
             let state = self.routes.of(destination);
             (state.members, state.several_members) = (None, false);
-            // Its route may be another one now.
-            if let Route::Known { until, .. } = &mut state.route {
-                *until = now.instant;
-            }
             for at in 0..self.queue.buckets(destination).len() {
                 self.eligible(self.queue.buckets(destination)[at], now);
             }
         }
-        self.retire_orphans(now);
         self.attend_all(now);
-    }
-
-    /// Sessions from sources that are gone take no further message.
-    fn retire_orphans(&mut self, now: Now) {
-        let ids: Vec<usize> = self.sessions.iter().map(|(at, _)| at).collect();
-        for at in ids {
-            // One may have ended with another.
-            let Some(session) = self.sessions.get_mut(at) else { continue };
-            if self.sites.path(session.path).source != GONE {
-                continue;
-            }
-            session.recalled = true;
-            match session.phase {
-                Phase::AwaitingPermit => self.drop_session(session_id(at), now),
-                Phase::Idle(_) => self.commands.push_back(Command::Wake(session_id(at))),
-                Phase::Opening | Phase::Busy | Phase::Finishing => {}
-            }
-        }
     }
 
     pub(super) fn attend_all(&mut self, now: Now) {

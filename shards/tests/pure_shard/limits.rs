@@ -1,0 +1,165 @@
+//! Limits: counted over cores, windows that grow, rates, and what may share a connection.
+
+use crate::world::{Behaviour, World, limit, peer, seconds, settings};
+use mailrace_shards::limits::{PATH_CONNECTIONS_DEFAULT, WINDOW_START};
+use mailrace_shards::message::Extras;
+use mailrace_shards::settings::{LimitPer, LimitSettings, Rate, Settings};
+use std::collections::HashSet;
+use std::time::Duration;
+
+fn with(limits: Vec<LimitSettings>) -> Settings {
+    Settings { limits, ..settings() }
+}
+
+#[test]
+fn a_window_begins_small_and_opens_with_success() {
+    let mut world = World::new(settings());
+    world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
+    world.hosts.insert(peer(1), Behaviour::Sluggish(Duration::from_millis(500)));
+    for _ in 0..2000 {
+        world.post(&["r@a.test"]);
+    }
+    world.run(Duration::from_millis(400));
+    assert!(world.most_open <= WINDOW_START as usize, "{}", world.most_open);
+    world.run(seconds(60));
+    assert_eq!(world.delivered(), 2000);
+    assert_eq!(world.most_open, PATH_CONNECTIONS_DEFAULT as usize);
+}
+
+#[test]
+fn two_cores_share_two_connections_and_all_domains_are_served() {
+    for cores in [1, 2, 5] {
+        let mut world =
+            World::with_cores(with(vec![LimitSettings { connections: Some(2), ..limit(LimitPer::Path) }]), cores);
+        let domains: Vec<String> = (0..200).map(|number| format!("d{number}.test")).collect();
+        let names: Vec<&str> = domains.iter().map(String::as_str).collect();
+        world.everything_at(&names, &[("mx.hoster.test", peer(1))]);
+        for domain in domains.iter().chain(&domains) {
+            world.post(&[&format!("r@{domain}")]);
+        }
+        world.run(seconds(60));
+        assert_eq!((world.delivered(), world.states()), (400, (0, 0, 0, 0)), "{cores} cores");
+        assert!(world.most_open <= 2, "{cores} cores: {} connections", world.most_open);
+        let at: HashSet<usize> = world.sent.iter().map(|sent| sent.core).collect();
+        assert_eq!(at.len(), cores, "each core had its turn");
+        world.run(seconds(20));
+        assert_eq!(world.shards.iter().map(|shard| shard.open_sessions()).sum::<usize>(), 0);
+    }
+}
+
+/// Limits of a domain's own keep its mail apart from the rest of its site; none may starve for it.
+#[test]
+fn domains_with_connections_of_their_own_are_all_served() {
+    let mut world = World::with_cores(with(vec![LimitSettings { connections: Some(1), ..limit(LimitPer::Domain) }]), 2);
+    let domains: Vec<String> = (0..100).map(|number| format!("d{number}.test")).collect();
+    let names: Vec<&str> = domains.iter().map(String::as_str).collect();
+    world.everything_at(&names, &[("mx.hoster.test", peer(1))]);
+    world.hosts.insert(peer(1), Behaviour::Sluggish(Duration::from_millis(50)));
+    for domain in domains.iter().chain(&domains).chain(&domains) {
+        world.post(&[&format!("r@{domain}")]);
+    }
+    world.run(seconds(60));
+    assert_eq!((world.delivered(), world.states()), (300, (0, 0, 0, 0)));
+    for domain in &domains {
+        let of = world.sent.iter().filter(|sent| sent.envelope.domain(0) == domain);
+        assert_eq!(of.count(), 3, "{domain}");
+    }
+}
+
+/// A session that is being opened for one domain's own connection is none for another domain.
+#[test]
+fn the_second_of_two_domains_with_own_connections_does_not_wait_for_the_first() {
+    let mut world = World::new(with(vec![LimitSettings { connections: Some(1), ..limit(LimitPer::Domain) }]));
+    world.everything_at(&["a.test", "b.test"], &[("mx.hoster.test", peer(1))]);
+    world.hosts.insert(peer(1), Behaviour::Sluggish(seconds(1)));
+    for _ in 0..30 {
+        world.post(&["r@a.test"]);
+    }
+    world.post(&["r@b.test"]);
+    world.run(Duration::from_millis(1500));
+    assert!(world.sent.iter().any(|sent| sent.envelope.domain(0) == "b.test"), "b.test waits for a.test");
+}
+
+#[test]
+fn message_rates_hold_over_cores_and_nothing_is_left() {
+    let rate = Some(Rate { count: 20, period: seconds(1) });
+    for per in [LimitPer::Path, LimitPer::Domain, LimitPer::Site] {
+        for cores in [1, 2] {
+            let mut world = World::with_cores(with(vec![LimitSettings { message_rate: rate, ..limit(per) }]), cores);
+            let domains: Vec<String> = match per {
+                LimitPer::Domain => vec!["a.test".into()],
+                _ => (0..100).map(|number| format!("d{number}.test")).collect(),
+            };
+            let names: Vec<&str> = domains.iter().map(String::as_str).collect();
+            world.everything_at(&names, &[("mx.hoster.test", peer(1))]);
+            for at in 0..200 {
+                world.post(&[&format!("r@{}", domains[at % domains.len()])]);
+            }
+            let start = world.now;
+            world.run(seconds(5));
+            // 20 a second, and a burst of a tenth of a second.
+            assert!(world.delivered() <= 105, "{per:?}, {cores} cores: {}", world.delivered());
+            assert!(world.delivered() >= 60, "{per:?}, {cores} cores: {}", world.delivered());
+            world.run(seconds(20));
+            assert_eq!((world.delivered(), world.states()), (200, (0, 0, 0, 0)), "{per:?}, {cores} cores");
+            for second in 0..10 {
+                let from = start.after(seconds(second));
+                let within = world
+                    .sent
+                    .iter()
+                    .filter(|sent| sent.at.instant >= from.instant && sent.at.instant.since(from.instant) < seconds(1));
+                assert!(within.count() <= 23, "{per:?}, {cores} cores: second {second}");
+            }
+        }
+    }
+}
+
+#[test]
+fn connection_rates_and_messages_per_connection_hold() {
+    let rate = Some(Rate { count: 5, period: seconds(1) });
+    let mut world = World::with_cores(
+        with(vec![LimitSettings { connection_rate: rate, messages_per_connection: Some(3), ..limit(LimitPer::Path) }]),
+        2,
+    );
+    let domains: Vec<String> = (0..10).map(|number| format!("d{number}.test")).collect();
+    let names: Vec<&str> = domains.iter().map(String::as_str).collect();
+    world.everything_at(&names, &[("mx.hoster.test", peer(1))]);
+    for at in 0..150 {
+        world.post(&[&format!("r@{}", domains[at % 10])]);
+    }
+    world.run(seconds(5));
+    assert!(world.connects.len() <= 27, "{}", world.connects.len());
+    world.run(seconds(30));
+    assert_eq!((world.delivered(), world.states()), (150, (0, 0, 0, 0)));
+    let mut by_session = std::collections::HashMap::new();
+    for sent in &world.sent {
+        // Session numbers are used again: count between connections instead.
+        let connects = world
+            .connects
+            .iter()
+            .filter(|(at, connect)| connect.session == sent.session && at.instant <= sent.at.instant);
+        *by_session.entry((sent.core, sent.session, connects.count())).or_insert(0) += 1;
+    }
+    assert!(by_session.values().all(|count| *count <= 6), "{by_session:?}");
+    assert!(world.connects.len() >= 50, "150 messages by threes need 50 connections: {}", world.connects.len());
+}
+
+/// With equal weights, mail of one bucket does not overtake the other for ever.
+#[test]
+fn buckets_of_a_destination_take_turns() {
+    let mut world = World::new(with(vec![LimitSettings { connections: Some(1), ..limit(LimitPer::Path) }]));
+    world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
+    let of = |name: &str| Extras { campaign: Some(name.into()), ..Extras::default() };
+    for _ in 0..100 {
+        world.post_with(&["r@a.test"], of("large"));
+    }
+    for _ in 0..3 {
+        world.post_with(&["r@a.test"], of("small"));
+    }
+    world.run(seconds(10));
+    let places: Vec<usize> = (0..world.sent.len())
+        .filter(|at| world.sent[*at].envelope.extras().unwrap().campaign.as_deref() == Some("small"))
+        .collect();
+    assert_eq!(world.sent.len(), 103);
+    assert!(places.iter().all(|at| *at < 10), "{places:?}");
+}

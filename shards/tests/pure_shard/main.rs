@@ -1,0 +1,11 @@
+//! The brain of a core, driven through its public door with a clock of the test's own: what goes in, and what
+//! comes of it. No socket, no file, no thread.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+mod delivery;
+mod hosts;
+mod limits;
+mod rules;
+mod stranded;
+mod world;

@@ -1,0 +1,3 @@
+//! KumoMTA's admin and inject API.
+
+pub mod inspect;

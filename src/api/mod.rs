@@ -1,0 +1,214 @@
+//! The REST API: the one list of every endpoint, and the way to each: who asks, may they, is there such a
+//! thing, then its handler. No handler decides who may call it.
+
+mod auth;
+mod kumo;
+mod liveness;
+mod metrics;
+mod native;
+mod route;
+mod throttle;
+
+pub use auth::Identity;
+
+use crate::cores::Cores;
+use crate::http::Method::{self, Get, Post};
+use crate::http::form::Fields;
+use crate::http::{Refusal, Request, Response, Service, Statistics, Waiting};
+use crate::report;
+use crate::token::{Scope, TokenSet};
+use auth::Denied;
+use mailrace_shards::runtime::clock;
+use mailrace_shards::runtime::control::Control;
+use mailrace_shards::runtime::engine::Monitor;
+use mailrace_shards::runtime::mailbox::Postbox;
+use mailrace_shards::runtime::tls::ServerTls;
+use mailrace_shards::settings::Network;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::{Arc, PoisonError, RwLock};
+use throttle::{Consequence, Failures};
+
+/// What a handler returns in time: an answer, or why not.
+pub type Answer<'a> = Waiting<'a, Result<Response, Refusal>>;
+
+/// Carries out one kind of request.
+pub type Handler = for<'a> fn(Call<'a>) -> Answer<'a>;
+
+/// One request, on its way to its handler.
+pub struct Call<'a> {
+    /// Everything that handlers need of the engine.
+    pub api: &'a Rc<Api>,
+    /// Who asks; recorded with each change.
+    pub by: Identity,
+    /// What stood in place of each `{name}` of the path, decoded, in that order.
+    pub parameters: Vec<String>,
+    /// The request.
+    pub request: &'a mut Request,
+}
+
+impl Call<'_> {
+    /// The query's fields, of which there may be these.
+    ///
+    /// # Errors
+    /// 400 for any other, and for a query that cannot be read.
+    pub fn query(&self, known: &[&str]) -> Result<Fields, Refusal> {
+        let query = self.request.query()?;
+        if let Some(name) = query.unknown(known) {
+            let text = format!("Failed to deserialize query string: unknown field `{name}`");
+            return Err(Refusal::of_field(400, name.to_owned(), text));
+        }
+        Ok(query)
+    }
+}
+
+/// One thing that can be asked for.
+pub struct Endpoint {
+    /// HEAD is answered wherever GET is.
+    pub method: Method,
+    /// Exact; `{name}` stands for one segment.
+    pub path: &'static str,
+    /// What the token must allow; `None` is open to anyone.
+    pub needs: Option<Scope>,
+    /// Carries it out.
+    pub handler: Handler,
+}
+
+/// Every endpoint there is. A handler is written as an `async fn(Call<'_>) -> Result<Response, Refusal>`.
+pub const ENDPOINTS: &[Endpoint] = &[
+    endpoint(Get, "/api/check-liveness/v1", None, |call| Box::pin(liveness::check(call))),
+    endpoint(Get, "/metrics", Some(Scope::Read), |call| Box::pin(metrics::text(call))),
+    endpoint(Get, "/metrics.json", Some(Scope::Read), |call| Box::pin(metrics::json(call))),
+    endpoint(Get, "/api/admin/inspect-message/v1", Some(Scope::Read), |call| Box::pin(kumo::inspect::message(call))),
+    endpoint(Get, "/api/admin/inspect-sched-q/v1", Some(Scope::Read), |call| {
+        Box::pin(kumo::inspect::scheduled_queue(call))
+    }),
+    endpoint(Get, "/v1/queues", Some(Scope::Read), |call| Box::pin(native::queues::list(call))),
+    endpoint(Get, "/v1/messages", Some(Scope::Read), |call| Box::pin(native::queues::messages(call))),
+    endpoint(Get, "/v1/messages/{id}", Some(Scope::Read), |call| Box::pin(native::queues::one(call))),
+    endpoint(Post, "/v1/messages/{id}/retry", Some(Scope::Control), |call| Box::pin(native::queues::retry(call))),
+    endpoint(Post, "/v1/messages/{id}/cancel", Some(Scope::Control), |call| Box::pin(native::queues::cancel(call))),
+];
+
+const fn endpoint(method: Method, path: &'static str, needs: Option<Scope>, handler: Handler) -> Endpoint {
+    Endpoint { method, path, needs, handler }
+}
+
+/// What the whole API shares. Belongs to the control core.
+pub struct Api {
+    /// Deadlines and waits.
+    pub control: Control,
+    /// What the cores say of themselves.
+    pub monitor: Monitor,
+    /// How the cores are reached.
+    pub postbox: Postbox,
+    /// How they are asked.
+    pub cores: Cores,
+    /// What a reload may change.
+    pub live: Live,
+    /// What the HTTP server has done.
+    pub statistics: Rc<Statistics>,
+    failures: RefCell<Failures>,
+}
+
+impl Api {
+    /// Over a running engine.
+    #[must_use]
+    pub fn new(control: Control, monitor: Monitor, postbox: Postbox, live: Live, statistics: Rc<Statistics>) -> Self {
+        let cores = Cores::new(control.clone(), postbox.clone());
+        Self { control, monitor, postbox, cores, live, statistics, failures: RefCell::default() }
+    }
+
+    async fn carry_out(self: &Rc<Self>, request: &mut Request) -> Result<Response, Refusal> {
+        let found = route::find(ENDPOINTS, request.head.method, &request.head.path);
+        let by = match &found {
+            Ok((endpoint, _)) if endpoint.needs.is_none() => self.anybody(request),
+            // Nobody learns from a 404 which paths there are.
+            _ => self.identify(request).await?,
+        };
+        let (endpoint, parameters) = found?;
+        if let Some(needed) = endpoint.needs.filter(|needed| !by.scope.allows(*needed)) {
+            let text =
+                format!("this takes a token with the scope `{needed}`; `{}` has the scope `{}`", by.name, by.scope);
+            return Err(Refusal::new(403, text));
+        }
+        (endpoint.handler)(Call { api: self, by, parameters, request }).await
+    }
+
+    fn anybody(&self, request: &Request) -> Identity {
+        Identity { name: "(anybody)".into(), scope: Scope::Read, peer: request.peer }
+    }
+
+    async fn identify(&self, request: &Request) -> Result<Identity, Refusal> {
+        let text = match auth::identify(&self.live.current(), request) {
+            Ok(identity) => return Ok(identity),
+            Err(Denied::Browser(refusal)) => return Err(refusal),
+            Err(Denied::Missing) => "this takes a token: Authorization: Bearer TOKEN",
+            Err(Denied::Wrong) => {
+                let Consequence { wait, telling } =
+                    self.failures.borrow_mut().note(request.peer.ip(), clock::now().instant);
+                if let Some(count) = telling {
+                    let peer = request.peer.ip();
+                    report::warning(&format!("{peer} has shown {count} wrong tokens to the REST API lately"));
+                }
+                self.control.sleep(wait).await;
+                "no such token"
+            }
+        };
+        Err(Refusal { header: Some(("WWW-Authenticate", "Bearer".to_owned())), ..Refusal::new(401, text) })
+    }
+}
+
+impl Service for Api {
+    fn answer<'a>(self: &'a Rc<Self>, request: &'a mut Request) -> Waiting<'a, Response> {
+        Box::pin(async {
+            // The dialect of refusals goes by the path alone, so that it is right where there is no endpoint.
+            let is_json = request.head.path.starts_with("/v1/");
+            let result = self.carry_out(request).await;
+            result.unwrap_or_else(|refusal| if is_json { refusal.to_json() } else { refusal.to_text() })
+        })
+    }
+
+    fn refuse(&self, refusal: &Refusal) -> Response {
+        refusal.to_text()
+    }
+
+    fn tls(&self) -> Option<Arc<ServerTls>> {
+        self.live.current().tls.clone()
+    }
+}
+
+/// What other threads replace while the API runs.
+#[derive(Clone, Debug, Default)]
+pub struct Live(Arc<RwLock<Arc<Current>>>);
+
+/// What is in force now.
+#[derive(Clone, Debug, Default)]
+pub struct Current {
+    /// Who may ask what.
+    pub tokens: TokenSet,
+    /// Peers that need no token.
+    pub trusted_hosts: Vec<Network>,
+    /// Octets of one request's body, unless its endpoint says otherwise.
+    pub max_body_bytes: usize,
+    /// Octets of one message.
+    pub max_message_bytes: usize,
+    /// Our own name.
+    pub hostname: Arc<str>,
+    /// The API's certificate, when it speaks TLS.
+    pub tls: Option<Arc<ServerTls>>,
+}
+
+impl Live {
+    /// What is in force now. One request should ask once.
+    #[must_use]
+    pub fn current(&self) -> Arc<Current> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes it for the requests that come from now on.
+    pub fn change(&self, change: impl FnOnce(&mut Current)) {
+        let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut slot));
+    }
+}

@@ -1,0 +1,54 @@
+//! Pools made by the API, laid over the configuration's. The configuration wins: its pools are not changed here, and
+//! an address that it names keeps the source that it gave it.
+
+use super::change::{Pool, PoolIp};
+use mailrace_shards::settings::{PoolSettings, Settings, SourceSettings};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// All pools made by the API.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApiPools {
+    /// The pools.
+    pub pools: Vec<Pool>,
+    /// Their members.
+    pub members: Vec<PoolIp>,
+}
+
+/// The settings with these pools in them. A member becomes a source named by its address, with the host's name as
+/// EHLO. A pool without members is left out: nothing could be sent from it.
+#[must_use]
+pub fn lay_over(settings: &Settings, api: &ApiPools) -> Settings {
+    let mut settings = settings.clone();
+    for pool in &api.pools {
+        if settings.pools.iter().any(|configured| configured.name == pool.name) {
+            continue;
+        }
+        let mut sources = Vec::new();
+        for member in api.members.iter().filter(|member| member.pool == pool.name) {
+            let place = place_of(&mut settings.sources, member.ip, &settings.hostname);
+            if !sources.contains(&(place, 1)) {
+                sources.push((place, 1));
+            }
+        }
+        if !sources.is_empty() {
+            settings.pools.push(PoolSettings { name: pool.name.clone(), sources });
+        }
+    }
+    settings
+}
+
+fn place_of(sources: &mut Vec<SourceSettings>, ip: IpAddr, hostname: &Arc<str>) -> usize {
+    let known = sources.iter().position(|source| match ip {
+        IpAddr::V4(v4) => source.address == Some(v4),
+        IpAddr::V6(v6) => source.address_v6 == Some(v6),
+    });
+    known.unwrap_or_else(|| {
+        let (address, address_v6) = match ip {
+            IpAddr::V4(v4) => (Some(v4), None),
+            IpAddr::V6(v6) => (None, Some(v6)),
+        };
+        sources.push(SourceSettings { name: ip.to_string().into(), address, address_v6, ehlo: hostname.clone() });
+        sources.len() - 1
+    })
+}

@@ -1,0 +1,373 @@
+//! Changes: those that arrived together are one transaction, synced once. Each is audited in the same transaction.
+
+use super::rows::{PUBLIC, rule_entry};
+use super::{Store, StoreError};
+use crate::json::Json;
+use crate::rules::change::{Changed, Effect, ExternalMta, Pool, PoolIp, Refused, Request, Suppression};
+use crate::rules::entry::{Collection, Dialect, Draft, Origin, RuleEntry};
+use crate::rules::stored::{write_decree, write_scope, write_windows};
+use mailrace_shards::time::Timestamp;
+use rusqlite::{OptionalExtension, Result, Transaction, params};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Rules of all kinds, suppressions apart; a further one is refused.
+pub const RULES_MAX: u64 = 1_000_000;
+
+/// What came of one request of a group.
+pub type Outcome = std::result::Result<Changed, Refused>;
+
+impl Store {
+    /// Carries out requests as one transaction: when this returns `Ok`, all are on disk that were not refused; after
+    /// an error, none is.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn carry_out(&mut self, requests: &[(Request, Origin)]) -> std::result::Result<Vec<Outcome>, StoreError> {
+        let mut rules = self.rules;
+        let outcomes = self.within(|transaction| {
+            let mut outcomes = Vec::with_capacity(requests.len());
+            for (request, origin) in requests {
+                let outcome = Group { transaction, origin }.carry_out(request, rules)?;
+                if let Ok(changed) = &outcome {
+                    let delta = |is: fn(&Effect) -> bool| changed.effects.iter().filter(|e| is(e)).count() as u64;
+                    let put = matches!(request, Request::Put { .. }).then_some(changed.created).unwrap_or(0);
+                    rules = (rules + put).saturating_sub(delta(|effect| matches!(effect, Effect::Remove(_))));
+                }
+                outcomes.push(outcome);
+            }
+            Ok(outcomes)
+        })?;
+        self.rules = rules;
+        Ok(outcomes)
+    }
+}
+
+/// One change within a transaction.
+struct Group<'a> {
+    transaction: &'a Transaction<'a>,
+    origin: &'a Origin,
+}
+
+impl Group<'_> {
+    fn carry_out(&self, request: &Request, rules: u64) -> Result<Outcome> {
+        match request {
+            Request::Put { .. } if rules >= RULES_MAX => {
+                Ok(Err(Refused { field: "", text: format!("there are {rules} rules, which is the most") }))
+            }
+            Request::Put { id, draft } => self.put_rule(id, draft).map(Ok),
+            Request::RemoveId(collection, id) => {
+                let found =
+                    self.rule("id = ?1 AND ?2 IN ('', collection)", [id, collection.map_or("", Collection::as_str)])?;
+                self.remove_rule(found).map(Ok)
+            }
+            Request::RemoveIdentity(collection, identity) => {
+                let found = self.rule("identity = ?1 AND collection = ?2", [identity.as_str(), collection.as_str()])?;
+                self.remove_rule(found).map(Ok)
+            }
+            Request::Suppress(entries) => self.suppress(entries).map(Ok),
+            Request::Unsuppress(values) => self.unsuppress(values).map(Ok),
+            Request::PutPool(pool) => self.put_pool(pool).map(Ok),
+            Request::RemovePool(name) => self.remove_pool(name).map(Ok),
+            Request::PutPoolIp(member) => self.put_pool_ip(member),
+            Request::RemovePoolIp(pool, ip) => self.remove_pool_ip(pool.as_deref(), *ip).map(Ok),
+            Request::PutExternalMta(mta) => self.put_external_mta(mta).map(Ok),
+            Request::RemoveExternalMta(ip) => self.remove_external_mta(*ip).map(Ok),
+            Request::Sweep(most) => self.sweep(*most).map(Ok),
+        }
+    }
+
+    fn put_rule(&self, id: &Arc<str>, draft: &Draft) -> Result<Changed> {
+        let identity = draft.identity();
+        let found = self.rule("identity = ?1 AND collection = ?2", [identity.as_str(), draft.collection.as_str()])?;
+        let (over, old) = match found {
+            // One that is over but not yet swept away is as good as gone.
+            Some(old) if old.draft.schedule.ended(self.origin.at) => (Some(old), None),
+            found => (None, found),
+        };
+        let keeps_id = draft.collection.dialect() == Dialect::Mailerq;
+        let mut changed = Changed::default();
+        let entry = match &old {
+            Some(old) if keeps_id => {
+                changed.updated = 1;
+                let entry = RuleEntry { draft: draft.clone(), origin: self.origin.clone(), ..old.clone() };
+                self.update_rule(&entry)?;
+                entry
+            }
+            _ => {
+                changed.created = 1;
+                if let Some(gone) = over.as_ref().or(old.as_ref()) {
+                    self.delete_rule(gone)?;
+                }
+                self.insert_rule(id, draft, &identity)?
+            }
+        };
+        let what = format!("{} {}", draft.collection.as_str(), if old.is_some() { "replaced" } else { "created" });
+        self.audit(&what, old.as_ref().map(RuleEntry::to_json), Some(entry.to_json()))?;
+        // The new one first, so that a core is never without either.
+        changed.effects.push(Effect::Put(entry.clone()));
+        let gone = over.or(if keeps_id { None } else { old });
+        changed.effects.extend(gone.map(Effect::Remove));
+        changed.entry = Some(entry);
+        Ok(changed)
+    }
+
+    fn insert_rule(&self, id: &Arc<str>, draft: &Draft, identity: &str) -> Result<RuleEntry> {
+        let mut statement = self.transaction.prepare_cached(
+            "INSERT INTO rule (id, collection, identity, scope, decree, cluster, starts, ends, windows,
+                               created, token, peer, changed, node)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?10, ?13)",
+        )?;
+        let Origin { token, peer, at, node } = self.origin;
+        let schedule = &draft.schedule;
+        let (scope, decree) = (write_scope(&draft.scope), write_decree(&draft.decree));
+        let (starts, ends) = (schedule.start.map(|at| at.0), schedule.end.map(|at| at.0));
+        let windows = write_windows(schedule);
+        let collection = draft.collection.as_str();
+        let row = params![
+            &**id,
+            collection,
+            identity,
+            scope,
+            decree,
+            draft.cluster,
+            starts,
+            ends,
+            windows,
+            at.0,
+            &**token,
+            &**peer,
+            &**node
+        ];
+        let order = statement.insert(row)?.unsigned_abs();
+        Ok(RuleEntry { id: id.clone(), order, draft: draft.clone(), origin: self.origin.clone(), created: *at })
+    }
+
+    fn update_rule(&self, entry: &RuleEntry) -> Result<()> {
+        let mut statement = self.transaction.prepare_cached(
+            "UPDATE rule SET decree = ?2, starts = ?3, ends = ?4, windows = ?5, token = ?6, peer = ?7, changed = ?8,
+                             node = ?9
+             WHERE id = ?1",
+        )?;
+        let Origin { token, peer, at, node } = &entry.origin;
+        let schedule = &entry.draft.schedule;
+        let (starts, ends) = (schedule.start.map(|at| at.0), schedule.end.map(|at| at.0));
+        let decree = write_decree(&entry.draft.decree);
+        let windows = write_windows(schedule);
+        statement.execute(params![&*entry.id, decree, starts, ends, windows, &**token, &**peer, at.0, &**node])?;
+        Ok(())
+    }
+
+    fn delete_rule(&self, entry: &RuleEntry) -> Result<()> {
+        self.transaction.prepare_cached("DELETE FROM rule WHERE id = ?1")?.execute([&*entry.id]).map(drop)
+    }
+
+    fn remove_rule(&self, found: Option<RuleEntry>) -> Result<Changed> {
+        let Some(entry) = found else { return Ok(Changed::default()) };
+        self.delete_rule(&entry)?;
+        self.audit(&format!("{} removed", entry.draft.collection.as_str()), Some(entry.to_json()), None)?;
+        // One that was over was none any more to whoever asks.
+        let removed = u64::from(!entry.draft.schedule.ended(self.origin.at));
+        Ok(Changed { removed, effects: vec![Effect::Remove(entry)], ..Changed::default() })
+    }
+
+    fn sweep(&self, most: usize) -> Result<Changed> {
+        let query = format!("SELECT {PUBLIC} FROM rule WHERE ends <= ?1 ORDER BY ends LIMIT ?2");
+        let mut statement = self.transaction.prepare_cached(&query)?;
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let ended = statement.query_map(params![self.origin.at.0, most], rule_entry)?.collect::<Result<Vec<_>>>()?;
+        let mut changed = Changed::default();
+        for entry in ended {
+            self.delete_rule(&entry)?;
+            self.audit(&format!("{} ended", entry.draft.collection.as_str()), Some(entry.to_json()), None)?;
+            changed.removed += 1;
+            changed.effects.push(Effect::Remove(entry));
+        }
+        Ok(changed)
+    }
+
+    fn rule(&self, condition: &str, values: [&str; 2]) -> Result<Option<RuleEntry>> {
+        let query = format!("SELECT {PUBLIC} FROM rule WHERE {condition}");
+        self.transaction.prepare_cached(&query)?.query_row(values, rule_entry).optional()
+    }
+
+    fn suppress(&self, entries: &[Suppression]) -> Result<Changed> {
+        let mut changed = Changed { effects: Vec::with_capacity(entries.len()), ..Changed::default() };
+        let old = match entries {
+            [one] => self.suppression(&one.value)?,
+            _ => None,
+        };
+        let mut add = self.transaction.prepare_cached(
+            "INSERT OR IGNORE INTO suppression (value, code, extended, description, token) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?;
+        let mut overwrite = self.transaction.prepare_cached(
+            "UPDATE suppression SET code = ?2, extended = ?3, description = ?4, token = ?5 WHERE value = ?1",
+        )?;
+        for entry in entries {
+            let verdict = &entry.verdict;
+            let extended = verdict.extended.map(|extended| extended.to_string());
+            let row =
+                params![&*entry.value, verdict.code, extended, verdict.description.as_deref(), &*self.origin.token];
+            if add.execute(row)? == 1 {
+                changed.created += 1;
+            } else {
+                overwrite.execute(row)?;
+                changed.updated += 1;
+            }
+            changed.effects.push(Effect::Suppress(entry.clone(), self.origin.token.clone()));
+        }
+        match entries {
+            [] => {}
+            [one] => {
+                let what = if old.is_some() { "suppression replaced" } else { "suppression created" };
+                self.audit(what, old, Some(one.to_json()))?;
+            }
+            _ => {
+                let counts = [("created", Some(changed.created.into())), ("updated", Some(changed.updated.into()))];
+                self.audit("suppressions imported", None, Some(Json::object(counts)))?;
+            }
+        }
+        Ok(changed)
+    }
+
+    fn unsuppress(&self, values: &[Arc<str>]) -> Result<Changed> {
+        let mut changed = Changed::default();
+        let old = match values {
+            [one] => self.suppression(one)?,
+            _ => None,
+        };
+        let mut remove = self.transaction.prepare_cached("DELETE FROM suppression WHERE value = ?1")?;
+        for value in values {
+            if remove.execute([&**value])? == 1 {
+                changed.removed += 1;
+                changed.effects.push(Effect::Unsuppress(value.clone()));
+            }
+        }
+        if let Some(old) = old {
+            self.audit("suppression removed", Some(old), None)?;
+        } else if changed.removed > 0 {
+            let counts = Json::object([("removed", Some(changed.removed.into()))]);
+            self.audit("suppressions removed", None, Some(counts))?;
+        }
+        Ok(changed)
+    }
+
+    fn suppression(&self, value: &str) -> Result<Option<Json>> {
+        let query = "SELECT value, code, extended, description FROM suppression WHERE value = ?1";
+        let mut statement = self.transaction.prepare_cached(query)?;
+        Ok(statement.query_row([value], super::rows::suppression).optional()?.map(|entry| entry.to_json()))
+    }
+
+    fn put_pool(&self, pool: &Pool) -> Result<Changed> {
+        let query = "SELECT name, description FROM pool WHERE name = ?1";
+        let old = self.transaction.prepare_cached(query)?.query_row([&*pool.name], super::rows::pool).optional()?;
+        self.transaction.execute(
+            "INSERT INTO pool (name, description) VALUES (?1, ?2)
+             ON CONFLICT (name) DO UPDATE SET description = excluded.description",
+            params![&*pool.name, pool.description.as_deref()],
+        )?;
+        let what = if old.is_some() { "pool changed" } else { "pool created" };
+        self.audit(what, old.as_ref().map(Pool::to_json), Some(pool.to_json()))?;
+        Ok(put(old.is_some(), vec![Effect::Pools]))
+    }
+
+    fn remove_pool(&self, name: &str) -> Result<Changed> {
+        let mut statement = self.transaction.prepare_cached("SELECT ip, pool FROM pool_ip WHERE pool = ?1")?;
+        let members = statement.query_map([name], super::rows::pool_ip)?.collect::<Result<Vec<_>>>()?;
+        let removed = self.transaction.execute("DELETE FROM pool WHERE name = ?1", [name])?;
+        if removed == 0 {
+            return Ok(Changed::default());
+        }
+        let members = members.iter().map(|member| member.ip.to_string().into()).collect::<Vec<Json>>();
+        let before = Json::object([("name", Some(name.into())), ("ips", Some(members.into()))]);
+        self.audit("pool removed", Some(before), None)?;
+        Ok(Changed { removed: 1, effects: vec![Effect::Pools], ..Changed::default() })
+    }
+
+    fn put_pool_ip(&self, member: &PoolIp) -> Result<Outcome> {
+        let query = "SELECT 1 FROM pool WHERE name = ?1";
+        if self.transaction.prepare_cached(query)?.query_row([&*member.pool], |_| Ok(())).optional()?.is_none() {
+            let text = format!("there is no pool {:?}; make it by POST /v1/pools", member.pool);
+            return Ok(Err(Refused { field: "name", text }));
+        }
+        let old = self.pool_ip(member.ip)?;
+        self.transaction.execute(
+            "INSERT INTO pool_ip (ip, pool) VALUES (?1, ?2) ON CONFLICT (ip) DO UPDATE SET pool = excluded.pool",
+            params![member.ip.to_string(), &*member.pool],
+        )?;
+        self.audit("pool member set", old.as_ref().map(PoolIp::to_json), Some(member.to_json()))?;
+        Ok(Ok(put(old.is_some(), vec![Effect::Pools])))
+    }
+
+    fn remove_pool_ip(&self, pool: Option<&str>, ip: IpAddr) -> Result<Changed> {
+        let Some(old) = self.pool_ip(ip)?.filter(|old| pool.is_none_or(|pool| pool == &*old.pool)) else {
+            return Ok(Changed::default());
+        };
+        self.transaction.execute("DELETE FROM pool_ip WHERE ip = ?1", [ip.to_string()])?;
+        self.audit("pool member removed", Some(old.to_json()), None)?;
+        Ok(Changed { removed: 1, effects: vec![Effect::Pools], ..Changed::default() })
+    }
+
+    fn pool_ip(&self, ip: IpAddr) -> Result<Option<PoolIp>> {
+        let mut statement = self.transaction.prepare_cached("SELECT ip, pool FROM pool_ip WHERE ip = ?1")?;
+        statement.query_row([ip.to_string()], super::rows::pool_ip).optional()
+    }
+
+    fn put_external_mta(&self, mta: &ExternalMta) -> Result<Changed> {
+        let old = self.external_mta(mta.public_ip)?;
+        self.transaction.execute(
+            "INSERT OR REPLACE INTO external_mta (public_ip, local_ip, connect_ip, connect_port, protocol)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                mta.public_ip.to_string(),
+                mta.local_ip.to_string(),
+                mta.connect_ip.map(|ip| ip.to_string()),
+                mta.connect_port,
+                &*mta.protocol
+            ],
+        )?;
+        self.audit("external MTA set", old.as_ref().map(ExternalMta::to_json), Some(mta.to_json()))?;
+        Ok(put(old.is_some(), vec![Effect::Pools]))
+    }
+
+    fn remove_external_mta(&self, ip: IpAddr) -> Result<Changed> {
+        let Some(old) = self.external_mta(ip)? else { return Ok(Changed::default()) };
+        self.transaction.execute("DELETE FROM external_mta WHERE public_ip = ?1", [ip.to_string()])?;
+        self.audit("external MTA removed", Some(old.to_json()), None)?;
+        Ok(Changed { removed: 1, effects: vec![Effect::Pools], ..Changed::default() })
+    }
+
+    fn external_mta(&self, ip: IpAddr) -> Result<Option<ExternalMta>> {
+        let query =
+            "SELECT public_ip, local_ip, connect_ip, connect_port, protocol FROM external_mta WHERE public_ip = ?1";
+        self.transaction.prepare_cached(query)?.query_row([ip.to_string()], super::rows::external_mta).optional()
+    }
+
+    fn audit(&self, what: &str, before: Option<Json>, after: Option<Json>) -> Result<()> {
+        let Origin { token, peer, at, .. } = self.origin;
+        audit(self.transaction, (*at, token, peer), what, before, after)
+    }
+}
+
+fn put(was_there: bool, effects: Vec<Effect>) -> Changed {
+    Changed { created: u64::from(!was_there), updated: u64::from(was_there), effects, ..Changed::default() }
+}
+
+/// A change of tokens, which only commands make.
+pub(super) fn audit_token(transaction: &Transaction<'_>, at: Timestamp, what: &str, name: &str) -> Result<()> {
+    audit(transaction, (at, "", "command line"), what, None, Some(Json::object([("name", Some(name.into()))])))
+}
+
+fn audit(
+    transaction: &Transaction<'_>,
+    (at, token, peer): (Timestamp, &str, &str),
+    what: &str,
+    before: Option<Json>,
+    after: Option<Json>,
+) -> Result<()> {
+    let mut statement = transaction
+        .prepare_cached("INSERT INTO audit (at, token, peer, what, before, after) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    let text = |json: Option<Json>| json.map(|json| json.to_text());
+    statement.execute(params![at.0, token, peer, what, text(before), text(after)])?;
+    Ok(())
+}
