@@ -4,6 +4,7 @@
 use crate::api::{Api, Current, Live};
 use crate::config::Config;
 use crate::engine::Health;
+use crate::http::limits::Deadlines;
 use crate::http::{Server, Statistics};
 use crate::report;
 use crate::token::TokenSet;
@@ -47,7 +48,7 @@ impl ControlCore {
         let (thread, ()) = ControlThread::start(cpu, move |control| {
             let statistics = Rc::new(Statistics::default());
             let api = Rc::new(Api::new(control.clone(), monitor, postbox, own, statistics.clone()));
-            Server::start(control, socket, api, statistics);
+            Server::start(control, socket, Deadlines::default(), api, statistics);
             Ok(())
         })?;
         Ok(Self { thread, listening, live })
