@@ -1,14 +1,18 @@
 //! The control core: one thread with an executor of its own, pinned beside the shards, that serves the REST
 //! API. It decides nothing about mail; what it changes, it changes by orders to the cores.
 
+use crate::api::desk::{Configured, Desk};
 use crate::api::{Api, Current, Live};
 use crate::config::Config;
 use crate::engine::Health;
 use crate::http::{Server, Statistics};
 use crate::report;
+use crate::rules::authority::Authority;
+use crate::rules::preview::NoCensus;
 use crate::token::TokenSet;
 use crate::topology::Topology;
 use mailrace_shards::limits::LISTEN_BACKLOG;
+use mailrace_shards::runtime::clock;
 use mailrace_shards::runtime::control::{ControlThread, Turning};
 use mailrace_shards::runtime::engine::Monitor;
 use mailrace_shards::runtime::mailbox::Postbox;
@@ -32,21 +36,22 @@ impl ControlCore {
         config: &Config,
         topology: &Topology,
         tokens: TokenSet,
-        monitor: Monitor,
-        postbox: Postbox,
+        (monitor, postbox): (Monitor, Postbox),
+        (authority, configured): (Authority, Configured),
     ) -> Result<Self, String> {
         let address = config.api.listen;
         let live = Live::default();
         let tls = load_tls(config)?;
         live.change(|current| settle(current, config, tls));
         live.change(|current| current.tokens = tokens);
-        let (socket, listening) = socket::listen(address, LISTEN_BACKLOG)
-            .map_err(|error| format!("cannot listen at {address}: {error}"))?;
+        let (socket, listening) =
+            socket::listen(address, LISTEN_BACKLOG).map_err(|error| format!("cannot listen at {address}: {error}"))?;
         let cpu = topology.pinned.then_some(topology.control_cpu);
         let own = live.clone();
         let (thread, ()) = ControlThread::start(cpu, move |control| {
             let statistics = Rc::new(Statistics::default());
-            let api = Rc::new(Api::new(control.clone(), monitor, postbox, own, statistics.clone()));
+            let desk = Desk { authority, census: Box::new(NoCensus), configured, clock: clock::now };
+            let api = Rc::new(Api::new(control.clone(), monitor, postbox, own, statistics.clone(), Rc::new(desk)));
             Server::start(control, socket, api, statistics);
             Ok(())
         })?;

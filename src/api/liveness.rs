@@ -19,7 +19,9 @@ pub async fn check(call: Call<'_>) -> Result<Response, Refusal> {
     let failing = api.monitor.reports().iter().position(|report| report.log_failing.is_some());
     match failing {
         // The error itself names files; that is for the operator's eyes, in the log and in /metrics' scope.
-        Some(core) => Err(not_now(format!("the outcome log of shard {core} cannot be written; deliveries stand still"))),
+        Some(core) => {
+            Err(not_now(format!("the outcome log of shard {core} cannot be written; deliveries stand still")))
+        }
         None => Ok(Response::text(200, "OK")),
     }
 }

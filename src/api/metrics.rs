@@ -94,7 +94,12 @@ fn collect(api: &Api) -> Vec<Metric> {
     let statistics = &api.statistics;
     let single = |name, help, kind, value| Metric { name, help, kind, labels: &[], series: vec![(Vec::new(), value)] };
     let short = u64::from(api.monitor.memory_short());
-    metrics.push(single("mailrace_memory_short", "1 while new mail is refused for want of memory.", Kind::Gauge, short));
+    metrics.push(single(
+        "mailrace_memory_short",
+        "1 while new mail is refused for want of memory.",
+        Kind::Gauge,
+        short,
+    ));
     if let Some(octets) = resident_octets() {
         let help = "Octets of memory that the process occupies.";
         metrics.push(single("mailrace_memory_resident_bytes", help, Kind::Gauge, octets));

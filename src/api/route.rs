@@ -8,11 +8,7 @@ use crate::http::{Method, Refusal, form};
 ///
 /// # Errors
 /// 404; 405 with Allow; 400 for a parameter that cannot be decoded.
-pub fn find<'a>(
-    endpoints: &'a [Endpoint],
-    method: Method,
-    path: &str,
-) -> Result<(&'a Endpoint, Vec<String>), Refusal> {
+pub fn find<'a>(endpoints: &'a [Endpoint], method: Method, path: &str) -> Result<(&'a Endpoint, Vec<String>), Refusal> {
     let wanted = if method == Method::Head { Method::Get } else { method };
     let mut allowed = Vec::new();
     for endpoint in endpoints {

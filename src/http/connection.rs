@@ -71,8 +71,7 @@ impl<S: Service> Connection<S> {
             };
             let facts = Facts { method: head.method, version: head.version, keep_alive: head.keep_alive };
             let (mut incoming, response) = self.carry_out(wire, *head).await?;
-            let keep_alive =
-                facts.keep_alive && !response.closes && incoming.is_reusable() && !self.control.stopping();
+            let keep_alive = facts.keep_alive && !response.closes && incoming.is_reusable() && !self.control.stopping();
             let keep_alive = keep_alive && render::delimiter(&response, facts.version) != Delimiter::Close;
             self.send(incoming.wire(), response, Facts { keep_alive, ..facts }).await.ok()?;
             if !keep_alive {

@@ -141,9 +141,9 @@ mod tests {
             ("a=%ed%a0%80", Err("`%ed%a0%80` is not UTF-8")),
         ] {
             let found = parse(text);
-            let pairs = found.as_ref().map(|fields| {
-                fields.0.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>()
-            });
+            let pairs = found
+                .as_ref()
+                .map(|fields| fields.0.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect::<Vec<_>>());
             assert_eq!(
                 pairs.map_err(ToString::to_string),
                 expected.map(<[_]>::to_vec).map_err(str::to_owned),

@@ -12,9 +12,9 @@ pub fn essence(headers: &Headers) -> String {
 /// Whether it is `application/json` or `application/*+json`.
 #[must_use]
 pub fn is_json(essence: &str) -> bool {
-    essence.strip_prefix("application/").is_some_and(|subtype| {
-        subtype == "json" || subtype.strip_suffix("+json").is_some_and(|name| !name.is_empty())
-    })
+    essence
+        .strip_prefix("application/")
+        .is_some_and(|subtype| subtype == "json" || subtype.strip_suffix("+json").is_some_and(|name| !name.is_empty()))
 }
 
 /// Whether it is a form.

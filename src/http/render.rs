@@ -163,12 +163,7 @@ mod tests {
                 false,
                 format!("200 OK\r\n@Content-Type: application/x-ndjson\r\n{COMMON}Connection: close\r\n\r\n"),
             ),
-            (
-                Response::empty(299),
-                Version::Http11,
-                true,
-                format!("299 \r\n@Content-Length: 0\r\n{COMMON}\r\n"),
-            ),
+            (Response::empty(299), Version::Http11, true, format!("299 \r\n@Content-Length: 0\r\n{COMMON}\r\n")),
         ] {
             let expected = expected.replace('@', "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
             assert_eq!(head(&response, version, keep_alive, NOW).unwrap(), format!("HTTP/1.1 {expected}"));

@@ -1,0 +1,5 @@
+//! What is neither dialect's: every rule in one list, who changed what, and suppressions by the million.
+
+pub mod audit;
+pub mod rules;
+pub mod suppression_stream;
