@@ -28,6 +28,10 @@ enum Step {
 }
 
 impl Engine for &mut Scripted {
+    fn smtp(&self) -> &[SocketAddr] {
+        &[]
+    }
+
     fn api(&self) -> Option<SocketAddr> {
         None
     }

@@ -359,3 +359,7 @@ impl Pages for RulePages {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "desk_tests.rs"]
+mod tests;

@@ -282,7 +282,7 @@ mod tests {
             assert!(fields(text).number("a", 200..=599).is_err(), "{text}");
         }
         assert!(fields(r#"{"a":"true"}"#).boolean("a").is_err(), "only a form writes booleans as words");
-        assert!(fields(r#"{"a":"x\u0000"}"#).word("a").is_err());
+        assert!(fields(r#"{"a":"x\u0001"}"#).word("a").is_err());
         assert!(fields(r#"{"a":""}"#).word("a").is_err());
         assert_eq!(fields(r#"{"a":null}"#).word("a").unwrap(), None);
         assert_eq!(fields(r#"{"b":1}"#).finish().unwrap_err().to_string(), "unknown field `b`");
