@@ -1,16 +1,19 @@
 //! The control core: one thread with an executor of its own, pinned beside the shards, that serves the REST
 //! API. It decides nothing about mail; what it changes, it changes by orders to the cores.
 
+use crate::api::desk::{Configured, Desk};
 use crate::api::{Api, Current, Live, Reach};
 use crate::config::Config;
+use crate::cores::Cores;
 use crate::engine::Health;
 use crate::http::limits::Deadlines;
 use crate::http::{Server, Statistics};
 use crate::report;
-use crate::submit::Terms;
+use crate::rules::authority::Authority;
 use crate::token::TokenSet;
 use crate::topology::Topology;
 use mailrace_shards::limits::LISTEN_BACKLOG;
+use mailrace_shards::runtime::clock;
 use mailrace_shards::runtime::control::{ControlThread, Turning};
 use mailrace_shards::runtime::socket;
 use mailrace_shards::runtime::tls::ServerTls;
@@ -28,7 +31,13 @@ pub struct ControlCore {
 
 impl ControlCore {
     /// Listens and serves. Returns when the listener is open.
-    pub fn start(config: &Config, topology: &Topology, tokens: TokenSet, reach: Reach) -> Result<Self, String> {
+    pub fn start(
+        config: &Config,
+        topology: &Topology,
+        tokens: TokenSet,
+        reach: Reach,
+        (authority, configured): (Authority, Configured),
+    ) -> Result<Self, String> {
         let address = config.api.listen;
         let live = Live::default();
         let tls = load_tls(config)?;
@@ -40,7 +49,13 @@ impl ControlCore {
         let own = live.clone();
         let (thread, ()) = ControlThread::start(cpu, move |control| {
             let statistics = Rc::new(Statistics::default());
-            let api = Rc::new(Api::new(control.clone(), reach, own, statistics.clone()));
+            let desk = Desk {
+                authority,
+                census: Box::new(Cores::new(control.clone(), reach.postbox.clone())),
+                configured,
+                clock: clock::now,
+            };
+            let api = Rc::new(Api::new(control.clone(), reach, own, statistics.clone(), Rc::new(desk)));
             Server::start(control, socket, Deadlines::default(), api, statistics);
             Ok(())
         })?;
@@ -88,8 +103,6 @@ fn load_tls(config: &Config) -> Result<Option<Arc<ServerTls>>, String> {
 fn settle(current: &mut Current, config: &Config, tls: Option<Arc<ServerTls>>) {
     current.trusted_hosts.clone_from(&config.api.trusted_hosts);
     current.max_body_bytes = config.api.max_body_bytes as usize;
-    current.max_message_bytes = config.settings.smtp.max_message_bytes as usize;
-    current.terms = Arc::new(Terms::from(&config.settings));
     current.hostname = config.settings.hostname.clone();
     current.tls = tls;
 }

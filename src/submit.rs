@@ -14,12 +14,29 @@ use mailrace_shards::smtp::server::{AddressError, Composed, Origin, ServerConfig
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Names the way by which a message came, in its Received header and in records.
 const PROTOCOL: &str = "HTTP";
 
-/// What a reload may change of how messages are taken.
+/// How messages are taken now. Replaced as a whole by a reload, and by a change of the API's pools.
+#[derive(Clone, Debug, Default)]
+pub struct CurrentTerms(Arc<RwLock<Arc<Terms>>>);
+
+impl CurrentTerms {
+    /// What is in force now. One request should ask once.
+    #[must_use]
+    pub fn get(&self) -> Arc<Terms> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes them from settings, the API's pools included.
+    pub fn set(&self, settings: &Settings) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Terms::from(settings));
+    }
+}
+
+/// What a message is held to.
 #[derive(Clone, Debug, Default)]
 pub struct Terms {
     /// As for SMTP.
@@ -45,6 +62,11 @@ impl From<&Settings> for Terms {
 }
 
 impl Terms {
+    /// Octets of one call's body.
+    pub fn body_max(&self) -> usize {
+        usize::try_from(self.server.max_message_bytes).unwrap_or(usize::MAX)
+    }
+
     /// Whether there are the sources that a message names; if not, which wish is at fault, and why.
     pub fn check_sources(&self, extras: &Extras) -> Result<(), (&'static str, String)> {
         if let Some(address) = extras.ips.iter().find(|address| !self.addresses.contains(&address.to_canonical())) {

@@ -7,8 +7,11 @@
 mod bodies;
 mod count;
 mod crash;
+mod dns;
 mod failures;
 mod independent;
+mod inject;
+mod limits;
 mod recipients;
 mod retry;
 mod signals;

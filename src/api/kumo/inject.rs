@@ -22,12 +22,12 @@ pub async fn inject(call: Call<'_>) -> Result<Response, Refusal> {
     let Call { api, request, .. } = call;
     submit::pressure(api).map_err(shedding)?;
     media::require_json(&request.head.headers)?;
-    let current = api.live.current();
-    let body = request.body.collect(current.max_message_bytes).await?;
-    let Mailing { composed, addressed } = read(&body, &current.terms)?;
+    let terms = api.terms.get();
+    let body = request.body.collect(terms.body_max()).await?;
+    let Mailing { composed, addressed } = read(&body, &terms)?;
     drop(body);
     let mut tally = Tally::default();
-    let mut convoy = Convoy::new(api, &current.terms, request.peer);
+    let mut convoy = Convoy::new(api, &terms, request.peer);
     for Addressed { email, draft } in addressed {
         while convoy.is_full() && tally.note(convoy.next().await) {}
         match (draft, tally.refusal) {

@@ -23,11 +23,11 @@ pub async fn inject(call: Call<'_>) -> Result<Response, Refusal> {
     let Call { api, request, .. } = call;
     submit::pressure(api).map_err(unavailable)?;
     media::require_json(&request.head.headers)?;
-    let current = api.live.current();
-    let body = request.body.collect(current.max_message_bytes).await?;
-    let (draft, composed) = read(&body, &current.terms)?;
+    let terms = api.terms.get();
+    let body = request.body.collect(terms.body_max()).await?;
+    let (draft, composed) = read(&body, &terms)?;
     drop(body);
-    let mut convoy = Convoy::new(api, &current.terms, request.peer);
+    let mut convoy = Convoy::new(api, &terms, request.peer);
     convoy.send((), draft, &composed);
     drop(composed);
     let (_, result) = convoy.next().await.expect("one message is under way");

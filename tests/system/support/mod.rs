@@ -8,11 +8,13 @@
 pub mod certificate;
 pub mod client;
 pub mod config;
+pub mod dns;
 pub mod engine;
 pub mod log;
 pub mod ports;
 pub mod programs;
 pub mod received;
+pub mod rest;
 pub mod sink;
 pub mod wait;
 pub mod wire;
