@@ -129,8 +129,14 @@ pub struct Convoy<'a, T> {
     submitter: &'a Submitter,
     terms: &'a Terms,
     peer: SocketAddr,
-    under_way: VecDeque<(T, usize, Reply<Result<MessageId, NotTaken>>)>,
+    under_way: VecDeque<Sent<T>>,
     octets: usize,
+}
+
+struct Sent<T> {
+    name: T,
+    octets: usize,
+    reply: Reply<Result<MessageId, NotTaken>>,
 }
 
 impl<'a, T> Convoy<'a, T> {
@@ -166,12 +172,12 @@ impl<'a, T> Convoy<'a, T> {
             peer: Some(self.peer),
         });
         self.octets += octets;
-        self.under_way.push_back((name, octets, reply));
+        self.under_way.push_back(Sent { name, octets, reply });
     }
 
     /// What became of the oldest; `None` when none is under way.
     pub async fn next(&mut self) -> Option<(T, Result<MessageId, Failure>)> {
-        let (name, octets, reply) = self.under_way.pop_front()?;
+        let Sent { name, octets, reply } = self.under_way.pop_front()?;
         self.octets -= octets;
         let result = match reply.within(self.control, SUBMISSION_WAIT).await {
             Ok(result) => result.map_err(Failure::NotTaken),
