@@ -3,6 +3,7 @@
 pub mod bounce;
 pub mod duration;
 pub mod inspect;
+pub mod rebind;
 pub mod suspend;
 pub mod suspend_ready_q;
 
