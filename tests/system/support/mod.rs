@@ -10,6 +10,7 @@ pub mod client;
 pub mod config;
 pub mod engine;
 pub mod log;
+pub mod names;
 pub mod ports;
 pub mod programs;
 pub mod received;
