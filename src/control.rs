@@ -1,14 +1,19 @@
 //! The control core: one thread with an executor of its own, pinned beside the shards, that serves the REST
 //! API. It decides nothing about mail; what it changes, it changes by orders to the cores.
 
+use crate::api::desk::{Configured, Desk};
 use crate::api::{Api, Current, Live};
 use crate::config::Config;
+use crate::cores::Cores;
 use crate::engine::Health;
+use crate::http::limits::Deadlines;
 use crate::http::{Server, Statistics};
 use crate::report;
+use crate::rules::authority::Authority;
 use crate::token::TokenSet;
 use crate::topology::Topology;
 use mailrace_shards::limits::LISTEN_BACKLOG;
+use mailrace_shards::runtime::clock;
 use mailrace_shards::runtime::control::{ControlThread, Turning};
 use mailrace_shards::runtime::engine::Monitor;
 use mailrace_shards::runtime::mailbox::Postbox;
@@ -32,8 +37,8 @@ impl ControlCore {
         config: &Config,
         topology: &Topology,
         tokens: TokenSet,
-        monitor: Monitor,
-        postbox: Postbox,
+        (monitor, postbox): (Monitor, Postbox),
+        (authority, configured): (Authority, Configured),
     ) -> Result<Self, String> {
         let address = config.api.listen;
         let live = Live::default();
@@ -46,8 +51,14 @@ impl ControlCore {
         let own = live.clone();
         let (thread, ()) = ControlThread::start(cpu, move |control| {
             let statistics = Rc::new(Statistics::default());
-            let api = Rc::new(Api::new(control.clone(), monitor, postbox, own, statistics.clone()));
-            Server::start(control, socket, api, statistics);
+            let desk = Desk {
+                authority,
+                census: Box::new(Cores::new(control.clone(), postbox.clone())),
+                configured,
+                clock: clock::now,
+            };
+            let api = Rc::new(Api::new(control.clone(), monitor, postbox, own, statistics.clone(), Rc::new(desk)));
+            Server::start(control, socket, Deadlines::default(), api, statistics);
             Ok(())
         })?;
         Ok(Self { thread, listening, live })

@@ -1,16 +1,27 @@
 //! What the control core needs of the engine: the one place of this package that starts it.
 
+use crate::api::desk::Configured;
 use crate::auth;
 use crate::config::Config;
 use crate::control::ControlCore;
 use crate::report;
+use crate::rules::authority::{self, Authority, EngineCores, IN_FORCE_WITHIN};
+use crate::rules::pools::{ApiPools, lay_over};
+use crate::rules::store::Store;
 use crate::token::TokenSet;
 use crate::topology::Topology;
 use crate::users::{self, Users};
+use mailrace_shards::event::Order;
+use mailrace_shards::message::CoreId;
+use mailrace_shards::path::LimitTable;
 use mailrace_shards::rules::HashKey;
+use mailrace_shards::runtime::clock;
 use mailrace_shards::runtime::engine::{self as runtime, EngineStart};
+use mailrace_shards::runtime::mailbox::Postbox;
+use mailrace_shards::settings::Settings;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// All that a start is given. Everything in it was checked.
@@ -20,6 +31,8 @@ pub struct Start {
     pub topology: Topology,
     pub users: Users,
     pub tokens: TokenSet,
+    /// The configuration file, as messages name it.
+    pub config_file: String,
 }
 
 /// How it is with the engine.
@@ -54,22 +67,39 @@ type Injectors = Arc<RwLock<(Arc<Users>, TokenSet)>>;
 
 /// Starts it. Returns when every listener is open.
 pub fn start(start: Start) -> Result<impl Engine, String> {
-    let Start { config, topology, users, tokens } = start;
+    let Start { config, topology, users, tokens, config_file } = start;
     let injectors: Injectors = Arc::new(RwLock::new((Arc::new(users), tokens.clone())));
     let asked = injectors.clone();
+    // Whatever cannot be read of the rules ends the start here: without them mail would go out that must not.
+    let store = Store::open(&config.settings.data_dir).map_err(|error| error.to_string())?;
+    let limits = LimitTable::new(&config.settings.limits, 0);
+    let lanes = Arc::new(move |domain: &str| limits.lanes(domain));
+    let rule_key = rule_key();
+    let mut prepared = authority::prepare(store, config.settings.shards, rule_key, lanes, clock::now())
+        .map_err(|error| error.to_string())?;
+    let overlay = Overlay::new(config.settings.clone(), prepared.pools.clone());
     let mut engine = runtime::Engine::start(EngineStart {
-        settings: Arc::new(config.settings.clone()),
+        settings: overlay.settings(),
         cpus: topology.shard_cpus.iter().map(|cpu| topology.pinned.then_some(*cpu)).collect(),
         authenticate: Arc::new(move |name, secret| {
             let (users, tokens) = asked.read().unwrap_or_else(PoisonError::into_inner).clone();
             auth::injector(&users, &tokens, name, secret.as_bytes()).is_some()
         }),
-        rule_key: rule_key(),
-        rules: Vec::new(),
+        rule_key,
+        rules: std::mem::take(&mut prepared.updates),
     })
     .map_err(|error| error.to_string())?;
-    match ControlCore::start(&config, &topology, tokens, engine.monitor(), engine.postbox().clone()) {
-        Ok(control) => Ok(Running { engine, control, injectors }),
+    let configured = Configured::default();
+    configured.set(&config_file, &config.settings);
+    let started = start_authority(prepared, &overlay, engine.postbox(), config.settings.hostname.clone());
+    let started = started.and_then(|(authority, thread)| {
+        let rules = (authority.clone(), configured.clone());
+        let control =
+            ControlCore::start(&config, &topology, tokens, (engine.monitor(), engine.postbox().clone()), rules);
+        control.map(|control| (control, Rules { authority, thread: Some(thread), overlay, configured, config_file }))
+    });
+    match started {
+        Ok((control, rules)) => Ok(Running { engine, control, injectors, rules }),
         Err(error) => {
             engine.stop(Duration::ZERO);
             Err(error)
@@ -84,6 +114,59 @@ struct Running {
     engine: runtime::Engine,
     control: ControlCore,
     injectors: Injectors,
+    rules: Rules,
+}
+
+/// The rules' thread, and what has to do with it.
+struct Rules {
+    authority: Authority,
+    thread: Option<JoinHandle<()>>,
+    overlay: Overlay,
+    configured: Configured,
+    config_file: String,
+}
+
+fn start_authority(
+    prepared: authority::Prepared,
+    overlay: &Overlay,
+    postbox: &Postbox,
+    node: Arc<str>,
+) -> Result<(Authority, JoinHandle<()>), String> {
+    let (overlay, orders) = (overlay.clone(), postbox.clone());
+    let pools = Box::new(move |pools| overlay.change_pools(pools, &orders));
+    let cores = EngineCores { postbox: postbox.clone(), pools };
+    authority::start(prepared, cores, node, clock::now, IN_FORCE_WITHIN)
+        .map_err(|error| format!("the rules' thread cannot be started: {error}"))
+}
+
+/// The configuration's settings with the pools made by the API laid over them. Changed from two sides: by a reload,
+/// and by the rules' thread.
+#[derive(Clone)]
+struct Overlay(Arc<Mutex<(Settings, ApiPools)>>);
+
+impl Overlay {
+    fn new(settings: Settings, pools: ApiPools) -> Self {
+        Self(Arc::new(Mutex::new((settings, pools))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Settings, ApiPools)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        let (settings, pools) = &*self.lock();
+        Arc::new(lay_over(settings, pools))
+    }
+
+    /// The order goes out under the lock, so that the last change is also the last order.
+    fn change_pools(&self, pools: ApiPools, postbox: &Postbox) {
+        let mut held = self.lock();
+        held.1 = pools;
+        let settings = Arc::new(lay_over(&held.0, &held.1));
+        for core in 0..u16::try_from(postbox.cores()).expect("CORES_MAX fits 16 bits") {
+            postbox.order(CoreId(core), Order::Reload(settings.clone()));
+        }
+    }
 }
 
 impl Engine for Running {
@@ -97,6 +180,9 @@ impl Engine for Running {
 
     fn health(&mut self) -> Health {
         match self.engine.health() {
+            runtime::Health::Alive if self.rules.thread.as_ref().is_some_and(JoinHandle::is_finished) => {
+                Health::Failed("the rules' thread has ended".to_owned())
+            }
             runtime::Health::Alive => self.control.health(),
             runtime::Health::Stalled(what) => Health::Stalled(what),
             runtime::Health::Failed(why) => Health::Failed(why),
@@ -105,9 +191,15 @@ impl Engine for Running {
 
     fn reload(&mut self, config: &Config, users: Users) {
         self.injectors.write().unwrap_or_else(PoisonError::into_inner).0 = Arc::new(users);
-        if let Err(error) = self.engine.reload(&Arc::new(config.settings.clone())) {
+        let rules = &self.rules;
+        let mut held = rules.overlay.lock();
+        let old = std::mem::replace(&mut held.0, config.settings.clone());
+        if let Err(error) = self.engine.reload(&Arc::new(lay_over(&held.0, &held.1))) {
+            held.0 = old;
             report::error(&format!("{error}; settings and certificate stay as they were"));
         }
+        rules.configured.set(&rules.config_file, &held.0);
+        drop(held);
         self.control.reload(config);
     }
 
@@ -119,6 +211,12 @@ impl Engine for Running {
     fn stop(&mut self, within: Duration) -> Result<(), String> {
         // First the API: its requests need the cores, and no core needs it.
         let control = self.control.stop(within / CONTROL_STOP_PART);
+        self.rules.authority.stop();
+        let rules = self.rules.thread.take().map(JoinHandle::join);
+        let control = match rules {
+            Some(Err(_)) => Err("the rules' thread ended by a panic; what was answered is stored".to_owned()),
+            _ => control,
+        };
         match &*self.engine.stop(within - within / CONTROL_STOP_PART) {
             [] => control,
             failed => Err(format!("shards {failed:?} ended by a panic; what they had accepted is in the spool")),

@@ -65,7 +65,7 @@ fn take(tape: &mut &[Node<'_>], depth: usize) -> Result<Json, BadJson> {
         return Err(BadJson(format!("more than {DEPTH_MAX} arrays and objects inside each other")));
     }
     Ok(match first {
-        Node::String(text) => Json::Text((*text).to_owned()),
+        Node::String(text) => Json::Text(checked(text)?),
         Node::Static(StaticNode::Null) => Json::Null,
         Node::Static(StaticNode::Bool(value)) => Json::Bool(*value),
         Node::Static(StaticNode::I64(value)) => Json::Integer(*value),
@@ -80,6 +80,15 @@ fn take(tape: &mut &[Node<'_>], depth: usize) -> Result<Json, BadJson> {
         }
         Node::Object { len, .. } => object_of(tape, *len, depth)?,
     })
+}
+
+/// The parser makes a NUL of half a surrogate pair (`"\ud800"`), and nothing here needs a NUL that was meant.
+fn checked(text: &str) -> Result<String, BadJson> {
+    if text.contains('\0') {
+        Err(BadJson("a string holds NUL, or half a surrogate pair".to_owned()))
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 fn object_of(tape: &mut &[Node<'_>], len: usize, depth: usize) -> Result<Json, BadJson> {

@@ -55,7 +55,8 @@ fn run(arguments: &ServeArguments) -> Result<(), Vec<String>> {
     let tokens = store.tokens().map_err(|error| one(error.to_string()))?;
     let topology = Topology::plan(config.settings.shards, &machine);
 
-    let start = Start { config: config.clone(), topology: topology.clone(), users, tokens };
+    let config_file = file.map_or_else(|| "the defaults".to_owned(), |file| file.display().to_string());
+    let start = Start { config: config.clone(), topology: topology.clone(), users, tokens, config_file };
     let user_count = start.users.count();
     let engine = engine::start(start).map_err(one)?;
     report::plain(&report::start_up(&StartUp {

@@ -2,8 +2,11 @@
 //! thing, then its handler. No handler decides who may call it.
 
 mod auth;
+pub mod desk;
+pub mod fields;
 mod kumo;
 mod liveness;
+mod mailerq;
 mod metrics;
 mod native;
 mod route;
@@ -12,7 +15,7 @@ mod throttle;
 pub use auth::Identity;
 
 use crate::cores::Cores;
-use crate::http::Method::{self, Get, Post};
+use crate::http::Method::{self, Delete, Get, Post};
 use crate::http::form::Fields;
 use crate::http::{Refusal, Request, Response, Service, Statistics, Waiting};
 use crate::report;
@@ -74,11 +77,58 @@ pub struct Endpoint {
     pub handler: Handler,
 }
 
+/// A handler of rules: `async fn(&Rc<Desk>, Ask<'_>) -> Result<Response, Refusal>`.
+macro_rules! at_desk {
+    ($handler:path) => {
+        |call| {
+            Box::pin(async move {
+                let (desk, ask) = call.at_desk();
+                $handler(&desk, ask).await
+            })
+        }
+    };
+}
+
 /// Every endpoint there is. A handler is written as an `async fn(Call<'_>) -> Result<Response, Refusal>`.
 pub const ENDPOINTS: &[Endpoint] = &[
     endpoint(Get, "/api/check-liveness/v1", None, |call| Box::pin(liveness::check(call))),
     endpoint(Get, "/metrics", Some(Scope::Read), |call| Box::pin(metrics::text(call))),
     endpoint(Get, "/metrics.json", Some(Scope::Read), |call| Box::pin(metrics::json(call))),
+    endpoint(Get, "/v1/pauses", Some(Scope::Read), at_desk!(mailerq::pauses::list)),
+    endpoint(Post, "/v1/pauses", Some(Scope::Control), at_desk!(mailerq::pauses::post)),
+    endpoint(Delete, "/v1/pauses", Some(Scope::Control), at_desk!(mailerq::pauses::delete)),
+    endpoint(Get, "/v1/errors", Some(Scope::Read), at_desk!(mailerq::errors::list)),
+    endpoint(Post, "/v1/errors", Some(Scope::Control), at_desk!(mailerq::errors::post)),
+    endpoint(Delete, "/v1/errors", Some(Scope::Control), at_desk!(mailerq::errors::delete)),
+    endpoint(Get, "/v1/suppressions", Some(Scope::Read), at_desk!(mailerq::suppressions::list)),
+    endpoint(Post, "/v1/suppressions", Some(Scope::Control), at_desk!(mailerq::suppressions::post)),
+    endpoint(Delete, "/v1/suppressions", Some(Scope::Control), at_desk!(mailerq::suppressions::delete)),
+    // MailerQ's documents misspell it once.
+    endpoint(Get, "/v1/suppessions", Some(Scope::Read), at_desk!(mailerq::suppressions::list)),
+    endpoint(Post, "/v1/suppessions", Some(Scope::Control), at_desk!(mailerq::suppressions::post)),
+    endpoint(Delete, "/v1/suppessions", Some(Scope::Control), at_desk!(mailerq::suppressions::delete)),
+    endpoint(Get, "/v1/pools", Some(Scope::Read), at_desk!(mailerq::pools::list)),
+    endpoint(Post, "/v1/pools", Some(Scope::Control), at_desk!(mailerq::pools::post)),
+    endpoint(Delete, "/v1/pools", Some(Scope::Control), at_desk!(mailerq::pools::delete)),
+    endpoint(Get, "/v1/externalmtas", Some(Scope::Read), at_desk!(mailerq::external_mtas::list)),
+    endpoint(Post, "/v1/externalmtas", Some(Scope::Control), at_desk!(mailerq::external_mtas::post)),
+    endpoint(Delete, "/v1/externalmtas", Some(Scope::Control), at_desk!(mailerq::external_mtas::delete)),
+    endpoint(Get, "/api/admin/suspend/v1", Some(Scope::Read), at_desk!(kumo::suspend::list)),
+    endpoint(Post, "/api/admin/suspend/v1", Some(Scope::Control), at_desk!(kumo::suspend::post)),
+    endpoint(Delete, "/api/admin/suspend/v1", Some(Scope::Control), at_desk!(kumo::suspend::delete)),
+    endpoint(Get, "/api/admin/bounce/v1", Some(Scope::Read), at_desk!(kumo::bounce::list)),
+    endpoint(Post, "/api/admin/bounce/v1", Some(Scope::Control), at_desk!(kumo::bounce::post)),
+    endpoint(Delete, "/api/admin/bounce/v1", Some(Scope::Control), at_desk!(kumo::bounce::delete)),
+    endpoint(Get, "/api/admin/suspend-ready-q/v1", Some(Scope::Read), at_desk!(kumo::suspend_ready_q::list)),
+    endpoint(Post, "/api/admin/suspend-ready-q/v1", Some(Scope::Control), at_desk!(kumo::suspend_ready_q::post)),
+    endpoint(Delete, "/api/admin/suspend-ready-q/v1", Some(Scope::Control), at_desk!(kumo::suspend_ready_q::delete)),
+    endpoint(Get, "/v1/poolips", Some(Scope::Read), at_desk!(mailerq::pools::list_ips)),
+    endpoint(Post, "/v1/poolips", Some(Scope::Control), at_desk!(mailerq::pools::post_ip)),
+    endpoint(Delete, "/v1/poolips", Some(Scope::Control), at_desk!(mailerq::pools::delete_ip)),
+    endpoint(Get, "/v1/rules", Some(Scope::Read), at_desk!(native::rules::list)),
+    endpoint(Get, "/v1/rules/{id}", Some(Scope::Read), at_desk!(native::rules::get)),
+    endpoint(Delete, "/v1/rules/{id}", Some(Scope::Control), at_desk!(native::rules::delete)),
+    endpoint(Get, "/v1/audit", Some(Scope::Read), at_desk!(native::audit::list)),
     endpoint(Get, "/api/admin/inspect-message/v1", Some(Scope::Read), |call| Box::pin(kumo::inspect::message(call))),
     endpoint(Get, "/api/admin/inspect-sched-q/v1", Some(Scope::Read), |call| {
         Box::pin(kumo::inspect::scheduled_queue(call))
@@ -108,15 +158,24 @@ pub struct Api {
     pub live: Live,
     /// What the HTTP server has done.
     pub statistics: Rc<Statistics>,
+    /// Where rules are changed.
+    pub desk: Rc<desk::Desk>,
     failures: RefCell<Failures>,
 }
 
 impl Api {
     /// Over a running engine.
     #[must_use]
-    pub fn new(control: Control, monitor: Monitor, postbox: Postbox, live: Live, statistics: Rc<Statistics>) -> Self {
+    pub fn new(
+        control: Control,
+        monitor: Monitor,
+        postbox: Postbox,
+        live: Live,
+        statistics: Rc<Statistics>,
+        desk: Rc<desk::Desk>,
+    ) -> Self {
         let cores = Cores::new(control.clone(), postbox.clone());
-        Self { control, monitor, postbox, cores, live, statistics, failures: RefCell::default() }
+        Self { control, monitor, postbox, cores, live, statistics, desk, failures: RefCell::default() }
     }
 
     async fn carry_out(self: &Rc<Self>, request: &mut Request) -> Result<Response, Refusal> {
@@ -156,6 +215,15 @@ impl Api {
             }
         };
         Err(Refusal { header: Some(("WWW-Authenticate", "Bearer".to_owned())), ..Refusal::new(401, text) })
+    }
+}
+
+impl<'a> Call<'a> {
+    /// For handlers of rules, which need less.
+    fn at_desk(self) -> (Rc<desk::Desk>, desk::Ask<'a>) {
+        let body_max = self.api.live.current().max_body_bytes;
+        let Self { api, by, parameters, request } = self;
+        (api.desk.clone(), desk::Ask { by, parameters, request, body_max })
     }
 }
 

@@ -107,3 +107,23 @@ impl Body {
 pub(super) fn too_large(limit: usize) -> Refusal {
     Refusal::closing(413, format!("the body is longer than the {limit} octets allowed"))
 }
+
+/// A request from 127.0.0.1 with no header fields, for tests of what answers it.
+#[cfg(test)]
+pub fn test_request(method: super::Method, target: &str, body: Body) -> Request {
+    use super::head::{Coding, Framing};
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let head = Head {
+        method,
+        path: path.into(),
+        query: query.into(),
+        host: "localhost".into(),
+        version: super::Version::Http11,
+        headers: super::Headers::default(),
+        framing: Framing::None,
+        coding: Coding::Identity,
+        expects_continue: false,
+        keep_alive: true,
+    };
+    Request { head, peer: SocketAddr::from(([127, 0, 0, 1], 50_000)), secure: false, body }
+}

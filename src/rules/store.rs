@@ -205,6 +205,12 @@ impl Store {
         done.map_err(|error| self.failed(error))
     }
 
+    /// Does what no method does, for tests of what then happens.
+    #[cfg(test)]
+    pub fn spoil(&mut self, sql: &str) {
+        self.connection.execute_batch(sql).unwrap();
+    }
+
     fn failed(&self, error: rusqlite::Error) -> StoreError {
         if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) {
             return StoreError::Refused(format!(

@@ -11,8 +11,10 @@
 mod bodies;
 mod count;
 mod crash;
+mod dns;
 mod failures;
 mod independent;
+mod limits;
 mod recipients;
 mod retry;
 mod signals;

@@ -153,7 +153,11 @@ impl Shard {
             if let Some(path) = self.sites.find_path(site, member.source) {
                 let share = self.limits_for(bucket, path).share;
                 let carries = |session: &Session| {
-                    session.path == path && session.share == share && session.served && !session.retiring()
+                    session.path == path
+                        && session.share == share
+                        && session.served
+                        && !session.retiring()
+                        && member.reaches(session.peer().ip())
                 };
                 if self.sessions.iter().any(|(_, session)| carries(session)) {
                     return true;
@@ -197,6 +201,7 @@ impl Shard {
         let mut peers = self.sites.site(session.site).hosts.iter().flat_map(|host| &host.addresses);
         peers.any(|peer| {
             *peer != session.peer()
+                && session.member.reaches(peer.ip())
                 && identity.bind_for(peer.ip()) != crate::path::source::Bind::Unusable
                 && self.sites.rested(source, *peer, now.instant)
         })

@@ -7,7 +7,7 @@ use super::site::SiteId;
 use crate::event::SessionId;
 use crate::limits::{PICK_DESTINATIONS, PICK_SKIPS, UNSYNCED_RECORDS_MAX};
 use crate::message::{Body, Envelope, Location};
-use crate::path::Tokens;
+use crate::path::{Member, Tokens};
 use crate::queue::{BucketId, DestinationId, EntryId};
 use crate::rules::Stamp;
 use crate::time::Now;
@@ -144,14 +144,16 @@ impl Shard {
     }
 
     fn pick_from(&mut self, id: SessionId, destination: DestinationId, now: Now) -> Picked {
-        let (path, share) = (self.session(id).path, self.session(id).share);
+        let session = self.session(id);
+        let (path, share, peer) = (session.path, session.share, session.peer().ip());
         self.prepare_buckets(destination, path, now);
         let source = self.sites.path(path).source;
         for _ in 0..PICK_SKIPS {
             let buckets = &self.buckets;
             let next = self.queue.next(destination, |bucket, _| {
                 buckets.get(bucket).is_some_and(|state| {
-                    state.eligible.members.iter().any(|member| member.source == source)
+                    let fits = |member: &Member| member.source == source && member.reaches(peer);
+                    state.eligible.members.iter().any(fits)
                         && state.limits.iter().any(|(of, limits)| *of == path && limits.share == share)
                 })
             });

@@ -204,7 +204,8 @@ impl Shard {
             opening += of_path.opening.iter().filter(|of| **of == share).count();
             sessions += of_path.sessions;
             // The last to become idle is the warmest, and the others may reach their time-out.
-            let fits = |session: &Session| session.share == share && !session.recalled;
+            let fits =
+                |session: &Session| session.share == share && !session.recalled && member.reaches(session.peer().ip());
             let found = of_path.idle.iter().rposition(|id| fits(self.session(*id)));
             if let Some(at) = found {
                 let id = self.sites.path_mut(path).idle.remove(at).expect("the position was just found");
@@ -244,8 +245,7 @@ impl Shard {
         } else {
             PermitId::UNLIMITED
         };
-        let pool = eligible.pool.clone();
-        let id = self.new_session(path, destination, &limits, permit, pool);
+        let id = self.new_session(path, destination, &limits, permit, eligible);
         if permit == PermitId::UNLIMITED || self.permits.state(permit) == Some(PermitState::Granted) {
             self.start_connecting(id, now);
         } else {
@@ -335,15 +335,18 @@ impl Shard {
         destination: DestinationId,
         limits: &Limits,
         permit: PermitId,
-        pool: Option<Arc<str>>,
+        eligible: &Eligible,
     ) -> SessionId {
         self.next_session += 1;
         let site = self.sites.path(path).site;
-        let source = self.sources.get(self.sites.path(path).source);
+        let index = self.sites.path(path).source;
+        let source = self.sources.get(index);
+        let member = eligible.members.iter().find(|member| member.source == index);
+        let member = *member.expect("the path was chosen from these members");
         let carrier = Carrier {
             session: self.next_session,
             site: self.sites.site(site).name.clone(),
-            pool,
+            pool: eligible.pool.clone(),
             source: Some(source.name.clone()),
             ..Carrier::default()
         };
@@ -354,6 +357,7 @@ impl Shard {
             site,
             path,
             destination,
+            member,
             share: limits.share,
             permit,
             hosts: SmallVec::new(),
@@ -386,6 +390,7 @@ impl Shard {
             .hosts
             .iter()
             .flat_map(|host| host.addresses.iter().map(|peer| (host.name.clone(), *peer)))
+            .filter(|(_, peer)| session.member.reaches(peer.ip()))
             .filter(|(_, peer)| identity.bind_for(peer.ip()) != Bind::Unusable)
             .filter(|(_, peer)| self.sites.rested(source, *peer, now.instant))
             .take(HOSTS_TRIED)

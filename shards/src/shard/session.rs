@@ -1,7 +1,7 @@
 //! What the brain knows of one connection to a remote host: from the wish to have it until it is gone.
 
 use crate::outcome::Carrier;
-use crate::path::{PathId, PermitId, ShareKey};
+use crate::path::{Member, PathId, PermitId, ShareKey};
 use crate::queue::{DestinationId, EntryId};
 use crate::rules::Stamp;
 use crate::settings::TlsPolicy;
@@ -49,6 +49,8 @@ pub(super) struct Session {
     pub path: PathId,
     /// The destination for which it was opened.
     pub destination: DestinationId,
+    /// Its source, and to which hosts the mail for which it was opened may go from there.
+    pub member: Member,
     /// It may carry the mail whose limits have this key.
     pub share: ShareKey,
     pub permit: PermitId,

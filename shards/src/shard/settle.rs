@@ -51,7 +51,7 @@ impl Shard {
             self.host_served(session);
         }
         let attempt = Attempt {
-            carrier: Some(self.session(session).carrier.clone()),
+            carrier: Some(self.carrier_of(session, flight.entry)),
             tls: self.session(session).tls,
             other_host: host_failed && self.may_go_elsewhere(flight.entry, session, now),
             repeatable: true,
@@ -59,6 +59,17 @@ impl Shard {
         let destination = self.queue.destination_of(self.queue.entry(flight.entry).bucket);
         self.settle(flight.entry, results, &attempt, now);
         self.attend(destination, now);
+    }
+
+    /// How an entry travels on a session, which may have been opened for mail of another pool.
+    fn carrier_of(&self, session: SessionId, id: EntryId) -> Arc<Carrier> {
+        let carrier = &self.session(session).carrier;
+        match self.buckets.get(self.queue.entry(id).bucket) {
+            Some(state) if state.eligible.pool != carrier.pool => {
+                Arc::new(Carrier { pool: state.eligible.pool.clone(), ..Carrier::clone(carrier) })
+            }
+            _ => carrier.clone(),
+        }
     }
 
     /// Whether a message may try another host within the same attempt: there is one, and it has not tried as many

@@ -222,6 +222,36 @@ fn pools_do_not_wait_for_each_other_nor_fail_together() {
     assert!(carriers.contains(&Some("192.0.2.11".parse().unwrap())));
 }
 
+/// A message that names one address of a source goes from no other, not even on a connection that stands.
+#[test]
+fn a_message_goes_only_from_the_addresses_that_it_names() {
+    let both = SourceSettings { address_v6: Some("2001:db8::10".parse().unwrap()), ..source(10) };
+    let mut world = World::new(Settings { sources: vec![both], ..settings() });
+    let v6 = "[2001:db8:1::1]:25".parse().unwrap();
+    world.everything_at(&["a.test"], &[("mx6.a.test", v6), ("mx4.a.test", peer(1))]);
+    let any = world.post(&["r@a.test"]);
+    world.run(seconds(1));
+    let only = Extras { ips: vec!["192.0.2.10".parse().unwrap()], ..Extras::default() };
+    let named = world.post_with(&["r@a.test"], only);
+    world.run(seconds(1));
+    assert_eq!(world.sent.iter().map(|sent| sent.peer).collect::<Vec<_>>(), [v6, peer(1)]);
+    assert_eq!((world.story(any), world.story(named)), (vec![(Delivery, 250, 1)], vec![(Delivery, 250, 1)]));
+}
+
+#[test]
+fn records_name_the_pool_of_the_message_whoever_opened_the_connection() {
+    let pools = vec![pool("first", &[(0, 1)]), pool("second", &[(0, 1)])];
+    let mut world = World::new(Settings { pools, ..two_sources() });
+    world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
+    for name in ["first", "second"] {
+        world.post_with(&["r@a.test"], from(name));
+        world.run(seconds(1));
+    }
+    let pools: Vec<_> = world.records.iter().map(|record| record.carrier.clone().unwrap().pool.clone()).collect();
+    assert_eq!(pools, [Some("first".into()), Some("second".into())]);
+    assert_eq!(world.connects.len(), 1);
+}
+
 #[test]
 fn a_source_that_cannot_be_used_defers_only_its_own_mail() {
     let mut world = World::new(two_sources());

@@ -1,3 +1,6 @@
-//! What mailrace adds to both dialects (`/v1/…` paths that MailerQ does not have).
+//! What is neither dialect's: every rule in one list, who changed what, and suppressions by the million.
 
+pub mod audit;
 pub mod queues;
+pub mod rules;
+pub mod suppression_stream;

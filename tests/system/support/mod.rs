@@ -8,6 +8,7 @@
 pub mod certificate;
 pub mod client;
 pub mod config;
+pub mod dns;
 pub mod engine;
 pub mod log;
 pub mod names;

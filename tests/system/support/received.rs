@@ -1,10 +1,16 @@
 //! What a destination got.
 
+use std::net::IpAddr;
+
 /// One message, as it came.
 #[derive(Clone, Debug)]
 pub struct Received {
     /// Number of the connection at this destination, from 0.
     pub connection: usize,
+    /// From which address.
+    pub client: IpAddr,
+    /// The name that EHLO or HELO gave.
+    pub hello: String,
     /// Whether it came over TLS.
     pub tls: bool,
     /// Whether it came by BDAT.

@@ -6,7 +6,7 @@ use super::received::Received;
 use super::wait::{PATIENCE, until};
 use super::wire::Wire;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -206,9 +206,10 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
             let _ = stream.set_read_timeout(Some(PATIENCE));
             let peer = stream.try_clone();
             // Whatever ends a conversation ends only that.
-            let _ = Conversation::new(state.clone(), number, stream).converse();
+            let mut conversation = Conversation::new(state.clone(), number, stream);
+            let _ = conversation.converse();
+            conversation.leave();
             let _ = peer.map(|peer| peer.shutdown(Shutdown::Both));
-            state.open.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }
@@ -217,6 +218,10 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
 struct Conversation {
     state: Arc<State>,
     number: usize,
+    client: IpAddr,
+    hello: String,
+    /// It still counts among those that stand.
+    counted: bool,
     wire: Wire,
     sender: Option<(String, String)>,
     recipients: Vec<String>,
@@ -235,7 +240,18 @@ impl From<io::Error> for End {
 
 impl Conversation {
     fn new(state: Arc<State>, number: usize, stream: TcpStream) -> Self {
-        Self { state, number, wire: Wire::new(stream), sender: None, recipients: Vec::new(), chunks: None }
+        let client = stream.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
+        Self {
+            state,
+            number,
+            client,
+            hello: String::new(),
+            counted: true,
+            wire: Wire::new(stream),
+            sender: None,
+            recipients: Vec::new(),
+            chunks: None,
+        }
     }
 
     fn converse(&mut self) -> Result<(), End> {
@@ -246,8 +262,10 @@ impl Conversation {
             let line = line.strip_suffix("\r\n").ok_or(End)?.to_owned();
             let verb = line.split([' ', ':']).next().unwrap_or("").to_ascii_uppercase();
             match verb.as_str() {
-                "EHLO" => self.hello(true)?,
-                "HELO" => self.hello(false)?,
+                "EHLO" | "HELO" => {
+                    self.hello = line[4..].trim().to_owned();
+                    self.hello(verb == "EHLO")?;
+                }
                 "STARTTLS" => self.start_tls()?,
                 "MAIL" => self.mail(&line)?,
                 "RCPT" => self.recipient(&line)?,
@@ -259,11 +277,19 @@ impl Conversation {
                 }
                 "NOOP" => self.say("250 2.0.0 still here")?,
                 "QUIT" => {
+                    // Who has heard the answer may come again at once.
+                    self.leave();
                     self.say("221 2.0.0 good bye")?;
                     return Ok(());
                 }
                 _ => self.say("500 5.5.2 what?")?,
             }
+        }
+    }
+
+    fn leave(&mut self) {
+        if std::mem::take(&mut self.counted) {
+            self.state.open.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -396,7 +422,9 @@ impl Conversation {
         let (sender, parameters) = self.sender.take().ok_or(End)?;
         let recipients = std::mem::take(&mut self.recipients);
         let (connection, tls) = (self.number, self.wire.is_tls());
-        let mut message = Received { connection, tls, chunked, sender, parameters, recipients, content, code: 0 };
+        let (client, hello) = (self.client, self.hello.clone());
+        let mut message =
+            Received { connection, client, hello, tls, chunked, sender, parameters, recipients, content, code: 0 };
         let action = self.ask(&Step::Message(&message));
         let (reply, drop) = match action {
             Action::Default => ("250 2.0.0 taken".to_owned(), false),

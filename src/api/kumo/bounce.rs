@@ -1,0 +1,48 @@
+//! `/api/admin/bounce/v1`: fail matching mail, queued and to come.
+
+use super::{criteria, fields, made, make, reason, remove, shown, wrong_shape};
+use crate::api::desk::{Ask, Desk, Format, Made, RulePages, send};
+use crate::http::{Refusal, Response};
+use crate::json::Json;
+use crate::rules::entry::{Collection, Decree, RuleEntry};
+use crate::rules::preview::RuleCounts;
+use mailrace_shards::time::Timestamp;
+use std::rc::Rc;
+
+/// `GET`. The counters grow while the entry lives.
+pub async fn list(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> {
+    ask.query(&[])?;
+    send(RulePages { desk: desk.clone(), collection: Some(Collection::Bounces), after: 0, show }, Format::Array).await
+}
+
+fn show(entry: &RuleEntry, counts: &RuleCounts, now: Timestamp) -> Json {
+    let quiet = matches!(entry.draft.decree, Decree::Bounce { suppress_logging: true, .. });
+    let bounced = counts.ended_by_queue.iter().map(|(queue, count)| (queue.as_str(), Some(Json::from(*count))));
+    shown(entry, now).with([
+        ("suppress_logging", Some(quiet.into())),
+        ("bounced", Some(Json::object(bounced))),
+        ("total_bounced", Some(counts.ended.into())),
+    ])
+}
+
+/// `POST`. What was found queued is in `matched`; what has ended by now is not counted yet.
+pub async fn post(desk: &Rc<Desk>, mut ask: Ask<'_>) -> Result<Response, Refusal> {
+    let fields = fields(&mut ask).await?;
+    let read = || {
+        let suppress_logging = fields.boolean("suppress_logging")?.unwrap_or(false);
+        Ok((criteria(&fields)?, Decree::Bounce { reason: reason(&fields)?, suppress_logging }))
+    };
+    let (scope, decree) = read().map_err(wrong_shape)?;
+    match make(desk, &ask, &fields, (Collection::Bounces, scope, decree)).await? {
+        Made::Thought(response) => Ok(response),
+        Made::Rule(changed, matched) => {
+            let none = [("bounced", Some(Json::object([]))), ("total_bounced", Some(0_u64.into()))];
+            Ok(Response::json(200, &made(&changed, &matched).with(none)))
+        }
+    }
+}
+
+/// `DELETE` by id.
+pub async fn delete(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> {
+    remove(desk, ask, Collection::Bounces, "bounce").await
+}

@@ -1,0 +1,115 @@
+//! `/v1/suppressions`: who must not be mailed, one by one. Streams of them: `native/suppression_stream`.
+
+use super::{created, errors, fields, removed};
+use crate::api::desk::{Ask, Desk, Format, PAGE, Pages, dry_run, send};
+use crate::api::fields::{Fields, Wrong, address};
+use crate::api::native::suppression_stream;
+use crate::config;
+use crate::http::{Refusal, Response, Waiting, media};
+use crate::json::Json;
+use crate::rules::authority::Failure;
+use crate::rules::change::{Request as Change, Suppression};
+use mailrace_shards::rules::{Kind, Rule, Scope, Validity};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// `GET`: all of it, or `limit` entries after a value.
+pub async fn list(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> {
+    let query = ask.query(&["after", "limit"])?;
+    let left = Ask::query_number(&query, "limit")?.unwrap_or(u64::MAX);
+    let after = query.get("after").unwrap_or_default().to_lowercase().into();
+    let format = if media::wants_ndjson(&ask.request.head.headers) { Format::Lines } else { Format::Array };
+    send(Entries { desk: desk.clone(), after, left }, format).await
+}
+
+/// `POST`: one entry, or a stream of them. An existing value is overwritten.
+pub async fn post(desk: &Rc<Desk>, mut ask: Ask<'_>) -> Result<Response, Refusal> {
+    if media::is_ndjson(&ask.request.media_type()) {
+        return suppression_stream::import(desk, ask).await;
+    }
+    let fields = fields(&mut ask).await?;
+    let dry = fields.boolean("dry_run")?.unwrap_or(false) | dry_run(&ask)?;
+    let entry = read(&fields)?;
+    fields.finish()?;
+    if dry {
+        let matched = desk.census.matched(&thought(&entry)).await;
+        return Ok(Response::json(200, &matched.to_json()));
+    }
+    let value = entry.value.clone();
+    let changed = desk.change(&ask.by, Change::Suppress(vec![entry])).await?;
+    Ok(created(&value, &changed))
+}
+
+/// `DELETE` by value. The client always sends a type: it says nothing here.
+pub async fn delete(desk: &Rc<Desk>, mut ask: Ask<'_>) -> Result<Response, Refusal> {
+    if media::is_ndjson(&ask.request.media_type()) {
+        return suppression_stream::remove(desk, ask).await;
+    }
+    ask.query(&[])?;
+    let fields = fields(&mut ask).await?;
+    let value = value(&fields)?;
+    for ignored in ["type", "code", "extended", "description", "cluster"] {
+        let _ = fields.raw(ignored);
+    }
+    fields.finish()?;
+    let changed = desk.change(&ask.by, Change::Unsuppress(vec![value])).await?;
+    Ok(removed(&changed))
+}
+
+/// An entry to be made.
+pub(in crate::api) fn read(fields: &Fields) -> Result<Suppression, Wrong> {
+    let kind = fields.word("type")?.ok_or(Wrong::Missing("type"))?;
+    let value = match &*kind {
+        "address" => fields.parsed("value", address)?,
+        "domain" => fields.domain("value")?,
+        _ => return Err(Wrong::Value("type", "must be address or domain".to_owned())),
+    };
+    // The list is one for the whole cluster; nothing else can be promised.
+    if fields.boolean("cluster")? == Some(false) {
+        return Err(Wrong::Value("cluster", "cannot be false: suppressions hold for the whole cluster".to_owned()));
+    }
+    let value = value.ok_or(Wrong::Missing("value"))?;
+    Ok(Suppression { value, verdict: errors::verdict(fields)? })
+}
+
+/// The key of an entry, whatever its type.
+pub(in crate::api) fn value(fields: &Fields) -> Result<Arc<str>, Wrong> {
+    let either = |text: &str| if text.contains('@') { address(text) } else { config::domain(text) };
+    fields.parsed("value", either)?.ok_or(Wrong::Missing("value"))
+}
+
+/// A rule that covers what the entry would.
+fn thought(entry: &Suppression) -> Rule {
+    let value = Some(entry.value.clone());
+    let is_address = entry.value.contains('@');
+    let scope = if is_address {
+        Scope { address: value, ..Scope::default() }
+    } else {
+        Scope { domain: value, ..Scope::default() }
+    };
+    let kind = Kind::Suppression(entry.verdict.answer());
+    Rule { id: "".into(), order: u64::MAX, kind, scope, validity: Validity::always(), by: "".into() }
+}
+
+struct Entries {
+    desk: Rc<Desk>,
+    after: Arc<str>,
+    /// How many are still wanted.
+    left: u64,
+}
+
+impl Pages for Entries {
+    fn next(&mut self) -> Waiting<'_, Result<(Vec<Json>, bool), Failure>> {
+        Box::pin(async {
+            let limit = u32::try_from(self.left).unwrap_or(u32::MAX).min(PAGE);
+            let after = self.after.clone();
+            let page = self.desk.authority.read(move |store| store.suppressions(&after, limit)).await?;
+            self.left -= page.len() as u64;
+            if let Some((last, _)) = page.last() {
+                self.after = last.value.clone();
+            }
+            let more = page.len() == limit as usize && self.left > 0;
+            Ok((page.iter().map(|(entry, _)| entry.to_json()).collect(), more))
+        })
+    }
+}

@@ -1,0 +1,56 @@
+//! `/v1/rules`: every rule of every kind and dialect; suppressions have their own list.
+
+use crate::api::desk::{Ask, Desk, Format, RulePages, refusal, send};
+use crate::http::{Refusal, Response};
+use crate::json::Json;
+use crate::rules::change::Request as Change;
+use crate::rules::entry::{RuleEntry, rfc3339};
+use crate::rules::preview::RuleCounts;
+use mailrace_shards::time::Timestamp;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// `GET /v1/rules`.
+pub async fn list(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> {
+    ask.query(&[])?;
+    send(RulePages { desk: desk.clone(), collection: None, after: 0, show }, Format::Array).await
+}
+
+/// `GET /v1/rules/ID`.
+pub async fn get(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> {
+    ask.query(&[])?;
+    let id = id(&ask);
+    let wanted = id.clone();
+    let now = (desk.clock)().utc;
+    let entry = desk.authority.read(move |store| store.rule(&wanted)).await.map_err(refusal)?;
+    let entry = entry.filter(|entry| !entry.draft.schedule.ended(now)).ok_or_else(|| unknown(&id))?;
+    let counts = desk.census.rule_counts(std::slice::from_ref(&entry.id)).await;
+    Ok(Response::json(200, &show(&entry, &counts.get(&entry.id).cloned().unwrap_or_default(), now)))
+}
+
+/// `DELETE /v1/rules/ID`.
+pub async fn delete(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> {
+    ask.query(&[])?;
+    let id = id(&ask);
+    let changed = desk.change(&ask.by, Change::RemoveId(None, id.clone())).await?;
+    if changed.removed == 0 {
+        return Err(unknown(&id));
+    }
+    Ok(Response::json(200, &Json::object([("removed", Some(changed.removed.into()))])))
+}
+
+fn id(ask: &Ask<'_>) -> Arc<str> {
+    ask.parameters.first().map_or("", String::as_str).to_ascii_lowercase().into()
+}
+
+fn unknown(id: &str) -> Refusal {
+    Refusal::new(404, format!("there is no rule {id}"))
+}
+
+fn show(entry: &RuleEntry, counts: &RuleCounts, _: Timestamp) -> Json {
+    entry.to_json().with([
+        ("held", Some(counts.held.into())),
+        ("ended", Some(counts.ended.into())),
+        ("first_expiry", counts.first_expiry.map(|first| rfc3339(first).into())),
+    ])
+}
