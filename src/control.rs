@@ -5,6 +5,7 @@ use crate::api::desk::{Configured, Desk};
 use crate::api::{Api, Current, Live};
 use crate::config::Config;
 use crate::engine::Health;
+use crate::http::limits::Deadlines;
 use crate::http::{Server, Statistics};
 use crate::report;
 use crate::rules::authority::Authority;
@@ -52,7 +53,7 @@ impl ControlCore {
             let statistics = Rc::new(Statistics::default());
             let desk = Desk { authority, census: Box::new(NoCensus), configured, clock: clock::now };
             let api = Rc::new(Api::new(control.clone(), monitor, postbox, own, statistics.clone(), Rc::new(desk)));
-            Server::start(control, socket, api, statistics);
+            Server::start(control, socket, Deadlines::default(), api, statistics);
             Ok(())
         })?;
         Ok(Self { thread, listening, live })

@@ -1,5 +1,6 @@
 //! The `mailrace` binary: control core and command line.
 
+#[allow(dead_code, reason = "the dialects of the API use the rest of it")]
 mod api;
 mod auth;
 mod certificate;
@@ -9,7 +10,7 @@ mod config;
 mod control;
 mod engine;
 mod files;
-#[allow(dead_code, reason = "the dialects of the API use the rest of it")]
+#[allow(dead_code, unused_imports, reason = "the dialects of the API use the rest of it")]
 mod http;
 mod inject;
 mod json;

@@ -52,7 +52,11 @@ pub async fn json(call: Call<'_>) -> Result<Response, Refusal> {
     Ok(Response::json(200, &to_json(&collect(call.api))))
 }
 
-type Figure = (&'static str, &'static str, fn(&CoreReport) -> u64);
+/// What a core says of one thing.
+type Reading = fn(&CoreReport) -> u64;
+
+/// Name, help, value.
+type Figure = (&'static str, &'static str, Reading);
 
 const COUNTERS: &[Figure] = &[
     ("mailrace_messages_received_total", "Messages accepted durably.", |core| core.counters.received),
@@ -82,7 +86,7 @@ const GAUGES: &[Figure] = &[
     }),
 ];
 
-const QUEUE_STATES: &[(&str, fn(&CoreReport) -> u64)] = &[
+const QUEUE_STATES: &[(&str, Reading)] = &[
     ("ready", |core| core.queue.ready),
     ("waiting", |core| core.queue.waiting),
     ("held", |core| core.queue.held),

@@ -178,7 +178,3 @@ fn is_token(octet: u8) -> bool {
 fn is_text(octet: u8) -> bool {
     octet == b'\t' || (octet >= b' ' && octet != 0x7f)
 }
-
-#[cfg(test)]
-#[path = "body_tests.rs"]
-mod tests;

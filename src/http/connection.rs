@@ -2,7 +2,7 @@
 
 use super::head::{Head, Method, Version};
 use super::incoming::Incoming;
-use super::limits::{HEAD_SECONDS, IDLE_SECONDS, LINGER_BYTES, LINGER_MILLIS};
+use super::limits::{Deadlines, LINGER_BYTES, LINGER_MILLIS};
 use super::parse::{Parsed, parse};
 use super::render::{self, Delimiter};
 use super::request::{Body, Request};
@@ -33,6 +33,7 @@ pub struct Connection<S> {
     pub service: Rc<S>,
     pub control: Control,
     pub statistics: Rc<Statistics>,
+    pub deadlines: Deadlines,
     pub peer: SocketAddr,
 }
 
@@ -58,9 +59,9 @@ impl<S: Service> Connection<S> {
 
     /// `None` when the connection is gone already.
     async fn converse(&self, mut wire: Wire) -> Option<(Wire, End)> {
-        let mut idle_seconds = HEAD_SECONDS;
+        let mut idle = self.deadlines.head;
         loop {
-            let head = match self.read_head(&mut wire, idle_seconds).await {
+            let head = match self.read_head(&mut wire, idle).await {
                 Ok(Some(head)) => head,
                 Ok(None) => return Some((wire, End::Now)),
                 Err(refusal) => {
@@ -81,22 +82,22 @@ impl<S: Service> Connection<S> {
                 return Some((incoming.into_wire(), End::Now));
             }
             wire = incoming.into_wire();
-            idle_seconds = IDLE_SECONDS;
+            idle = self.deadlines.idle;
         }
     }
 
     /// The next request's head; `None` when there is none to come.
-    async fn read_head(&self, wire: &mut Wire, idle_seconds: u64) -> Result<Option<Box<Head>>, Refusal> {
+    async fn read_head(&self, wire: &mut Wire, idle: Duration) -> Result<Option<Box<Head>>, Refusal> {
         if wire.input().is_empty() {
             if self.control.stopping() {
                 return Ok(None);
             }
-            let deadline = clock::now().instant.after(Duration::from_secs(idle_seconds));
+            let deadline = clock::now().instant.after(idle);
             if wire.fill(deadline, true).await.is_err() {
                 return Ok(None);
             }
         }
-        let deadline = clock::now().instant.after(Duration::from_secs(HEAD_SECONDS));
+        let deadline = clock::now().instant.after(self.deadlines.head);
         let mut scanned = 0;
         loop {
             if let Parsed::Whole(head, length) = parse(wire.input(), &mut scanned)? {
@@ -114,7 +115,7 @@ impl<S: Service> Connection<S> {
     /// Lets the service answer. `None` when the handler kept the body, and with it the connection.
     async fn carry_out(&self, wire: Wire, head: Head) -> Option<(Box<Incoming>, Response)> {
         let secure = wire.secure();
-        let incoming = Box::new(Incoming::new(wire, &head));
+        let incoming = Box::new(Incoming::new(wire, &head, self.deadlines.stall));
         let mut request = Request { head, peer: self.peer, secure, body: Body::incoming(incoming) };
         // A handler that panics leaves behind its request, which ends here, and what it changed of the
         // service, which keeps no invariant over an await.
@@ -136,7 +137,7 @@ impl<S: Service> Connection<S> {
             (head.expect("this answer has no header of its own"), response)
         });
         self.statistics.count_answer(response.status);
-        let mut patience = Patience::default();
+        let mut patience = Patience::new(self.deadlines.stall);
         let mut out = head.into_bytes();
         let delimiter = render::delimiter(&response, facts.version);
         let has_body = render::has_body(&response, facts.method);

@@ -9,6 +9,7 @@ use super::refusal::Refusal;
 use super::request::too_large;
 use super::wire::{Gone, Patience, Wire};
 use mailrace_shards::runtime::control::ReadEnd;
+use std::time::Duration;
 
 /// The body of the request that a connection carries now. It holds the connection meanwhile.
 pub struct Incoming {
@@ -26,7 +27,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    pub fn new(wire: Wire, head: &Head) -> Self {
+    pub fn new(wire: Wire, head: &Head, stall: Duration) -> Self {
         let decoder = BodyDecoder::new(head.framing);
         let (inflater, unreadable) = match Inflater::new(head.coding) {
             Ok(inflater) => (inflater, None),
@@ -39,7 +40,7 @@ impl Incoming {
             decoder,
             inflater,
             unreadable,
-            patience: Patience::default(),
+            patience: Patience::new(stall),
             raw: Vec::new(),
             failed: false,
         }

@@ -1,5 +1,7 @@
 //! Every bound of the HTTP server, and what happens when it is met.
 
+use std::time::Duration;
+
 /// Octets of a request's head, from its first to the empty line. A longer one is 431 and the end.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Octets of a request's first line. A longer one is 414 and the end.
@@ -19,14 +21,8 @@ pub const READ_BYTES: usize = 16 * 1024;
 /// Fields of one form or query string. More are refused with 400.
 pub const FIELDS_MAX: usize = 64;
 
-/// Time for a request's head, from its first octet; on a new connection from the first moment, TLS included.
-/// Then 408 and the end.
-pub const HEAD_SECONDS: u64 = 10;
-/// How long a connection without a request is kept. Then it is closed.
-pub const IDLE_SECONDS: u64 = 60;
-/// How long a body, or the reading of an answer, may stand still, all pauses together…
-pub const STALL_SECONDS: u64 = 20;
-/// …and for how many octets there is one more second. Below that rate: 408, or the end.
+/// A body, or the reading of an answer, may stand still for a while ([`Deadlines::stall`]); each second of it is
+/// made good by so many octets. Below that rate: 408, or the end.
 pub const OCTETS_PER_SECOND_MIN: u64 = 4 * 1024;
 /// How long the last octets of a peer that is being refused are thrown away, so that it reads the answer
 /// before it hears of the reset (RFC 9112 §9.6).
@@ -47,3 +43,21 @@ pub const CONNECTIONS_PER_PEER_MAX: usize = 128;
 const _: () = assert!(REQUEST_LINE_BYTES_MAX < HEAD_BYTES_MAX && HEAD_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(CONNECTIONS_PER_PEER_MAX <= CONNECTIONS_MAX);
 const _: () = assert!(CONNECTIONS_MAX * 2 <= mailrace_shards::limits::DESCRIPTORS_RESERVED);
+
+/// How long is waited for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// For a request's head, from its first octet; on a new connection from the first moment, TLS included.
+    /// Then 408 and the end.
+    pub head: Duration,
+    /// For the next request of a connection. Then it is closed.
+    pub idle: Duration,
+    /// For a pause in a body, or in the reading of an answer (see [`OCTETS_PER_SECOND_MIN`]).
+    pub stall: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { head: Duration::from_secs(10), idle: Duration::from_secs(60), stall: Duration::from_secs(20) }
+    }
+}

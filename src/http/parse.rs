@@ -28,11 +28,10 @@ pub fn parse(octets: &[u8], scanned: &mut usize) -> Result<Parsed, Refusal> {
         return Ok(Parsed::Partial);
     };
     let block = &octets[leading..end];
-    let line_end = block.iter().position(|octet| *octet == b'\r').unwrap_or(block.len());
-    if line_end > REQUEST_LINE_BYTES_MAX {
-        return Err(Refusal::closing(414, format!("the request line is longer than {REQUEST_LINE_BYTES_MAX} octets")));
+    if block.starts_with(b"\r") {
+        return Err(bad("there is no request line"));
     }
-    if block[line_end..].windows(3).any(|three| matches!(three, b"\r\n " | b"\r\n\t")) {
+    if block.windows(3).any(|three| matches!(three, b"\r\n " | b"\r\n\t")) {
         return Err(bad("a header field goes on in a second line"));
     }
     head(block).map(|head| Parsed::Whole(Box::new(head), end))
@@ -42,7 +41,8 @@ pub fn parse(octets: &[u8], scanned: &mut usize) -> Result<Parsed, Refusal> {
 /// not CR LF, and NUL; some implementations end a line there, and then see other fields than we do.
 fn find_end(octets: &[u8], leading: usize, scanned: &mut usize) -> Result<Option<usize>, Refusal> {
     let within = octets.len().min(HEAD_BYTES_MAX);
-    let mut line_ended = octets[..*scanned].iter().any(|octet| *octet == b'\n');
+    let seen = octets.get(leading..*scanned).unwrap_or_default();
+    let mut line_ended = seen.contains(&b'\n');
     for at in (*scanned).max(leading)..within {
         let before = if at > leading { octets[at - 1] } else { 0 };
         match octets[at] {
@@ -51,12 +51,13 @@ fn find_end(octets: &[u8], leading: usize, scanned: &mut usize) -> Result<Option
             b'\n' => line_ended = true,
             _ if before == b'\r' => return Err(bad("a CR stands alone")),
             0 => return Err(bad("the head holds NUL")),
+            _ if !line_ended && at - leading > REQUEST_LINE_BYTES_MAX => {
+                let text = format!("the request line is longer than {REQUEST_LINE_BYTES_MAX} octets");
+                return Err(Refusal::closing(414, text));
+            }
             _ => {}
         }
         *scanned = at + 1;
-    }
-    if !line_ended && octets.len() > leading + REQUEST_LINE_BYTES_MAX {
-        return Err(Refusal::closing(414, format!("the request line is longer than {REQUEST_LINE_BYTES_MAX} octets")));
     }
     if octets.len() >= HEAD_BYTES_MAX {
         return Err(Refusal::closing(431, format!("the request's head is longer than {HEAD_BYTES_MAX} octets")));
@@ -119,6 +120,8 @@ fn version_refused(block: &[u8]) -> Refusal {
     let line = block.split(|octet| *octet == b'\r').next().unwrap_or_default();
     let version = line.rsplit(|octet| *octet == b' ').next().unwrap_or_default();
     match version {
+        // The version is right, so something before it was not.
+        b"HTTP/1.0" | b"HTTP/1.1" => bad("the request line is malformed"),
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
             Refusal::closing(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
         }
@@ -171,7 +174,7 @@ fn host(headers: &Headers, version: Version, authority: Option<&str>) -> Result<
         (Some(_), Some(_)) => return Err(bad("the Host field is there twice")),
         (Some(value), None) => value,
     };
-    let fits = |octet: &u8| octet.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:[]%".contains(octet);
+    let fits = |octet: &u8| octet.is_ascii_alphanumeric() || b"-._~:[]%".contains(octet);
     let value = std::str::from_utf8(value).ok().filter(|text| text.as_bytes().iter().all(fits));
     let value = value.ok_or_else(|| bad("the Host field holds no host"))?;
     match authority {

@@ -1,7 +1,7 @@
 //! All peers: accepts connections within their bounds, until a stop.
 
 use super::connection::Connection;
-use super::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, LINGER_MILLIS, TURNED_AWAY_MAX};
+use super::limits::{CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, Deadlines, LINGER_MILLIS, TURNED_AWAY_MAX};
 use super::wire::{Patience, Wire};
 use super::{Refusal, Service, render};
 use hashbrown::HashMap;
@@ -15,11 +15,15 @@ use std::time::Duration;
 /// Octets that a peer who is turned away may still send before it is reset.
 const TURNED_AWAY_BYTES: u64 = 64 * 1024;
 
+/// How long it is waited for.
+const LINGER: Duration = Duration::from_millis(LINGER_MILLIS / 8);
+
 /// An HTTP server on the control core.
 pub struct Server<S> {
     service: Rc<S>,
     control: Control,
     statistics: Rc<Statistics>,
+    deadlines: Deadlines,
     peers: RefCell<HashMap<IpAddr, usize>>,
     turning_away: Cell<usize>,
 }
@@ -46,11 +50,18 @@ impl Statistics {
 
 impl<S: Service> Server<S> {
     /// Listens at `socket` until a stop of the control core. Connections then finish their request.
-    pub fn start(control: &Control, socket: socket2::Socket, service: Rc<S>, statistics: Rc<Statistics>) {
+    pub fn start(
+        control: &Control,
+        socket: socket2::Socket,
+        deadlines: Deadlines,
+        service: Rc<S>,
+        statistics: Rc<Statistics>,
+    ) {
         let server = Rc::new(Self {
             service,
             control: control.clone(),
             statistics,
+            deadlines,
             peers: RefCell::default(),
             turning_away: Cell::new(0),
         });
@@ -72,6 +83,7 @@ impl<S: Service> Server<S> {
             service: self.service.clone(),
             control: self.control.clone(),
             statistics: self.statistics.clone(),
+            deadlines: self.deadlines,
             peer,
         };
         self.control.spawn("an HTTP connection", async move {
@@ -94,9 +106,9 @@ impl<S: Service> Server<S> {
             if let (Some(head), super::Content::Full(body)) = (head, &response.content) {
                 let words = [head.as_bytes(), body].concat();
                 // It fits into the socket's empty buffer, or the peer is gone.
-                let _ = wire.send(&words, &mut Patience::default()).await;
+                let _ = wire.send(&words, &mut Patience::new(LINGER)).await;
             }
-            let linger = (Duration::from_millis(LINGER_MILLIS / 8), TURNED_AWAY_BYTES);
+            let linger = (LINGER, TURNED_AWAY_BYTES);
             wire.close(Some(linger)).await;
             server.turning_away.set(server.turning_away.get() - 1);
         });

@@ -1,12 +1,15 @@
 //! One connection's octets: plaintext on our side, TLS or not on the other. Knows nothing of HTTP.
 
-use super::limits::{OCTETS_PER_SECOND_MIN, READ_BYTES, STALL_SECONDS};
+use super::limits::{OCTETS_PER_SECOND_MIN, READ_BYTES};
 use mailrace_shards::runtime::clock;
 use mailrace_shards::runtime::control::{ReadEnd, Stream};
 use mailrace_shards::runtime::tls::{ServerTls, Tls};
 use mailrace_shards::time::Instant;
 use std::net::Shutdown;
 use std::time::Duration;
+
+/// How long the last octets of TLS may take.
+const GOOD_BYE: Duration = Duration::from_secs(1);
 
 /// The connection is of no use any more.
 #[derive(Debug)]
@@ -24,23 +27,28 @@ pub struct Wire {
     buffer: Box<[u8]>,
 }
 
-/// How long a transfer may wait for its peer: a while, and more with each octet, all waits together. So a peer
-/// that sends or takes single octets is no better off than one that does nothing.
-#[derive(Debug, Default)]
+/// How long a transfer may wait for its peer: a while, and a little more with each octet, but never longer than
+/// that while. So a peer that sends or takes single octets is no better off than one that does nothing.
+#[derive(Debug)]
 pub struct Patience {
-    waited: Duration,
-    octets: u64,
+    most: Duration,
+    left: Duration,
 }
 
 impl Patience {
+    /// With `most` for a pause.
+    pub fn new(most: Duration) -> Self {
+        Self { most, left: most }
+    }
+
     fn deadline(&self) -> Instant {
-        let allowed = Duration::from_secs(STALL_SECONDS + self.octets / OCTETS_PER_SECOND_MIN);
-        clock::now().instant.after(allowed.saturating_sub(self.waited))
+        clock::now().instant.after(self.left)
     }
 
     fn note(&mut self, began: Instant, octets: usize) {
-        self.waited += clock::now().instant.since(began);
-        self.octets += octets as u64;
+        let earned = Duration::from_micros(octets as u64 * 1_000_000 / OCTETS_PER_SECOND_MIN);
+        let waited = clock::now().instant.since(began);
+        self.left = (self.left.saturating_sub(waited) + earned).min(self.most);
     }
 }
 
@@ -143,7 +151,7 @@ impl Wire {
         if let Some(tls) = &mut self.tls {
             tls.close_notify();
             // What is said last may go unheard.
-            let _ = self.send(&[], &mut Patience::default()).await;
+            let _ = self.send(&[], &mut Patience::new(GOOD_BYE)).await;
         }
         if let Some((duration, octets)) = linger {
             self.stream.shutdown(Shutdown::Write).await;

@@ -62,10 +62,8 @@ impl ControlThread {
         T: Send + 'static,
         F: FnOnce(&Control) -> Result<T, String> + Send + 'static,
     {
-        let shared = Arc::new(Shared {
-            stop_by: AtomicU64::new(u64::MAX),
-            heartbeat: AtomicU64::new(clock::now().instant.0),
-        });
+        let shared =
+            Arc::new(Shared { stop_by: AtomicU64::new(u64::MAX), heartbeat: AtomicU64::new(clock::now().instant.0) });
         let (ready, begun) = bounded(1);
         let own = shared.clone();
         let thread = std::thread::Builder::new()
