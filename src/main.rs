@@ -21,6 +21,7 @@ mod report;
 mod rules;
 mod serve;
 mod signals;
+mod submit;
 mod system;
 mod systemd;
 #[cfg(test)]

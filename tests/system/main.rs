@@ -14,6 +14,7 @@ mod crash;
 mod dns;
 mod failures;
 mod independent;
+mod inject;
 mod limits;
 mod recipients;
 mod retry;

@@ -2,6 +2,7 @@
 
 pub mod bounce;
 pub mod duration;
+pub mod inject;
 pub mod inspect;
 pub mod rebind;
 pub mod suspend;

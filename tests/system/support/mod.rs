@@ -15,6 +15,7 @@ pub mod names;
 pub mod ports;
 pub mod programs;
 pub mod received;
+pub mod rest;
 pub mod sink;
 pub mod wait;
 pub mod wire;
