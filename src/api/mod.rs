@@ -133,6 +133,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     endpoint(Get, "/v1/rules/{id}", Some(Scope::Read), at_desk!(native::rules::get)),
     endpoint(Delete, "/v1/rules/{id}", Some(Scope::Control), at_desk!(native::rules::delete)),
     endpoint(Get, "/v1/audit", Some(Scope::Read), at_desk!(native::audit::list)),
+    endpoint(Post, "/api/admin/rebind/v1", Some(Scope::Control), |call| Box::pin(kumo::rebind::post(call))),
     endpoint(Get, "/api/admin/inspect-message/v1", Some(Scope::Read), |call| Box::pin(kumo::inspect::message(call))),
     endpoint(Get, "/api/admin/inspect-sched-q/v1", Some(Scope::Read), |call| {
         Box::pin(kumo::inspect::scheduled_queue(call))

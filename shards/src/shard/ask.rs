@@ -72,6 +72,10 @@ impl Shard {
             until: now.instant.after(Duration::from_millis(ASK_MILLIS)),
             reply,
         });
+        if self.asks.open.len() == 1 {
+            // A short queue is answered for at once.
+            self.answer_slice(now);
+        }
     }
 
     /// One slice of the oldest question.

@@ -4,6 +4,7 @@ pub mod bounce;
 pub mod duration;
 pub mod inject;
 pub mod inspect;
+pub mod rebind;
 pub mod suspend;
 pub mod suspend_ready_q;
 

@@ -11,6 +11,7 @@ pub mod config;
 pub mod dns;
 pub mod engine;
 pub mod log;
+pub mod names;
 pub mod ports;
 pub mod programs;
 pub mod received;
