@@ -1,7 +1,7 @@
 //! One peer's connection: requests one after the other, each answered before the next is looked at.
 
 use super::head::{Head, Method, Version};
-use super::incoming::Incoming;
+use super::incoming::{Claim, Incoming};
 use super::limits::{Deadlines, LINGER_BYTES, LINGER_MILLIS};
 use super::parse::{Parsed, parse};
 use super::render::{self, Delimiter};
@@ -14,6 +14,7 @@ use crate::report;
 use futures_lite::FutureExt;
 use mailrace_shards::runtime::clock;
 use mailrace_shards::runtime::control::{Control, ReadEnd};
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -34,6 +35,8 @@ pub struct Connection<S> {
     pub control: Control,
     pub statistics: Rc<Statistics>,
     pub deadlines: Deadlines,
+    /// Octets of all bodies that handlers are at work on.
+    pub bodies: Rc<Cell<usize>>,
     pub peer: SocketAddr,
 }
 
@@ -115,7 +118,7 @@ impl<S: Service> Connection<S> {
     /// Lets the service answer. `None` when the handler kept the body, and with it the connection.
     async fn carry_out(&self, wire: Wire, head: Head) -> Option<(Box<Incoming>, Response)> {
         let secure = wire.secure();
-        let incoming = Box::new(Incoming::new(wire, &head, self.deadlines.stall));
+        let incoming = Box::new(Incoming::new(wire, &head, self.deadlines.stall, Claim::of(&self.bodies)));
         let mut request = Request { head, peer: self.peer, secure, body: Body::incoming(incoming) };
         // A handler that panics leaves behind its request, which ends here, and what it changed of the
         // service, which keeps no invariant over an await.

@@ -32,6 +32,9 @@ pub const LINGER_BYTES: u64 = 8 << 20;
 /// Octets of an unread body that are read for the sake of the next request. With more the connection ends.
 pub const DISCARD_BYTES: u64 = 64 * 1024;
 
+/// Octets of all bodies that handlers have collected and are at work on. A body beyond it is refused with 503.
+pub const BODIES_BYTES_MAX: usize = 256 << 20;
+
 /// Connections that are being turned away at a time. Further ones hear nothing.
 pub const TURNED_AWAY_MAX: usize = 64;
 /// Connections at a time. A further one gets 503 and the end. They come out of
