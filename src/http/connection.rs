@@ -85,6 +85,8 @@ impl<S: Service> Connection<S> {
                 return Some((incoming.into_wire(), End::Now));
             }
             wire = incoming.into_wire();
+            // The next request may be there already, and the one behind it.
+            self.control.give_way().await;
             idle = self.deadlines.idle;
         }
     }
@@ -153,38 +155,41 @@ impl<S: Service> Connection<S> {
             }
             Content::Stream(stream) => {
                 wire.send(&out, &mut patience).await?;
-                if has_body { stream_body(wire, stream, delimiter, &mut patience).await } else { Ok(()) }
+                if has_body { self.stream_body(wire, stream, delimiter, &mut patience).await } else { Ok(()) }
             }
         }
     }
-}
 
-async fn stream_body(
-    wire: &mut Wire,
-    mut stream: Box<dyn Stream>,
-    delimiter: Delimiter,
-    patience: &mut Patience,
-) -> Result<(), Gone> {
-    let chunked = delimiter == Delimiter::Chunks;
-    let mut out = Vec::new();
-    loop {
-        let chunk = AssertUnwindSafe(stream.next()).catch_unwind().await;
-        match chunk.unwrap_or_else(|_| Chunk::Broken("a panic".to_owned())) {
-            // A chunk of size zero would be the last.
-            Chunk::Octets(octets) if octets.is_empty() => {}
-            Chunk::Octets(octets) if chunked => {
-                out.clear();
-                out.extend_from_slice(format!("{:x}\r\n", octets.len()).as_bytes());
-                out.extend_from_slice(&octets);
-                out.extend_from_slice(b"\r\n");
-                wire.send(&out, patience).await?;
-            }
-            Chunk::Octets(octets) => wire.send(&octets, patience).await?,
-            Chunk::End if chunked => return wire.send(b"0\r\n\r\n", patience).await,
-            Chunk::End => return Ok(()),
-            Chunk::Broken(why) => {
-                report::error(&format!("a streamed answer could not be finished: {why}"));
-                return Err(Gone);
+    async fn stream_body(
+        &self,
+        wire: &mut Wire,
+        mut stream: Box<dyn Stream>,
+        delimiter: Delimiter,
+        patience: &mut Patience,
+    ) -> Result<(), Gone> {
+        let chunked = delimiter == Delimiter::Chunks;
+        let mut out = Vec::new();
+        loop {
+            // Making a part may be much work without a wait.
+            self.control.give_way().await;
+            let chunk = AssertUnwindSafe(stream.next()).catch_unwind().await;
+            match chunk.unwrap_or_else(|_| Chunk::Broken("a panic".to_owned())) {
+                // A chunk of size zero would be the last.
+                Chunk::Octets(octets) if octets.is_empty() => {}
+                Chunk::Octets(octets) if chunked => {
+                    out.clear();
+                    out.extend_from_slice(format!("{:x}\r\n", octets.len()).as_bytes());
+                    out.extend_from_slice(&octets);
+                    out.extend_from_slice(b"\r\n");
+                    wire.send(&out, patience).await?;
+                }
+                Chunk::Octets(octets) => wire.send(&octets, patience).await?,
+                Chunk::End if chunked => return wire.send(b"0\r\n\r\n", patience).await,
+                Chunk::End => return Ok(()),
+                Chunk::Broken(why) => {
+                    report::error(&format!("a streamed answer could not be finished: {why}"));
+                    return Err(Gone);
+                }
             }
         }
     }

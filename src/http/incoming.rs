@@ -114,6 +114,7 @@ impl Incoming {
         loop {
             let out = self.take_raw()?;
             if !out.is_empty() {
+                self.wire.note_work(out.len()).await;
                 return Ok(Some(out));
             }
             if self.raw.is_empty() {

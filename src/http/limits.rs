@@ -18,6 +18,8 @@ pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
 pub const INFLATE_CHUNK_BYTES: usize = 32 * 1024;
 /// Octets of one read from a socket.
 pub const READ_BYTES: usize = 16 * 1024;
+/// Octets that one connection moves or inflates before other tasks have their turn.
+pub const TURN_BYTES: usize = 64 * 1024;
 /// Fields of one form or query string. More are refused with 400.
 pub const FIELDS_MAX: usize = 64;
 

@@ -75,7 +75,7 @@ impl<S: Service> Server<S> {
 
     fn accept(self: &Rc<Self>, stream: Stream, peer: SocketAddr) {
         let tls = self.service.tls();
-        let Ok(wire) = Wire::new(stream, tls.as_deref()) else { return };
+        let Ok(wire) = Wire::new(stream, tls.as_deref(), &self.control) else { return };
         let Some(place) = Place::take(self, peer) else {
             let turned_away = &self.statistics.turned_away;
             turned_away.set(turned_away.get() + 1);

@@ -43,6 +43,7 @@ impl Echo {
                 let countdown = Countdown { left: left.parse().unwrap_or(0), end: end.to_owned() };
                 Ok(Response::stream(200, "a/b", Box::new(countdown)))
             }
+            "/silence" => Ok(Response::stream(200, "a/b", Box::new(Silence))),
             "/zeros" => Ok(Response::stream(200, "a/b", Box::new(Zeros))),
             "/thread" => {
                 // As a handler that waits for a shard.
@@ -106,6 +107,15 @@ impl Stream for Countdown {
                 _ => Chunk::Octets(format!("{left} ").into_bytes()),
             }
         })
+    }
+}
+
+/// Never waits, never says anything, and never ends.
+struct Silence;
+
+impl Stream for Silence {
+    fn next(&mut self) -> Waiting<'_, Chunk> {
+        Box::pin(async { Chunk::Octets(Vec::new()) })
     }
 }
 
@@ -389,6 +399,21 @@ fn peers_have_so_many_connections() {
     });
     assert!(until_free, "a place that was given up is taken again");
     server.stop(Duration::from_secs(10)).unwrap();
+}
+
+#[test]
+fn one_busy_connection_leaves_the_others_their_turn() {
+    let (mut server, address) = start(Deadlines::default(), false);
+    let mut busy: Vec<TcpStream> = (0..3).map(|_| connect(address)).collect();
+    for (stream, path) in busy.iter_mut().zip(["/silence", "/silence", "/zeros"]) {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
+        until(stream, "\r\n\r\n");
+    }
+    for _ in 0..20 {
+        assert!(converse(address, b"GET /a HTTP/1.0\r\n\r\n").ends_with("GET /a"));
+    }
+    // What never ends is cut off by a stop.
+    server.stop(Duration::from_millis(200)).unwrap();
 }
 
 #[test]
