@@ -7,7 +7,8 @@ use mailrace_shards::limits::{
     CONTROL_LIST_MAX, CONTROL_VALUE_BYTES_MAX, META_BYTES_MAX, SUBMISSION_BYTES_MAX, SUBMISSION_WAIT, SUBMISSIONS_MAX,
 };
 use mailrace_shards::message::{Body, ContentFlags, Extras, MessageId};
-use mailrace_shards::runtime::control::{Control, NoReply, Reply};
+use mailrace_shards::runtime::control::Control;
+use mailrace_shards::runtime::reply::{NoReply, Reply};
 use mailrace_shards::runtime::submit::Submitter;
 use mailrace_shards::settings::Settings;
 use mailrace_shards::smtp::server::{AddressError, Composed, Origin, ServerConfig, mailbox};

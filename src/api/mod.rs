@@ -66,6 +66,15 @@ impl Call<'_> {
         }
         Ok(query)
     }
+
+    /// The request's whole body, within `api.max_body_bytes`.
+    ///
+    /// # Errors
+    /// As [`crate::http::Body::collect`].
+    pub async fn body(&mut self) -> Result<Vec<u8>, Refusal> {
+        let limit = self.api.live.current().max_body_bytes;
+        self.request.body.collect(limit).await
+    }
 }
 
 /// One thing that can be asked for.
