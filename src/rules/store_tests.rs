@@ -1,3 +1,5 @@
+//! Tokens and the database as such: durability, versions, rubbish.
+
 use super::{MIGRATIONS, Store, StoreError};
 use crate::test_directory::TestDirectory;
 use crate::token::{Scope, first_token};
