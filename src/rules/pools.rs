@@ -52,3 +52,36 @@ fn place_of(sources: &mut Vec<SourceSettings>, ip: IpAddr, hostname: &Arc<str>) 
         sources.len() - 1
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ApiPools, lay_over};
+    use crate::config::{Overrides, parse};
+    use crate::machine::Machine;
+    use crate::rules::change::{Pool, PoolIp};
+    use std::path::Path;
+
+    #[test]
+    fn the_configuration_wins_and_keeps_its_sources() {
+        let text = "server.hostname = \"mx.example.net\"\n[[source]]\nname = \"ip-1\"\naddress = \"192.0.2.10\"\n\
+                    ehlo = \"a.example.net\"\n[[pool]]\nname = \"fixed\"\nsources = [{ name = \"ip-1\", weight = 3 }]\n";
+        let settings = parse(Path::new("x"), text, &Overrides::default(), &Machine::detect()).unwrap().settings;
+        let pool = |name: &str| Pool { name: name.into(), description: None };
+        let member = |pool: &str, ip: &str| PoolIp { pool: pool.into(), ip: ip.parse().unwrap() };
+        let api = ApiPools {
+            pools: vec![pool("bulk"), pool("empty"), pool("fixed")],
+            members: vec![
+                member("bulk", "192.0.2.10"),
+                member("bulk", "2001:db8::5"),
+                member("fixed", "192.0.2.66"),
+                member("gone", "192.0.2.67"),
+            ],
+        };
+        let laid = lay_over(&settings, &api);
+        let sources: Vec<String> =
+            laid.sources.iter().map(|source| format!("{} {}", source.name, source.ehlo)).collect();
+        assert_eq!(sources, ["ip-1 a.example.net", "2001:db8::5 mx.example.net"]);
+        let pools: Vec<_> = laid.pools.iter().map(|pool| (&*pool.name, pool.sources.clone())).collect();
+        assert_eq!(pools, [("fixed", vec![(0, 3)]), ("bulk", vec![(0, 1), (1, 1)])]);
+    }
+}
