@@ -190,8 +190,8 @@ fn what_is_no_message() {
         (r#"{"recipient":"r@r.test","mime":""}"#, "mime", "`mime` is refused: the message is empty"),
         (
             r#"{"recipient":"r@r.test","mime":"A: b\n\n\u0000"}"#,
-            "mime",
-            "`mime` is refused: the message holds a NUL octet",
+            "",
+            "the body is no JSON: a string holds NUL, or half a surrogate pair",
         ),
         (
             r#"{"recipient":"r@r.test","mime":"x-mq-dsn-notify: never\n\nc"}"#,
