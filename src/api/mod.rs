@@ -48,6 +48,17 @@ pub struct Call<'a> {
     pub request: &'a mut Request,
 }
 
+impl Call<'_> {
+    /// The request's whole body, within `api.max_body_bytes`.
+    ///
+    /// # Errors
+    /// As [`crate::http::Body::collect`].
+    pub async fn body(&mut self) -> Result<Vec<u8>, Refusal> {
+        let limit = self.api.live.current().max_body_bytes;
+        self.request.body.collect(limit).await
+    }
+}
+
 /// One thing that can be asked for.
 pub struct Endpoint {
     /// HEAD is answered wherever GET is.

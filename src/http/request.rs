@@ -63,9 +63,9 @@ impl Body {
     /// All of it, when that is at most `limit` octets.
     ///
     /// # Errors
-    /// 413 when it is longer, and everything that [`Body::chunk`] refuses.
+    /// 413 when it is longer, 503 when the bodies of all requests are too much, and everything that [`Body::chunk`] refuses.
     pub async fn collect(&mut self, limit: usize) -> Result<Vec<u8>, Refusal> {
-        let mut all = match &mut self.0 {
+        let all = match &mut self.0 {
             Source::Memory(octets) => octets.take().unwrap_or_default(),
             Source::Peer(incoming) => {
                 incoming.expect_within(limit)?;
@@ -74,6 +74,7 @@ impl Body {
                     if all.len() + chunk.len() > limit {
                         return Err(too_large(limit));
                     }
+                    incoming.keep(chunk.len())?;
                     if all.is_empty() {
                         all = std::mem::take(&mut chunk);
                     } else {
@@ -86,7 +87,6 @@ impl Body {
         if all.len() > limit {
             return Err(too_large(limit));
         }
-        all.shrink_to(limit);
         Ok(all)
     }
 
