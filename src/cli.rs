@@ -1,7 +1,5 @@
 //! The command line: what can be typed. Says nothing of what it does.
 
-use crate::client::ClientArguments;
-use crate::client::rules::{ById, Criteria, Edit, ErrorRule, PauseRule, QueueRule, SuppressEdit};
 use crate::config::Overrides;
 use crate::token::Scope;
 use clap::{Args, Parser, Subcommand};
@@ -38,57 +36,6 @@ pub enum Command {
         place: PlaceArguments,
         #[command(subcommand)]
         action: TokenAction,
-    },
-    /// Hold matching mail, and let it go again
-    Pause {
-        #[command(flatten)]
-        client: ClientArguments,
-        #[command(subcommand)]
-        edit: Edit<PauseRule, Criteria>,
-    },
-    /// Force errors on matching mail
-    Error {
-        #[command(flatten)]
-        client: ClientArguments,
-        #[command(subcommand)]
-        edit: Edit<ErrorRule, Criteria>,
-    },
-    /// Say who must not be mailed
-    Suppress {
-        #[command(flatten)]
-        client: ClientArguments,
-        #[command(subcommand)]
-        edit: SuppressEdit,
-    },
-    /// Suspend scheduled queues
-    Suspend {
-        #[command(flatten)]
-        client: ClientArguments,
-        #[command(subcommand)]
-        edit: Edit<QueueRule, ById>,
-    },
-    /// Fail matching mail, queued and to come
-    Bounce {
-        #[command(flatten)]
-        client: ClientArguments,
-        #[command(subcommand)]
-        edit: Edit<QueueRule, ById>,
-    },
-    /// Show every rule in force or to come
-    Rules {
-        #[command(flatten)]
-        client: ClientArguments,
-    },
-    /// Show who changed what
-    Audit {
-        #[command(flatten)]
-        client: ClientArguments,
-        /// Only what came after this number
-        #[arg(long, default_value_t = 0)]
-        after: u64,
-        /// Lines at most, up to 1000
-        #[arg(long, default_value_t = 100)]
-        limit: u16,
     },
     /// Print a line for smtp.users_file; the secret is read from stdin
     HashSecret {
@@ -200,18 +147,6 @@ mod tests {
             ("mailrace inject -t -i -oi -f a@b.example", true),
             ("mailrace inject -f a@b.example -- x@y.example", true),
             ("mailrace pause", false),
-            ("mailrace pause add --domain a.test --tag t --dry-run --json", true),
-            ("mailrace pause add --domain a.test --ip 192.0.2.1", false),
-            ("mailrace pause remove --tag t --endpoint http://127.0.0.1:1 --token x", true),
-            ("mailrace error add 550 --tag t --everything", true),
-            ("mailrace error add --tag t", false),
-            ("mailrace suppress add u@a.test --code 551", true),
-            ("mailrace suppress import list.csv", true),
-            ("mailrace suspend add --reason x --queue c:t@a.test --queue b.test", true),
-            ("mailrace suspend add", false),
-            ("mailrace bounce remove 01890000-0000-7000-8000-000000000000", true),
-            ("mailrace rules --json", true),
-            ("mailrace audit --after 5 --limit 1000", true),
         ] {
             assert_eq!(Cli::try_parse_from(line.split(' ')).is_ok(), valid, "{line}");
         }

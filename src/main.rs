@@ -5,7 +5,6 @@ mod api;
 mod auth;
 mod certificate;
 mod cli;
-mod client;
 mod commands;
 mod config;
 mod control;
@@ -33,7 +32,6 @@ mod users;
 
 use clap::Parser;
 use cli::{Cli, Command};
-use client::rules::Ask;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -48,13 +46,6 @@ fn main() -> ExitCode {
         Command::SystemdUnit => commands::systemd_unit(),
         Command::Inject(arguments) => inject::run(&arguments),
         Command::Token { place, action } => commands::token(&place, &action),
-        Command::Pause { client, edit } => client::rules::run(&client, &Ask::Pause(&edit)),
-        Command::Error { client, edit } => client::rules::run(&client, &Ask::Error(&edit)),
-        Command::Suppress { client, edit } => client::rules::run(&client, &Ask::Suppress(&edit)),
-        Command::Suspend { client, edit } => client::rules::run(&client, &Ask::Suspend(&edit)),
-        Command::Bounce { client, edit } => client::rules::run(&client, &Ask::Bounce(&edit)),
-        Command::Rules { client } => client::rules::run(&client, &Ask::Rules),
-        Command::Audit { client, after, limit } => client::rules::run(&client, &Ask::Audit { after, limit }),
         Command::HashSecret { name } => commands::hash_secret(&name),
     }
 }
