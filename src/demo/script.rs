@@ -64,7 +64,7 @@ fn cancel(demo: &mut Demo) -> Result<(), End> {
         "\n2. The {CANCELLED} half was a mistake. What would cancelling it hit? A dry run changes nothing:"
     ))?;
     let thought = demo.call(&Request { query: vec![("dry_run", "true".to_owned())], ..cancel.clone() })?;
-    demo.say(&format!("{} messages. Look again, nothing has changed:\n", thought["matched"]))?;
+    demo.say(&format!("{} messages. Nothing has changed; none has failed:\n", thought["matched"]))?;
     demo.watch_for(2)?;
     demo.say("\n3. Cancel it: queued, held and to come, each with its record in the log.")?;
     demo.call(&cancel)?;
