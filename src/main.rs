@@ -5,10 +5,12 @@ mod api;
 mod auth;
 mod certificate;
 mod cli;
+mod client;
 mod commands;
 mod config;
 mod control;
 mod cores;
+mod demo;
 mod engine;
 mod files;
 #[allow(dead_code, unused_imports, reason = "the dialects of the API use the rest of it")]
@@ -47,5 +49,7 @@ fn main() -> ExitCode {
         Command::Inject(arguments) => inject::run(&arguments),
         Command::Token { place, action } => commands::token(&place, &action),
         Command::HashSecret { name } => commands::hash_secret(&name),
+        Command::Client(command) => client::run(&command),
+        Command::Demo(arguments) => demo::run(&arguments),
     }
 }

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod bodies;
+mod clients;
 mod count;
 mod crash;
 mod dns;
