@@ -5,6 +5,7 @@
 // Each test uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod api;
 pub mod certificate;
 pub mod client;
 pub mod config;
@@ -15,9 +16,11 @@ pub mod ports;
 pub mod programs;
 pub mod received;
 pub mod sink;
+pub mod valve;
 pub mod wait;
 pub mod wire;
 
+pub use api::Api;
 pub use client::Client;
 pub use config::Config;
 pub use engine::Engine;

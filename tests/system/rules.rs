@@ -1,0 +1,1 @@
+//! Rules over mail that waits, on the real binary.
