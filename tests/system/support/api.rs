@@ -1,7 +1,7 @@
 //! The engine's REST API as a small blocking client calls it: one connection a request.
 
 use super::engine::Engine;
-use super::wait::PATIENCE;
+use super::wait::{PATIENCE, until};
 use serde_json::Value;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -30,8 +30,9 @@ impl Answer {
 }
 
 impl Api {
-    /// Of a running engine.
+    /// Of a running engine; waits until it listens.
     pub fn of(engine: &Engine) -> Self {
+        until("the API listens", || TcpStream::connect(engine.api).is_ok());
         Self { address: engine.api, token: engine.token() }
     }
 
