@@ -37,8 +37,9 @@ impl Shard {
             carrier.tls_cipher = tls.cipher;
             carrier.tls_version = tls.version;
         }
-        let (path, share) = (session.path, session.share);
+        let (path, share, own) = (session.path, session.share, session.carrier.source_address);
         let path = self.sites.path_mut(path);
+        path.own_address = own;
         path.opened(share);
         path.failed = false;
     }

@@ -145,17 +145,20 @@ impl Shard {
 
     fn pick_from(&mut self, id: SessionId, destination: DestinationId, now: Now) -> Picked {
         let session = self.session(id);
-        let (path, share, peer) = (session.path, session.share, session.peer().ip());
+        let (site, path, share, peer) = (session.site, session.path, session.share, session.peer().ip());
         self.prepare_buckets(destination, path, now);
         let source = self.sites.path(path).source;
+        // Buckets whose next message shall take another way.
+        let mut elsewhere: SmallVec<[BucketId; 2]> = SmallVec::new();
         for _ in 0..PICK_SKIPS {
             let buckets = &self.buckets;
             let next = self.queue.next(destination, |bucket, _| {
-                buckets.get(bucket).is_some_and(|state| {
-                    let fits = |member: &Member| member.source == source && member.reaches(peer);
-                    state.eligible.members.iter().any(fits)
-                        && state.limits.iter().any(|(of, limits)| *of == path && limits.share == share)
-                })
+                !elsewhere.contains(&bucket)
+                    && buckets.get(bucket).is_some_and(|state| {
+                        let fits = |member: &Member| member.source == source && member.reaches(peer);
+                        state.eligible.members.iter().any(fits)
+                            && state.limits.iter().any(|(of, limits)| *of == path && limits.share == share)
+                    })
             });
             let Some((bucket, entry)) = next else {
                 return Picked::Nothing;
@@ -164,6 +167,10 @@ impl Shard {
                 Judgement::Pass(stamp) => {
                     let may = self.take_token(bucket, destination, id, now);
                     return if may { Picked::Message(entry, stamp) } else { Picked::Rate };
+                }
+                acts if acts.holds() && self.has_open_way(entry, site, now) => {
+                    elsewhere.push(bucket);
+                    self.stall(destination, now.instant);
                 }
                 acts => self.carry_out(entry, acts, now),
             }

@@ -8,9 +8,7 @@ use crate::event::{Command, Connect, Lookup, Resolved, SessionId};
 use crate::limits::{HOSTS_TRIED, PATH_CONNECTIONS_DEFAULT, PICK_DESTINATIONS, READY_PER_CONNECTION};
 use crate::outcome::{Carrier, EnhancedCode, RecordType, Response, Verb};
 use crate::path::source::Bind;
-use crate::path::{
-    Combination, Eligible, Limits, Member, PathId, PermitId, PermitState, Rotation, path_name, site_name,
-};
+use crate::path::{Combination, Eligible, Limits, Member, PathId, PermitId, PermitState, Rotation, site_name};
 use crate::queue::{BucketId, DestinationId, NextHop};
 use crate::settings::{RouteHost, TlsPolicy};
 use crate::smtp::classify::{Failure, FailureKind};
@@ -194,10 +192,14 @@ impl Shard {
         now: Now,
     ) {
         let (mut opening, mut sessions, mut alone) = (0, 0, false);
+        let guided = self.guided(bucket, now);
         for member in eligible.members.iter() {
             let Some(path) = self.sites.find_path(site, member.source) else {
                 continue;
             };
+            if guided.is_some_and(|entry| !self.is_open_from(entry, site, member, now)) {
+                continue;
+            }
             let limits = self.limits_for(bucket, path);
             let (share, of_path) = (limits.share, self.sites.path(path));
             alone |= limits.exclusive_domain;
@@ -206,10 +208,19 @@ impl Shard {
             // The last to become idle is the warmest, and the others may reach their time-out.
             let fits =
                 |session: &Session| session.share == share && !session.recalled && member.reaches(session.peer().ip());
-            let found = of_path.idle.iter().rposition(|id| fits(self.session(*id)));
-            if let Some(at) = found {
-                let id = self.sites.path_mut(path).idle.remove(at).expect("the position was just found");
-                self.sessions[id.0 as usize].phase = Phase::Busy;
+            let idle: SmallVec<[(SessionId, SocketAddr); 4]> = of_path
+                .idle
+                .iter()
+                .rev()
+                .map(|id| (*id, self.session(*id).peer()))
+                .filter(|(id, _)| fits(self.session(*id)))
+                .take(if guided.is_some() { usize::MAX } else { 1 })
+                .collect();
+            let found = idle
+                .into_iter()
+                .find(|(_, peer)| guided.is_none_or(|entry| self.is_open(entry, site, member.source, *peer, now)));
+            if let Some((id, _)) = found {
+                self.leave_idle(id);
                 self.commands.push_back(Command::Wake(id));
                 return;
             }
@@ -229,6 +240,10 @@ impl Shard {
 
     fn open_more(&mut self, site: SiteId, destination: DestinationId, bucket: BucketId, eligible: &Eligible, now: Now) {
         let Some(path) = self.choose_path(site, bucket, eligible, now) else {
+            self.hold_wayless(site, destination, bucket, now);
+            if self.queue.ready(destination) == 0 {
+                return;
+            }
             self.make_room(site, bucket, eligible);
             let again = self.next_chance(site, eligible, now.instant);
             self.stall(destination, again);
@@ -271,40 +286,6 @@ impl Shard {
                 return;
             }
         }
-    }
-
-    /// The path for the next connection: the next source in turn that has room and a host to try.
-    fn choose_path(&mut self, site: SiteId, bucket: BucketId, eligible: &Eligible, now: Now) -> Option<PathId> {
-        let own = eligible.pool.is_none() && !self.queue.bucket_key(bucket).ips.is_empty();
-        let mut rotation = if own {
-            std::mem::take(&mut self.buckets.get_mut(bucket)?.rotation)
-        } else {
-            let kept = self.sites.site_mut(site).rotations.remove(&eligible.pool);
-            kept.unwrap_or_else(|| Rotation::starting_at(&eligible.members, self.core.0))
-        };
-        let source = rotation.next(&eligible.members, |member| {
-            let room = match self.sites.find_path(site, member.source) {
-                None => true,
-                Some(path) => {
-                    let limits = self.limits_for(bucket, path);
-                    let path = self.sites.path_mut(path);
-                    path.sharing(limits.share) < limits.core_connections
-                        && path.window.room(path.sessions, u32::MAX, now.instant) > 0
-                }
-            };
-            let hosts = &self.sites.site(site).hosts;
-            let mut addresses = hosts.iter().flat_map(|host| &host.addresses);
-            room && addresses
-                .any(|peer| member.reaches(peer.ip()) && self.sites.rested(member.source, *peer, now.instant))
-        });
-        if own {
-            self.buckets.get_mut(bucket)?.rotation = rotation;
-        } else {
-            self.sites.site_mut(site).rotations.insert(eligible.pool.clone(), rotation);
-        }
-        let source = source?;
-        let name = &self.sources.get(source).name;
-        Some(self.sites.path_to(site, source, |site| path_name(Some(name), &site.name)))
     }
 
     /// When a destination that has no path now may have one by the passing of time. Events (a session that
@@ -399,6 +380,7 @@ impl Shard {
             self.drop_session(id, now);
             return;
         }
+        let hosts = self.open_hosts((session.destination, session.site, source), hosts, now);
         let session = &mut self.sessions[id.0 as usize];
         session.phase = Phase::Opening;
         session.hosts = hosts;

@@ -40,6 +40,17 @@ pub(super) enum Judgement {
     Each(Fates),
 }
 
+impl Judgement {
+    /// Whether it holds all of a message.
+    pub(super) fn holds(&self) -> bool {
+        match self {
+            Self::Pass(_) => false,
+            Self::HoldBucket(..) => true,
+            Self::Each(fates) => fates.iter().all(|(_, fate)| matches!(fate, Fate::Hold { .. })),
+        }
+    }
+}
+
 impl Shard {
     /// Whether the end-of-data of `token` may be sent now. If not: the recipients that a rule covers, which
     /// the caller withdraws.

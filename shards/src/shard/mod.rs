@@ -28,6 +28,7 @@ mod settle;
 mod site;
 mod sweep;
 mod tick;
+mod way;
 
 pub use connection::TlsFacts;
 pub use deliver::{Delivery, Next};

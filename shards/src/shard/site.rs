@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// A site on one core.
@@ -36,6 +36,8 @@ pub(super) struct Path {
     pub site: SiteId,
     pub source: SourceIndex,
     pub name: Arc<str>,
+    /// Own address of the last connection that was greeted.
+    pub own_address: Option<IpAddr>,
     pub window: Window,
     /// Sessions, wanted ones included.
     pub sessions: u32,
@@ -263,6 +265,7 @@ impl Sites {
             site,
             source,
             name: name(self.site(site)).into(),
+            own_address: None,
             window: Window::new(),
             sessions: 0,
             by_share: SmallVec::new(),

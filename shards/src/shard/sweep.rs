@@ -5,6 +5,7 @@ use super::Shard;
 use super::gate::{Fate, Judgement, is_blank};
 use super::settle::Attempt;
 use super::site::{Route, SiteId};
+use super::way::closes_ways;
 use crate::limits::SWEEP_ENTRIES_PER_TICK;
 use crate::path::Member;
 use crate::queue::{BucketId, DestinationId, EntryId, State};
@@ -106,6 +107,7 @@ impl Shard {
     /// When an update was lost: this core's rules would be unknown, and it must not deliver.
     pub fn handle_rules(&mut self, update: Update, now: Now) {
         let (mut ends, mut attempts) = (false, false);
+        let mut opens = false;
         let mut touched: Vec<Arc<str>> = Vec::new();
         for change in &update.changes {
             match change {
@@ -113,9 +115,13 @@ impl Shard {
                     let acts = rule.kind.record().is_some();
                     ends |= acts && !rule.waits_for_attempt();
                     attempts |= acts && rule.waits_for_attempt();
+                    opens |= self.rules.rule(&rule.id).is_some_and(|old| closes_ways(old));
                     touched.push(rule.id.clone());
                 }
-                Change::Remove(id) => touched.push(id.clone()),
+                Change::Remove(id) => {
+                    opens |= self.rules.rule(id).is_some_and(|old| closes_ways(old));
+                    touched.push(id.clone());
+                }
                 Change::Suppress { .. } => ends = true,
                 Change::Unsuppress { .. } => {}
             }
@@ -126,7 +132,7 @@ impl Shard {
         for id in touched {
             self.let_go(&id, now);
         }
-        if attempts {
+        if attempts || opens {
             self.let_go_all(now);
         }
         if ends {
@@ -134,7 +140,8 @@ impl Shard {
         }
     }
 
-    /// A rule came that acts when an attempt is made, and so wins over holds: everything held is judged anew.
+    /// Everything held is judged anew: a rule came that acts when an attempt is made, and so wins over holds; or one
+    /// went that had closed a way, so that mail held by a rule over its other ways may go.
     fn let_go_all(&mut self, now: Now) {
         let holding: Vec<Arc<str>> = self.held.keys().cloned().collect();
         for rule in holding {
@@ -149,6 +156,7 @@ impl Shard {
                 Phase::Began if rule.kind.record().is_some() && !rule.waits_for_attempt() => self.scan(),
                 Phase::Began if rule.waits_for_attempt() => self.let_go_all(now),
                 Phase::Began => {}
+                Phase::Lapsed | Phase::Ended if closes_ways(&rule) => self.let_go_all(now),
                 Phase::Lapsed | Phase::Ended => self.let_go(&rule.id, now),
             }
         }

@@ -1,6 +1,6 @@
 //! `/v1/suppressions`: who must not be mailed, one by one. Streams of them: `native/suppression_stream`.
 
-use super::{created, errors, fields, removed};
+use super::{errors, fields, removed};
 use crate::api::desk::{Ask, Desk, Format, PAGE, Pages, dry_run, send};
 use crate::api::fields::{Fields, Wrong, address};
 use crate::api::native::suppression_stream;
@@ -9,6 +9,7 @@ use crate::http::{Refusal, Response, Waiting, media};
 use crate::json::Json;
 use crate::rules::authority::Failure;
 use crate::rules::change::{Request as Change, Suppression};
+use crate::rules::preview::Matched;
 use mailrace_shards::rules::{Kind, Rule, Scope, Validity};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,9 +36,17 @@ pub async fn post(desk: &Rc<Desk>, mut ask: Ask<'_>) -> Result<Response, Refusal
         let matched = desk.census.matched(&thought(&entry)).await;
         return Ok(Response::json(200, &matched.to_json()));
     }
-    let value = entry.value.clone();
+    let (value, rule) = (entry.value.clone(), thought(&entry));
     let changed = desk.change(&ask.by, Change::Suppress(vec![entry])).await?;
-    Ok(created(&value, &changed))
+    let Matched { matched, in_flight, counting, .. } = desk.census.matched(&rule).await;
+    let answer = Json::object([
+        ("id", Some((&*value).into())),
+        ("created", Some((changed.created > 0).into())),
+        ("matched", Some(matched.into())),
+        ("in_flight", Some(in_flight.into())),
+        ("counting", counting.then_some(true.into())),
+    ]);
+    Ok(Response::json(200, &answer))
 }
 
 /// `DELETE` by value. The client always sends a type: it says nothing here.

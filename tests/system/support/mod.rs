@@ -5,6 +5,7 @@
 // Each test uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod api;
 pub mod certificate;
 pub mod client;
 pub mod config;
@@ -17,9 +18,11 @@ pub mod programs;
 pub mod received;
 pub mod rest;
 pub mod sink;
+pub mod valve;
 pub mod wait;
 pub mod wire;
 
+pub use api::Api;
 pub use client::Client;
 pub use config::Config;
 pub use engine::Engine;

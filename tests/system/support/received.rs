@@ -1,6 +1,7 @@
 //! What a destination got.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 /// One message, as it came.
 #[derive(Clone, Debug)]
@@ -23,6 +24,10 @@ pub struct Received {
     pub recipients: Vec<String>,
     /// Every octet, without dot-stuffing and without the final dot.
     pub content: Vec<u8>,
+    /// When its end was read.
+    pub at: Instant,
+    /// Octets that the connection had brought by then.
+    pub octets: u64,
     /// Code of the reply to the end of the data; 0 when the connection was dropped instead.
     pub code: u16,
 }

@@ -3,13 +3,16 @@
 
 use super::certificate::Certificate;
 use super::received::Received;
+use super::valve::Valve;
 use super::wait::{PATIENCE, until};
 use super::wire::Wire;
+use socket2::{Domain, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// What EHLO offers.
 #[derive(Clone, Debug)]
@@ -78,6 +81,7 @@ type Script = dyn Fn(&Step<'_>) -> Action + Send + Sync;
 struct State {
     features: Mutex<Features>,
     script: Mutex<Arc<Script>>,
+    valve: Arc<Valve>,
     messages: Mutex<Vec<Received>>,
     connections: AtomicUsize,
     open: AtomicUsize,
@@ -102,11 +106,25 @@ impl Sink {
 
     /// At this address.
     pub fn start_at(address: SocketAddr, features: Features) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+        Self::over(TcpListener::bind(address).unwrap(), features)
+    }
+
+    /// With receive buffers of about this many octets, on a port of the system's choice.
+    pub fn start_narrow(buffer: usize, features: Features) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        // Connections inherit it; set before they are there, so that no window is larger.
+        socket.set_recv_buffer_size(buffer).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(128).unwrap();
+        Self::over(socket.into(), features)
+    }
+
+    fn over(listener: TcpListener, features: Features) -> Self {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             features: Mutex::new(features),
             script: Mutex::new(Arc::new(|_: &Step<'_>| Action::Default)),
+            valve: Arc::default(),
             messages: Mutex::default(),
             connections: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
@@ -127,6 +145,11 @@ impl Sink {
     /// Changes what it offers, from the next EHLO.
     pub fn offer(&self, features: Features) {
         *self.state.features.lock().unwrap() = features;
+    }
+
+    /// How fast it reads.
+    pub fn valve(&self) -> &Valve {
+        &self.state.valve
     }
 
     /// Every message that came completely, whatever was answered.
@@ -242,12 +265,12 @@ impl Conversation {
     fn new(state: Arc<State>, number: usize, stream: TcpStream) -> Self {
         let client = stream.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
         Self {
-            state,
             number,
             client,
             hello: String::new(),
             counted: true,
-            wire: Wire::new(stream),
+            wire: Wire::with_valve(stream, state.valve.clone(), number),
+            state,
             sender: None,
             recipients: Vec::new(),
             chunks: None,
@@ -419,12 +442,25 @@ impl Conversation {
 
     /// The message is remembered before it is answered: what the client heard of is never missing.
     fn complete(&mut self, content: Vec<u8>, chunked: bool) -> Result<(), End> {
+        let (at, octets) = (Instant::now(), self.state.valve.read_on(self.number));
         let (sender, parameters) = self.sender.take().ok_or(End)?;
         let recipients = std::mem::take(&mut self.recipients);
         let (connection, tls) = (self.number, self.wire.is_tls());
         let (client, hello) = (self.client, self.hello.clone());
-        let mut message =
-            Received { connection, client, hello, tls, chunked, sender, parameters, recipients, content, code: 0 };
+        let mut message = Received {
+            connection,
+            client,
+            hello,
+            tls,
+            chunked,
+            sender,
+            parameters,
+            recipients,
+            content,
+            at,
+            octets,
+            code: 0,
+        };
         let action = self.ask(&Step::Message(&message));
         let (reply, drop) = match action {
             Action::Default => ("250 2.0.0 taken".to_owned(), false),

@@ -1,5 +1,6 @@
 //! A connection of a test, plain or with TLS.
 
+use super::valve::Valve;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -9,10 +10,36 @@ use std::sync::Arc;
 /// Longest line that a test reads.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 
+/// A socket, read as its valve allows.
+struct Socket {
+    stream: TcpStream,
+    valve: Option<(Arc<Valve>, usize)>,
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some((valve, connection)) = &self.valve else { return self.stream.read(buffer) };
+        let wanted = valve.before(*connection, buffer.len());
+        let count = self.stream.read(&mut buffer[..wanted])?;
+        valve.note(*connection, count);
+        Ok(count)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        self.stream.write(octets)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
 enum Stream {
-    Plain(TcpStream),
-    Client(Box<StreamOwned<ClientConnection, TcpStream>>),
-    Server(Box<StreamOwned<ServerConnection, TcpStream>>),
+    Plain(Socket),
+    Client(Box<StreamOwned<ClientConnection, Socket>>),
+    Server(Box<StreamOwned<ServerConnection, Socket>>),
 }
 
 impl Read for Stream {
@@ -33,8 +60,17 @@ pub struct Wire {
 impl Wire {
     /// Over a connection that stands.
     pub fn new(stream: TcpStream) -> Self {
-        let _ = stream.set_nodelay(true);
-        Self { stream: Some(BufReader::with_capacity(64 << 10, Stream::Plain(stream))) }
+        Self::over(Socket { stream, valve: None })
+    }
+
+    /// Over connection `number` of a destination, read through its valve.
+    pub fn with_valve(stream: TcpStream, valve: Arc<Valve>, number: usize) -> Self {
+        Self::over(Socket { stream, valve: Some((valve, number)) })
+    }
+
+    fn over(socket: Socket) -> Self {
+        let _ = socket.stream.set_nodelay(true);
+        Self { stream: Some(BufReader::with_capacity(64 << 10, Stream::Plain(socket))) }
     }
 
     /// Whether TLS is in use.
@@ -50,7 +86,7 @@ impl Wire {
         self.stream.as_mut().expect("taken only while TLS begins")
     }
 
-    fn take_plain(&mut self) -> io::Result<TcpStream> {
+    fn take_plain(&mut self) -> io::Result<Socket> {
         let stream = self.stream.take().expect("taken only while TLS begins");
         if !stream.buffer().is_empty() {
             return Err(io::Error::other("octets before the TLS handshake"));

@@ -1,0 +1,194 @@
+//! Which way the next connection takes. Mail that a rule holds on some ways only (own address, path, remote address)
+//! takes another while there is one that no rule closes, and is held when none is left. Nothing here sends.
+
+use super::Shard;
+use super::gate::Judgement;
+use super::site::SiteId;
+use crate::limits::PICK_SKIPS;
+use crate::path::source::Bind;
+use crate::path::{Eligible, Member, PathId, Rotation, SourceIndex, path_name};
+use crate::queue::{BucketId, DestinationId, EntryId, State};
+use crate::rules::{Fields, Moment, PathFacts, Rule};
+use crate::time::Now;
+use smallvec::SmallVec;
+use std::net::SocketAddr;
+
+/// Whether a rule holds mail on some ways only.
+pub(super) fn closes_ways(rule: &Rule) -> bool {
+    rule.kind.record().is_none() && rule.scope.fields().meets(Fields::OF_PATH)
+}
+
+impl Shard {
+    /// The path for the next connection: the next source in turn that has room and a host to try.
+    pub(super) fn choose_path(
+        &mut self,
+        site: SiteId,
+        bucket: BucketId,
+        eligible: &Eligible,
+        now: Now,
+    ) -> Option<PathId> {
+        let own = eligible.pool.is_none() && !self.queue.bucket_key(bucket).ips.is_empty();
+        let mut rotation = if own {
+            std::mem::take(&mut self.buckets.get_mut(bucket)?.rotation)
+        } else {
+            let kept = self.sites.site_mut(site).rotations.remove(&eligible.pool);
+            kept.unwrap_or_else(|| Rotation::starting_at(&eligible.members, self.core.0))
+        };
+        let guided = self.guided(bucket, now);
+        let source = rotation.next(&eligible.members, |member| {
+            let room = match self.sites.find_path(site, member.source) {
+                None => true,
+                Some(path) => {
+                    let limits = self.limits_for(bucket, path);
+                    let path = self.sites.path_mut(path);
+                    path.sharing(limits.share) < limits.core_connections
+                        && path.window.room(path.sessions, u32::MAX, now.instant) > 0
+                }
+            };
+            let hosts = &self.sites.site(site).hosts;
+            let addresses = hosts.iter().flat_map(|host| &host.addresses).copied();
+            let usable =
+                |peer: &SocketAddr| member.reaches(peer.ip()) && self.sites.rested(member.source, *peer, now.instant);
+            let mut usable = addresses.filter(usable).collect::<SmallVec<[SocketAddr; 8]>>().into_iter();
+            room && usable.any(|peer| guided.is_none_or(|entry| self.is_open(entry, site, member.source, peer, now)))
+        });
+        if own {
+            self.buckets.get_mut(bucket)?.rotation = rotation;
+        } else {
+            self.sites.site_mut(site).rotations.insert(eligible.pool.clone(), rotation);
+        }
+        let source = source?;
+        let name = &self.sources.get(source).name;
+        Some(self.sites.path_to(site, source, |site| path_name(Some(name), &site.name)))
+    }
+
+    /// The next message of a bucket, if rules may close some of its ways and not others.
+    pub(super) fn guided(&mut self, bucket: BucketId, now: Now) -> Option<EntryId> {
+        if self.rules.is_empty() {
+            return None;
+        }
+        let entry = self.queue.next_of(bucket)?;
+        self.may_be_guided(entry, now).then_some(entry)
+    }
+
+    fn may_be_guided(&mut self, entry: EntryId, now: Now) -> bool {
+        let bucket = self.queue.entry(entry).bucket;
+        let fresh = |verdict: &crate::rules::BucketVerdict, epoch| verdict.stamp.holds(epoch, now.utc);
+        let known = self.buckets.get(bucket).and_then(|state| state.verdict.as_ref());
+        if !known.is_some_and(|verdict| fresh(verdict, self.rules.epoch())) {
+            // Asking about any message brings the bucket's verdict up to date.
+            self.judge(entry, PathFacts::default(), Moment::Attempt, now);
+        }
+        self.buckets.get(bucket).and_then(|state| state.verdict.as_ref()).is_some_and(|verdict| verdict.per_path)
+    }
+
+    /// What the rules say of a message on a way.
+    fn judge_way(
+        &mut self,
+        entry: EntryId,
+        site: SiteId,
+        source: SourceIndex,
+        peer: SocketAddr,
+        now: Now,
+    ) -> Judgement {
+        let identity = self.sources.get(source);
+        let (name, known) = match self.sites.find_path(site, source).map(|path| self.sites.path(path)) {
+            Some(path) => (path.name.clone(), path.own_address),
+            None => (path_name(Some(&identity.name), &self.sites.site(site).name).into(), None),
+        };
+        let source_ip = match identity.bind_for(peer.ip()) {
+            Bind::Address(address) => Some(address),
+            // What the system chose last is what it will choose.
+            Bind::System | Bind::Unusable => known,
+        };
+        let facts = PathFacts { source_ip, path: Some(&name), remote_ip: Some(peer.ip()) };
+        self.judge(entry, facts, Moment::Attempt, now)
+    }
+
+    /// Whether no rule holds all of a message on a way. What ends or defers it acts there.
+    pub(super) fn is_open(
+        &mut self,
+        entry: EntryId,
+        site: SiteId,
+        source: SourceIndex,
+        peer: SocketAddr,
+        now: Now,
+    ) -> bool {
+        !self.judge_way(entry, site, source, peer, now).holds()
+    }
+
+    /// Whether a message has an open way from a source.
+    pub(super) fn is_open_from(&mut self, entry: EntryId, site: SiteId, member: &Member, now: Now) -> bool {
+        self.peers(site, member).into_iter().any(|peer| self.is_open(entry, site, member.source, peer, now))
+    }
+
+    fn peers(&self, site: SiteId, member: &Member) -> SmallVec<[SocketAddr; 8]> {
+        let identity = self.sources.get(member.source);
+        let peers = self.sites.site(site).hosts.iter().flat_map(|host| &host.addresses).copied();
+        peers.filter(|peer| member.reaches(peer.ip()) && identity.bind_for(peer.ip()) != Bind::Unusable).collect()
+    }
+
+    /// Whether a message that is held on one way may go on another.
+    pub(super) fn has_open_way(&mut self, entry: EntryId, site: SiteId, now: Now) -> bool {
+        if !self.may_be_guided(entry, now) {
+            return false;
+        }
+        let bucket = self.queue.entry(entry).bucket;
+        let Some(eligible) = self.eligible(bucket, now) else { return false };
+        eligible.members.iter().any(|member| self.is_open_from(entry, site, member, now))
+    }
+
+    /// Holds the first messages of a bucket that have no open way.
+    pub(super) fn hold_wayless(&mut self, site: SiteId, destination: DestinationId, bucket: BucketId, now: Now) {
+        for _ in 0..PICK_SKIPS {
+            let Some(entry) = self.guided(bucket, now) else { return };
+            if self.queue.bucket_held(bucket).is_some() || self.has_open_way(entry, site, now) {
+                return;
+            }
+            let Some(eligible) = self.eligible(bucket, now) else { return };
+            let mut ways = eligible.members.iter().flat_map(|member| {
+                let peers = self.peers(site, member);
+                peers.into_iter().map(|peer| (member.source, peer))
+            });
+            let Some((source, peer)) = ways.next() else { return };
+            let acts = self.judge_way(entry, site, source, peer, now);
+            self.carry_out(entry, acts, now);
+            if self.queue.total(destination).is_none() || self.queue.buckets(destination).iter().all(|of| *of != bucket)
+            {
+                return;
+            }
+        }
+        self.stall(destination, now.instant);
+    }
+
+    /// Of the hosts that a session may try, those that are open to the mail for which it connects; all, when none
+    /// is.
+    pub(super) fn open_hosts<T>(
+        &mut self,
+        (destination, site, source): (DestinationId, SiteId, SourceIndex),
+        hosts: SmallVec<[(T, SocketAddr); 2]>,
+        now: Now,
+    ) -> SmallVec<[(T, SocketAddr); 2]> {
+        if self.rules.is_empty() || self.queue.total(destination).is_none() {
+            return hosts;
+        }
+        let buckets = &self.buckets;
+        let goes = |bucket: BucketId| {
+            buckets.get(bucket).is_some_and(|state| state.eligible.members.iter().any(|of| of.source == source))
+        };
+        let next = self.queue.next(destination, |bucket, _| goes(bucket));
+        let Some(entry) = next.map(|(_, entry)| entry).filter(|entry| self.queue.entry(*entry).state == State::Ready)
+        else {
+            return hosts;
+        };
+        if !self.may_be_guided(entry, now) {
+            return hosts;
+        }
+        let open: SmallVec<[bool; 8]> =
+            hosts.iter().map(|(_, peer)| self.is_open(entry, site, source, *peer, now)).collect();
+        if !open.contains(&true) {
+            return hosts;
+        }
+        hosts.into_iter().zip(open).filter(|(_, open)| *open).map(|(host, _)| host).collect()
+    }
+}
