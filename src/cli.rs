@@ -19,6 +19,7 @@ pub struct Cli {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "a process makes one of it")]
 pub enum Command {
     /// Run the engine (the default)
     Serve(ServeArguments),

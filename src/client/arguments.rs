@@ -179,6 +179,7 @@ pub enum Format {
 
 /// Actions on suspensions.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "a process makes one of it")]
 pub enum SuspendAction {
     /// Hold queues; without criteria all of them
     Add {

@@ -103,14 +103,16 @@ pub fn go_on(demo: &mut Demo) -> Result<(), End> {
     let rules = super::curl(&demo.server, &Request::new(Method::Get, "/v1/rules"));
     let config = demo.engine.config();
     let config = config.display();
+    // As it was typed here, so that it can be typed there.
+    let me = std::env::args().next().unwrap_or_else(|| "mailrace".to_owned());
     demo.say(&format!(
         "\nIt goes on with a little mail tagged autumn until Ctrl-C. To try, in another terminal:\n\n  \
          {rules}\n  \
-         mailrace rules --config {config}\n  \
-         mailrace pause add --domain beta.example --for 1m --config {config}\n  \
-         mailrace queue --config {config}\n  \
-         mailrace error add --tag autumn --dry-run --config {config}\n  \
-         mailrace audit --config {config}\n\n\
+         {me} rules --config {config}\n  \
+         {me} pause add --domain beta.example --for 1m --config {config}\n  \
+         {me} queue --config {config}\n  \
+         {me} error add --tag autumn --dry-run --config {config}\n  \
+         {me} audit --config {config}\n\n\
          When it ends, its directory goes too.\n"
     ))?;
     let mut mail = Mail::new(demo.engine.smtp);
