@@ -1,6 +1,5 @@
 //! The `mailrace` binary: control core and command line.
 
-#[allow(dead_code, reason = "the dialects of the API use the rest of it")]
 mod api;
 mod auth;
 mod certificate;
@@ -13,7 +12,6 @@ mod cores;
 mod demo;
 mod engine;
 mod files;
-#[allow(dead_code, unused_imports, reason = "the dialects of the API use the rest of it")]
 mod http;
 mod inject;
 mod json;

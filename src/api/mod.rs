@@ -66,15 +66,6 @@ impl Call<'_> {
         }
         Ok(query)
     }
-
-    /// The request's whole body, within `api.max_body_bytes`.
-    ///
-    /// # Errors
-    /// As [`crate::http::Body::collect`].
-    pub async fn body(&mut self) -> Result<Vec<u8>, Refusal> {
-        let limit = self.api.live.current().max_body_bytes;
-        self.request.body.collect(limit).await
-    }
 }
 
 /// One thing that can be asked for.
@@ -165,8 +156,6 @@ pub struct Api {
     pub control: Control,
     /// What the cores say of themselves.
     pub monitor: Monitor,
-    /// How the cores are reached.
-    pub postbox: Postbox,
     /// How they are asked.
     pub cores: Cores,
     /// How messages are handed to the cores.
@@ -199,11 +188,10 @@ impl Api {
     #[must_use]
     pub fn new(control: Control, reach: Reach, live: Live, statistics: Rc<Statistics>, desk: Rc<desk::Desk>) -> Self {
         let Reach { monitor, postbox, submitter, terms } = reach;
-        let cores = Cores::new(control.clone(), postbox.clone());
+        let cores = Cores::new(control.clone(), postbox);
         Self {
             control,
             monitor,
-            postbox,
             cores,
             submitter,
             terms,

@@ -12,6 +12,7 @@ pub struct Request {
     /// Who asks. An IPv4 peer of an IPv6 socket has its IPv4 address.
     pub peer: SocketAddr,
     /// Whether it came by TLS.
+    #[cfg_attr(not(test), expect(dead_code, reason = "handlers may need it; so far only tests look at it"))]
     pub secure: bool,
     /// What follows the head.
     pub body: Body,
@@ -21,6 +22,7 @@ pub struct Request {
 pub struct Body(Source);
 
 enum Source {
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests have bodies in memory"))]
     Memory(Option<Vec<u8>>),
     Peer(Box<Incoming>),
 }
@@ -44,6 +46,7 @@ impl Request {
 
 impl Body {
     /// One that is there already; for tests.
+    #[cfg(test)]
     #[must_use]
     pub fn of(octets: impl Into<Vec<u8>>) -> Self {
         Self(Source::Memory(Some(octets.into())))
