@@ -300,7 +300,7 @@ pub struct RemoveByCriteria {
 /// When a rule is in force.
 #[derive(Args, Debug, Default)]
 pub struct Time {
-    /// So long: 90s, 2h, 1d 6h
+    /// So long: 90s, 2h, 1d 6h. Without it pauses and errors have no end; suspensions and bounces last five minutes
     #[arg(long = "for", value_name = "DURATION", conflicts_with = "until", value_parser = humantime::parse_duration)]
     pub duration: Option<std::time::Duration>,
     /// Until then: RFC 3339, or "YYYY-MM-DD HH:MM:SS" in UTC

@@ -8,6 +8,7 @@ use super::arguments::{
 use mailrace_shards::time::Timestamp;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +176,8 @@ impl Time {
     /// MailerQ's dialect knows an end, not a duration: counted from the beginning, as KumoMTA's does.
     fn with_expire(&self, now: Timestamp) -> Map<String, Value> {
         let begin = self.start.map_or(now.0, |start| start.max(now.0));
-        let lasts = self.duration.map(|duration| begin.saturating_add_unsigned(duration.as_millis() as u64));
+        let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let lasts = self.duration.map(|duration| begin.saturating_add_unsigned(milliseconds(duration)));
         let mut members = self.common();
         members.extend(object([("expire", self.until.or(lasts).map(rfc3339))]));
         members

@@ -16,9 +16,11 @@ enum Cell {
     Pairs(&'static [&'static str]),
     /// All members of an object, as `name=value`.
     All(&'static str),
+    /// When a rule is in force, as `--window` takes it.
+    Windows,
 }
 
-use Cell::{All, Of, Pairs};
+use Cell::{All, Of, Pairs, Windows};
 
 const RULE_SCOPE: Cell = Pairs(&["domain", "ip", "mta", "pool", "tag", "cluster"]);
 const QUEUE_SCOPE: Cell =
@@ -30,7 +32,7 @@ const PAUSES: &[Column] = &[
     ("HOLDS", Of(&["matched"])),
     ("START", Of(&["start"])),
     ("EXPIRE", Of(&["expire"])),
-    ("WINDOWS", Of(&["windows"])),
+    ("WINDOWS", Windows),
 ];
 const ERRORS: &[Column] = &[
     ("ID", Of(&["id"])),
@@ -39,7 +41,7 @@ const ERRORS: &[Column] = &[
     ("ENDED", Of(&["ended"])),
     ("START", Of(&["start"])),
     ("EXPIRE", Of(&["expire"])),
-    ("WINDOWS", Of(&["windows"])),
+    ("WINDOWS", Windows),
 ];
 const SUPPRESSIONS: &[Column] = &[
     ("VALUE", Of(&["value"])),
@@ -54,7 +56,7 @@ const SUSPENSIONS: &[Column] = &[
     ("HOLDS", Of(&["matched"])),
     ("START", Of(&["start"])),
     ("LEFT", Of(&["duration"])),
-    ("WINDOWS", Of(&["windows"])),
+    ("WINDOWS", Windows),
 ];
 const BOUNCES: &[Column] = &[
     ("ID", Of(&["id"])),
@@ -62,7 +64,7 @@ const BOUNCES: &[Column] = &[
     ("ENDED", Of(&["total_bounced"])),
     ("START", Of(&["start"])),
     ("LEFT", Of(&["duration"])),
-    ("WINDOWS", Of(&["windows"])),
+    ("WINDOWS", Windows),
 ];
 const RULES: &[Column] = &[
     ("ID", Of(&["id"])),
@@ -131,6 +133,14 @@ fn rows(columns: &[Column], items: &[Value]) -> String {
             let members = item.get(name).and_then(Value::as_object);
             pairs(members.into_iter().flatten().map(|(name, value)| (name.as_str(), value)))
         }
+        Windows => {
+            let windows = item.get("windows").and_then(Value::as_array).into_iter().flatten();
+            let one = |window: &Value| {
+                let [days, from, to, zone] = ["days", "from", "to", "tz"].map(|name| text(&window[name]));
+                format!("{days} {from}-{to} {zone}")
+            };
+            windows.map(one).collect::<Vec<_>>().join("; ")
+        }
     };
     let heads: Vec<_> = columns.iter().map(|(head, _)| *head).collect();
     let cells: Vec<Vec<_>> =
@@ -140,7 +150,8 @@ fn rows(columns: &[Column], items: &[Value]) -> String {
 
 fn pairs<'a>(members: impl Iterator<Item = (&'a str, &'a Value)>) -> String {
     let set = members.filter(|(_, value)| !matches!(value, Value::Null | Value::Bool(false)));
-    set.map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>().join(" ")
+    let shown = set.map(|(name, value)| (name, text(value))).filter(|(_, text)| !text.is_empty());
+    shown.map(|(name, text)| format!("{name}={text}")).collect::<Vec<_>>().join(" ")
 }
 
 /// The members of an object, one a line; those that are lists of objects below their name.
@@ -228,6 +239,9 @@ mod tests {
     #[test]
     fn answers_become_tables() {
         let pause = json!({ "id": "p1", "domain": "a.example", "cluster": false, "matched": 3 });
+        let window = json!({ "id": "p2", "windows": [
+            { "days": ["mon", "fri"], "from": "22:00", "to": "08:00", "tz": "Europe/Amsterdam" }] });
+        assert!(rows(PAUSES, &[window]).ends_with("  mon,fri 22:00-08:00 Europe/Amsterdam\n"));
         assert_eq!(rows(PAUSES, &[pause]), "ID  COVERS            HOLDS\np1  domain=a.example      3\n");
         let queue = json!({ "domain": "a.example", "total": 12, "held": 0, "due": 12, "waiting": 0,
             "ages": { "5": 12, "1280+": 0 } });

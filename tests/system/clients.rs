@@ -1,5 +1,6 @@
 //! The commands that ask a running engine: what is typed, what comes back, exit codes, files; and the demonstration.
 
+use super::support::certificate::Certificate;
 use super::support::wait::until_some;
 use super::support::{Config, Engine, until};
 use rustix::process::{Pid, Signal, kill_process};
@@ -127,6 +128,9 @@ fn suppressions_go_in_and_out_as_files() {
     // What came out goes in again.
     assert_eq!(done(&engine, "suppress import out.jsonl"), "0 created, 1000 updated\n");
 
+    let piped = engine.tool(&["suppress", "import", "-", "--config", "mailrace.toml"], &exported);
+    assert_eq!(String::from_utf8(piped.stdout).unwrap(), "0 created, 1000 updated\n");
+
     engine.write("wrong.txt", "a@b.example\nnot an address@\nb.example\n");
     let (code, words) = fails(&engine, "suppress import wrong.txt");
     assert_eq!(code, Some(1), "{words}");
@@ -170,6 +174,19 @@ fn exit_codes_say_what_happened() {
     assert_eq!(bare(&["queue", "--endpoint", &endpoint], None), Some(1));
     engine.stop();
     assert_eq!(fails(&engine, "queue").0, Some(3));
+}
+
+#[test]
+fn an_api_with_tls_is_asked_with_tls() {
+    let mut engine = Engine::prepare(&Config::default());
+    let made = Certificate::new("mailrace.example");
+    let line = |name: &str, text: &str| format!("tls_{name} = \"{}\"", engine.write(name, text).display());
+    let (certificate, key) = (line("certificate", &made.certificate_pem), line("key", &made.key_pem));
+    engine.configure(&Config::default().line("api", &certificate).line("api", &key));
+    engine.run();
+    assert_eq!(done(&engine, "queue").lines().count(), 1);
+    let plain = format!("queue --endpoint http://{}", engine.api);
+    assert_eq!(fails(&engine, &plain).0, Some(3));
 }
 
 #[test]
