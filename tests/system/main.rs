@@ -15,6 +15,7 @@ mod limits;
 mod recipients;
 mod retry;
 mod rules;
+mod rules_ending;
 mod signals;
 mod support;
 mod tls;
