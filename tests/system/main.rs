@@ -16,6 +16,7 @@ mod recipients;
 mod retry;
 mod rules;
 mod rules_ending;
+mod rules_survival;
 mod signals;
 mod support;
 mod tls;

@@ -150,6 +150,20 @@ fn suppressed_recipients_get_nothing() {
 }
 
 #[test]
+fn a_message_that_may_have_got_through_says_so_when_a_rule_ends_it() {
+    let post = Post::new(patient);
+    post.sink.script(|step| match step {
+        Step::Message(_) => Action::Drop,
+        _ => Action::Default,
+    });
+    post.send(&["r@a.example"], "x-mq-tag: a\r\n");
+    post.await_record("TransientFailure", "r@a.example");
+    post.api.post("/v1/errors", &json!({"tag": "a", "code": 550}));
+    let bounce = post.await_record("Bounce", "r@a.example");
+    assert_eq!(bounce.0["maybe_delivered"], true, "{}", bounce.0);
+}
+
+#[test]
 fn an_administrative_bounce_says_why_and_counts() {
     let post = Post::new(patient);
     let waiting = waiting(&post, "X-Campaign: spring\r\nX-Tenant: acme\r\n");
