@@ -21,6 +21,8 @@ mod limits;
 mod recipients;
 mod retry;
 mod rules;
+mod rules_ending;
+mod rules_survival;
 mod signals;
 mod support;
 mod tls;
