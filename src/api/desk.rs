@@ -188,11 +188,15 @@ impl Desk {
             return Ok(Made::Thought(Response::json(200, &matched.to_json())));
         }
         let id = new_id(now);
+        // What a rule ends begins to end as soon as it is in force, so it is counted before.
+        let ends = draft.decree.kind().record().is_some();
+        let before = if ends { self.census.matched(&thought(&draft, now)).await.matched } else { 0 };
         let changed = self.change(by, Change::Put { id, draft: Box::new(draft) }).await?;
-        let matched = match &changed.entry {
+        let mut matched = match &changed.entry {
             Some(entry) => self.census.matched(&entry.rule(now)).await,
             None => Matched::default(),
         };
+        matched.matched = matched.matched.max(before);
         Ok(Made::Rule(Box::new(changed), matched))
     }
 

@@ -189,17 +189,7 @@ impl Api {
     pub fn new(control: Control, reach: Reach, live: Live, statistics: Rc<Statistics>, desk: Rc<desk::Desk>) -> Self {
         let Reach { monitor, postbox, submitter, terms } = reach;
         let cores = Cores::new(control.clone(), postbox);
-        Self {
-            control,
-            monitor,
-            cores,
-            submitter,
-            terms,
-            live,
-            statistics,
-            desk,
-            failures: RefCell::default(),
-        }
+        Self { control, monitor, cores, submitter, terms, live, statistics, desk, failures: RefCell::default() }
     }
 
     async fn carry_out(self: &Rc<Self>, request: &mut Request) -> Result<Response, Refusal> {
