@@ -4,7 +4,7 @@
 use super::certificate::Certificate;
 use super::received::Received;
 use super::valve::Valve;
-use super::wait::{PATIENCE, until};
+use super::wait::{PATIENCE, moment, until};
 use super::wire::Wire;
 use socket2::{Domain, Socket, Type};
 use std::io;
@@ -12,7 +12,6 @@ use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 /// What EHLO offers.
 #[derive(Clone, Debug)]
@@ -442,7 +441,7 @@ impl Conversation {
 
     /// The message is remembered before it is answered: what the client heard of is never missing.
     fn complete(&mut self, content: Vec<u8>, chunked: bool) -> Result<(), End> {
-        let (at, octets) = (Instant::now(), self.state.valve.read_on(self.number));
+        let (at, octets) = (moment(), self.state.valve.read_on(self.number));
         let (sender, parameters) = self.sender.take().ok_or(End)?;
         let recipients = std::mem::take(&mut self.recipients);
         let (connection, tls) = (self.number, self.wire.is_tls());

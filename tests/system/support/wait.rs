@@ -30,3 +30,8 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn linger(time: Duration) {
     std::thread::sleep(time);
 }
+
+/// Now, for those who write down when something came.
+pub fn moment() -> Instant {
+    Instant::now()
+}
