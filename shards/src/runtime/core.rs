@@ -1,6 +1,7 @@
 //! One core: its thread from the first line to the last.
 
 use crate::limits::{ALARM_SCAN_MILLIS, TICK_MILLIS};
+use crate::message::MessageId;
 use crate::rules::{HashKey, Update};
 use crate::runtime::dns_socket::DnsClient;
 use crate::runtime::engine::{CoreReport, Shared};
@@ -15,7 +16,10 @@ use crate::settings::Settings;
 use crate::shard::{Shard, ShardConfig};
 use crate::spool::report::RecoveredMessage;
 use crossbeam::channel::Sender;
+use futures_lite::FutureExt;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use hashbrown::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +37,8 @@ pub struct CoreStart {
     pub generation: u32,
     /// Secret of the rule table's hashes.
     pub rule_key: HashKey,
+    /// Messages over which the engine died twice.
+    pub quarantine: Arc<HashSet<MessageId>>,
     /// Rules to apply before anything else.
     pub rules: Vec<Update>,
     /// Settings.
@@ -100,14 +106,16 @@ pub fn run_core(mut start: CoreStart) {
         rules.into_iter().for_each(|update| local.with_shard(|shard, now| shard.handle_rules(update, now)));
         local.take_orders();
         local.with_shard(|shard, _| recovered.into_iter().for_each(|message| shard.handle_recovered(message)));
-        glommio::spawn_local(local.clone().run_mailbox()).detach();
-        glommio::spawn_local(local.clone().run_flusher()).detach();
+        local.spawn(local.clone().run_mailbox());
+        local.spawn(local.clone().run_flusher());
         for (listener, ours) in listeners {
-            glommio::spawn_local(injection::listen(local.clone(), listener, ours)).detach();
+            local.spawn(injection::listen(local.clone(), listener, ours));
         }
         // The starter may have given up on another core; the stop order is on its way then.
         let _ = ready.send(Ok(()));
-        turn(&local).await;
+        if AssertUnwindSafe(turn(&local)).catch_unwind().await.is_err() {
+            local.stop_for_panic();
+        }
         finish(&local, writers);
     });
 }
@@ -156,6 +164,7 @@ fn assemble(
         cores: start.cores,
         generation: start.generation,
         rule_key: start.rule_key,
+        quarantine: start.quarantine,
         settings: start.settings.clone(),
     });
     let spools = writers.iter().map(|(spool, writer)| (*spool, writer.handle())).collect();

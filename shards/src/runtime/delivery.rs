@@ -34,8 +34,7 @@ pub fn start(local: Rc<Local>, order: Connect) {
         match outcome {
             Ok(failure) => local.with_shard(|shard, now| shard.handle_closed(id, failure, now)),
             Err(_) if local.in_brain() => {
-                report("a panic in the shard's own state: stopping, so that nothing wrong is delivered or forgotten");
-                std::process::abort();
+                local.stop_for_panic();
             }
             Err(_) => {
                 report("a panic in a delivery session: its messages are put aside and not tried again by this start");

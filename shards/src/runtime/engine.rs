@@ -11,16 +11,19 @@ use crate::runtime::clock;
 use crate::runtime::core::{CoreStart, run_core};
 use crate::runtime::mailbox::{Postbox, mailboxes};
 use crate::runtime::memory::MemoryWatch;
+use crate::runtime::report::report;
 use crate::runtime::socket;
 use crate::runtime::spool_file::spool_directories;
 use crate::runtime::spool_generation::next_generation;
 use crate::runtime::submit::Submitter;
+use crate::runtime::suspects;
 use crate::runtime::tls::ServerTls;
 use crate::settings::Settings;
 use crate::shard::Counters;
 use crossbeam::channel::{Receiver, bounded};
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -132,6 +135,7 @@ pub struct Engine {
     threads: Vec<JoinHandle<()>>,
     listening: Vec<SocketAddr>,
     memory: MemoryWatch,
+    spool_root: PathBuf,
     submitter: Submitter,
 }
 
@@ -213,6 +217,12 @@ impl Engine {
         let seconds = u32::try_from(clock::now().utc.seconds()).unwrap_or(0);
         let generation =
             next_generation(&spool_root, seconds).map_err(|error| wrong(&spool_root.display().to_string(), &error))?;
+        let quarantine =
+            suspects::take(&spool_root).map_err(|error| wrong(&spool_root.display().to_string(), &error))?;
+        for id in &quarantine {
+            report(&format!("message {id} was in flight at the last two panics: it is put aside, not tried"));
+        }
+        let quarantine = Arc::new(quarantine);
         let mut spools =
             spool_directories(&spool_root).map_err(|error| wrong(&spool_root.display().to_string(), &error))?;
         for core in 0..u16::try_from(cores).expect("CORES_MAX fits 16 bits") {
@@ -247,6 +257,7 @@ impl Engine {
                 cores,
                 generation,
                 rule_key,
+                quarantine: quarantine.clone(),
                 rules,
                 settings: settings.clone(),
                 spools: spools
@@ -268,7 +279,7 @@ impl Engine {
         let memory = MemoryWatch::start(settings.memory_bytes, shared.clone())
             .map_err(|error| wrong("the memory watch's thread", &error))?;
         let submitter = Submitter::new(postbox.clone(), shared.bodies.clone(), generation);
-        let mut engine = Self { postbox, shared, threads, listening, memory, submitter };
+        let mut engine = Self { postbox, shared, threads, listening, memory, submitter, spool_root };
         match await_ready(&ready, cores) {
             Ok(()) => Ok(engine),
             Err(error) => {
@@ -347,8 +358,13 @@ impl Engine {
         let threads = std::mem::take(&mut self.threads);
         let failed =
             threads.into_iter().enumerate().filter_map(|(core, thread)| thread.join().is_err().then_some(core));
-        let failed = failed.collect();
+        let failed: Vec<usize> = failed.collect();
         self.memory.stop();
+        if failed.is_empty()
+            && let Err(error) = suspects::forget(&self.spool_root)
+        {
+            report(&format!("{}: {error}", self.spool_root.display()));
+        }
         failed
     }
 }

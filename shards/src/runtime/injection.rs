@@ -73,8 +73,7 @@ fn start(local: Rc<Local>, stream: TcpStream) {
         local.injecting.set(local.injecting.get() - 1);
         if result.is_err() {
             if local.in_brain() {
-                report("a panic in the shard's own state: stopping, so that nothing wrong is delivered or forgotten");
-                std::process::abort();
+                local.stop_for_panic();
             }
             report("a panic in an injecting session: the session was ended, nothing of it was acknowledged");
         }

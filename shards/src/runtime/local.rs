@@ -19,16 +19,19 @@ use crate::runtime::report::report;
 use crate::runtime::spool_file::{Full, SpoolHandle};
 use crate::runtime::spool_reader::BodyReader;
 use crate::runtime::tls::ClientTls;
-use crate::runtime::{delivery, resolution};
+use crate::runtime::{delivery, resolution, suspects};
 use crate::settings::Settings;
 use crate::shard::Shard;
 use crate::smtp::server::ServerConfig;
 use crate::spool::report::{Progress, SpoolCompletion};
 use crate::time::Now;
+use futures_lite::FutureExt;
 use hashbrown::HashMap;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -197,6 +200,32 @@ impl Local {
     #[must_use]
     pub fn in_brain(&self) -> bool {
         self.in_brain.get()
+    }
+
+    /// The brain's state is broken: notes what was in flight and ends the process, so that nothing wrong is
+    /// delivered or forgotten. What was acknowledged is in the spools.
+    pub fn stop_for_panic(&self) -> ! {
+        report("a panic in the shard's own state: stopping, so that nothing wrong is delivered or forgotten");
+        // The panic may have left anything behind; a second one here would only hide the first.
+        let ids = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            self.shard.try_borrow().map_or_else(|_| Vec::new(), |shard| shard.in_flight_ids())
+        }));
+        let root = self.settings.borrow().data_dir.join("spool");
+        if let Err(error) = suspects::note(&root, self.core, &ids.unwrap_or_default()) {
+            report(&format!("what was in flight could not be noted: {error}"));
+        }
+        std::process::abort()
+    }
+
+    /// Runs a task of the core. A panic in it is the brain's or the runtime's own and ends the process.
+    pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        let local = self.clone();
+        let guarded = async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                local.stop_for_panic();
+            }
+        };
+        glommio::spawn_local(guarded).detach();
     }
 
     /// The settings in force.
@@ -401,10 +430,9 @@ impl Local {
                 Order::Submit { submission, reply } => self.submit(*submission, reply),
                 Order::ReadBody { id, location, reply } => {
                     let local = self.clone();
-                    let read = async move {
+                    self.spawn(async move {
                         reply.send(local.read_body(id, location).await.map_err(|error| error.to_string()));
-                    };
-                    glommio::spawn_local(read).detach();
+                    });
                 }
                 Order::Reload(settings) => {
                     *self.server_config.borrow_mut() = Arc::new(ServerConfig::from(&*settings));

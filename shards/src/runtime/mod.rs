@@ -26,4 +26,5 @@ pub mod spool_file;
 pub mod spool_generation;
 pub mod spool_reader;
 pub mod submit;
+pub mod suspects;
 pub mod tls;

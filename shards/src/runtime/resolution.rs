@@ -16,14 +16,14 @@ const SMTP_PORT: u16 = 25;
 
 /// Looks up in the background, and tells the shard.
 pub fn start(local: Rc<Local>, destination: DestinationId, lookup: Lookup) {
-    glommio::spawn_local(async move {
+    let core = local.clone();
+    core.spawn(async move {
         let answer = match &lookup {
             Lookup::MailHosts(domain) => mail_hosts(&local, domain).await,
             Lookup::Hosts { hosts, by_operator } => routed_hosts(&local, hosts, *by_operator).await,
         };
         local.with_shard(|shard, now| shard.handle_resolved(destination, answer, now));
-    })
-    .detach();
+    });
 }
 
 async fn mail_hosts(local: &Local, domain: &str) -> Result<Resolved, Failure> {

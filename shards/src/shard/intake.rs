@@ -143,6 +143,7 @@ impl Shard {
 
     fn enqueue(&mut self, post: Post, now: Now) {
         let expires = expires_at(&self.settings.retry, &post.envelope);
+        let quarantined = !self.quarantine.is_empty() && self.quarantine.contains(&post.envelope.id());
         let entry = self.queue.insert(
             NewEntry {
                 envelope: post.envelope,
@@ -150,7 +151,7 @@ impl Shard {
                 location: post.location,
                 body: post.body,
                 attempts: post.attempts,
-                due: post.due,
+                due: post.due.filter(|_| !quarantined),
                 expires,
                 maybe_delivered: post.maybe_delivered,
             },
@@ -158,6 +159,10 @@ impl Shard {
         );
         let bucket = self.queue.entry(entry).bucket;
         let destination = self.queue.destination_of(bucket);
+        if quarantined {
+            self.counters.quarantined += 1;
+            self.queue.hold(entry);
+        }
         // What is picked soon is judged then. What waits hears at once of a rule that ends it.
         let waits = self.queue.entry(entry).state != State::Ready || self.queue.bucket_held(bucket).is_some();
         if waits && !is_blank(&self.rules) {

@@ -36,7 +36,7 @@ pub use gate::Covered;
 pub use intake::Submission;
 
 use crate::event::{Command, SessionId};
-use crate::message::CoreId;
+use crate::message::{CoreId, MessageId};
 use crate::path::{LimitTable, PermitId, Permits, Pools, Sources, TokenKey};
 use crate::queue::{DestinationId, Queue};
 use crate::rules::{HashKey, RuleTable};
@@ -44,7 +44,7 @@ use crate::settings::Settings;
 use crate::spool::report::Progress;
 use crate::time::Instant;
 use ask::Asks;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use intake::Storing;
 use session::Session;
 use site::{BucketStates, RouteTable, Sites};
@@ -88,6 +88,8 @@ pub struct ShardConfig {
     pub generation: u32,
     /// Secret of the rule table's hashes, the same on every core.
     pub rule_key: HashKey,
+    /// Messages over which the engine died twice: they are put aside, not tried.
+    pub quarantine: Arc<HashSet<MessageId>>,
     /// Settings.
     pub settings: Arc<Settings>,
 }
@@ -119,6 +121,7 @@ pub struct Shard {
     sessions: Slab<Session>,
     buckets: BucketStates,
     rules: RuleTable,
+    quarantine: Arc<HashSet<MessageId>>,
     /// What each rule holds, by its id.
     held: HashMap<Arc<str>, Held>,
     sweeps: Sweeps,
@@ -151,7 +154,7 @@ impl Shard {
     /// An empty shard.
     #[must_use]
     pub fn new(config: ShardConfig) -> Self {
-        let ShardConfig { core, cores, generation, rule_key, settings } = config;
+        let ShardConfig { core, cores, generation, rule_key, quarantine, settings } = config;
         let sources = Sources::new(&settings);
         let mut shard = Self {
             core,
@@ -176,6 +179,7 @@ impl Shard {
             sessions: Slab::new(),
             buckets: BucketStates::default(),
             rules: RuleTable::new(rule_key),
+            quarantine,
             held: HashMap::new(),
             sweeps: Sweeps::default(),
             asks: Asks::default(),
@@ -243,6 +247,13 @@ impl Shard {
     #[must_use]
     pub fn storing(&self) -> usize {
         self.storing.len()
+    }
+
+    /// Messages that sessions have.
+    #[must_use]
+    pub fn in_flight_ids(&self) -> Vec<MessageId> {
+        let flights = self.sessions.iter().flat_map(|(_, session)| &session.flights);
+        flights.map(|flight| self.queue.entry(flight.entry).envelope.id()).collect()
     }
 
     /// Whether everything recorded is durable and told to the spools.

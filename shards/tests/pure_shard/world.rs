@@ -106,7 +106,14 @@ impl World {
         let settings = Arc::new(settings);
         let shard = |core: usize| {
             let core = CoreId(u16::try_from(core).unwrap());
-            Shard::new(ShardConfig { core, cores, generation: 1, rule_key: KEY, settings: settings.clone() })
+            Shard::new(ShardConfig {
+                core,
+                cores,
+                generation: 1,
+                rule_key: KEY,
+                quarantine: Arc::default(),
+                settings: settings.clone(),
+            })
         };
         Self {
             shards: (0..cores).map(shard).collect(),
