@@ -11,6 +11,7 @@ use crate::rules::entry::{Draft, Origin, RuleEntry};
 use crate::rules::preview::{Census, Matched};
 use crate::rules::schedule::{Schedule, WINDOWS_MAX, Window};
 use crate::users::random;
+use futures_lite::future::zip;
 use mailrace_shards::rules::Rule;
 use mailrace_shards::settings::Settings;
 use mailrace_shards::time::{Now, Timestamp};
@@ -187,17 +188,30 @@ impl Desk {
             let matched = self.census.matched(&thought(&draft, now)).await;
             return Ok(Made::Thought(Response::json(200, &matched.to_json())));
         }
-        let id = new_id(now);
-        // What a rule ends begins to end as soon as it is in force, so it is counted before.
-        let ends = draft.decree.kind().record().is_some();
-        let before = if ends { self.census.matched(&thought(&draft, now)).await.matched } else { 0 };
-        let changed = self.change(by, Change::Put { id, draft: Box::new(draft) }).await?;
-        let mut matched = match &changed.entry {
-            Some(entry) => self.census.matched(&entry.rule(now)).await,
-            None => Matched::default(),
-        };
-        matched.matched = matched.matched.max(before);
+        let (id, rule) = (new_id(now), thought(&draft, now));
+        let change = Change::Put { id, draft: Box::new(draft) };
+        let (changed, matched) = self.change_counted(by, change, &rule).await?;
         Ok(Made::Rule(Box::new(changed), matched))
+    }
+
+    /// Makes a change that puts a rule in force, and counts what that covers.
+    pub async fn change_counted(
+        &self,
+        by: &Identity,
+        change: Change,
+        rule: &Rule,
+    ) -> Result<(Changed, Matched), Refusal> {
+        if rule.kind.record().is_none() {
+            let changed = self.change(by, change).await?;
+            return Ok((changed, self.census.matched(rule).await));
+        }
+        // What such a rule covers may have ended before it can be counted, so that is counted meanwhile.
+        let (before, changed) = zip(self.census.matched(rule), self.change(by, change)).await;
+        let changed = changed?;
+        let after = self.census.matched(rule).await;
+        let counting = before.counting || after.counting;
+        let matched = before.matched.max(after.matched);
+        Ok((changed, Matched { matched, counting, ..after }))
     }
 
     /// Makes a change; returns when it is on disk and in force.

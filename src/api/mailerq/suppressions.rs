@@ -37,14 +37,12 @@ pub async fn post(desk: &Rc<Desk>, mut ask: Ask<'_>) -> Result<Response, Refusal
         return Ok(Response::json(200, &matched.to_json()));
     }
     let (value, rule) = (entry.value.clone(), thought(&entry));
-    // Its mail ends as soon as it is in force, so it is counted before.
-    let before = desk.census.matched(&rule).await.matched;
-    let changed = desk.change(&ask.by, Change::Suppress(vec![entry])).await?;
-    let Matched { matched, in_flight, counting, .. } = desk.census.matched(&rule).await;
+    let (changed, counted) = desk.change_counted(&ask.by, Change::Suppress(vec![entry]), &rule).await?;
+    let Matched { matched, in_flight, counting, .. } = counted;
     let answer = Json::object([
         ("id", Some((&*value).into())),
         ("created", Some((changed.created > 0).into())),
-        ("matched", Some(matched.max(before).into())),
+        ("matched", Some(matched.into())),
         ("in_flight", Some(in_flight.into())),
         ("counting", counting.then_some(true.into())),
     ]);
