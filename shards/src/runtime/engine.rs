@@ -23,7 +23,7 @@ use crate::shard::Counters;
 use crossbeam::channel::{Receiver, bounded};
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -217,20 +217,13 @@ impl Engine {
         let seconds = u32::try_from(clock::now().utc.seconds()).unwrap_or(0);
         let generation =
             next_generation(&spool_root, seconds).map_err(|error| wrong(&spool_root.display().to_string(), &error))?;
-        let quarantine =
-            suspects::take(&spool_root).map_err(|error| wrong(&spool_root.display().to_string(), &error))?;
+        let of_root = |error: &dyn fmt::Display| wrong(&spool_root.display().to_string(), error);
+        let quarantine = suspects::take(&spool_root).map_err(|error| of_root(&error))?;
         for id in &quarantine {
             report(&format!("message {id} was in flight at the last two panics: it is put aside, not tried"));
         }
         let quarantine = Arc::new(quarantine);
-        let mut spools =
-            spool_directories(&spool_root).map_err(|error| wrong(&spool_root.display().to_string(), &error))?;
-        for core in 0..u16::try_from(cores).expect("CORES_MAX fits 16 bits") {
-            if !spools.contains(&core) {
-                spools.push(core);
-            }
-        }
-        spools.sort_unstable();
+        let spools = all_spools(&spool_root, cores).map_err(|error| of_root(&error))?;
         let tls = match &settings.smtp.tls {
             Some(files) => Some(ServerTls::load(files).map_err(|error| StartError(error.to_string()))?),
             None => None,
@@ -367,6 +360,15 @@ impl Engine {
         }
         failed
     }
+}
+
+/// Numbers of the spools that exist or are about to: one for each core, and those of cores that ran before.
+fn all_spools(root: &Path, cores: usize) -> std::io::Result<Vec<u16>> {
+    let mut spools = spool_directories(root)?;
+    spools.extend((0..cores).map(|core| core_id(core).0));
+    spools.sort_unstable();
+    spools.dedup();
+    Ok(spools)
 }
 
 fn core_id(core: usize) -> CoreId {

@@ -3,8 +3,7 @@
 //! Every input to the brain goes through [`Local::with_shard`], which carries out the commands that follow
 //! before it returns. Nothing here awaits while the brain is borrowed.
 
-use crate::event::{Command, Connect, Mail, Order, SessionId};
-use crate::limits::MAIL_BATCHES_PER_TURN;
+use crate::event::{Command, Connect, Mail, SessionId};
 use crate::message::{Body, CoreId, Envelope, Location, MessageId};
 use crate::outcome::Outcome;
 use crate::runtime::alarm::{Alarm, Alarms};
@@ -13,8 +12,8 @@ use crate::runtime::clock;
 use crate::runtime::dns_socket::DnsClient;
 use crate::runtime::engine::Shared;
 use crate::runtime::intake::Injectors;
-use crate::runtime::mailbox::{Completion, Mailbox, Postbox};
-use crate::runtime::outcome_log::{LogEvent, OutcomeLog};
+use crate::runtime::mailbox::{Mailbox, Postbox};
+use crate::runtime::outcome_log::OutcomeLog;
 use crate::runtime::report::report;
 use crate::runtime::spool_file::{Full, SpoolHandle};
 use crate::runtime::spool_reader::BodyReader;
@@ -23,7 +22,7 @@ use crate::runtime::{delivery, resolution, suspects};
 use crate::settings::Settings;
 use crate::shard::Shard;
 use crate::smtp::server::ServerConfig;
-use crate::spool::report::{Progress, SpoolCompletion};
+use crate::spool::report::Progress;
 use crate::time::Now;
 use futures_lite::FutureExt;
 use hashbrown::HashMap;
@@ -109,12 +108,12 @@ pub struct Local {
     pub core: CoreId,
     shard: RefCell<Shard>,
     in_brain: Cell<bool>,
-    mailbox: Mailbox,
-    postbox: Postbox,
+    pub(super) mailbox: Mailbox,
+    pub(super) postbox: Postbox,
     outbox: RefCell<Outbox>,
     spools: Vec<(u16, SpoolHandle)>,
     /// Gone once the core has stopped.
-    log: RefCell<Option<OutcomeLog>>,
+    pub(super) log: RefCell<Option<OutcomeLog>>,
     reader: BodyReader,
     dns: DnsClient,
     /// Session deadlines.
@@ -122,18 +121,18 @@ pub struct Local {
     slots: RefCell<HashMap<SessionId, Rc<SessionSlot>>>,
     /// Who waits for messages of this core to become durable.
     pub(super) injectors: Injectors,
-    reads: RefCell<HashMap<u64, Rc<Answer<io::Result<Body>>>>>,
+    pub(super) reads: RefCell<HashMap<u64, Rc<Answer<io::Result<Body>>>>>,
     next_read: Cell<u64>,
     /// TLS towards other hosts.
     pub client_tls: ClientTls,
     /// Configuration of injecting sessions.
     pub server_config: RefCell<Arc<ServerConfig>>,
-    settings: RefCell<Arc<Settings>>,
+    pub(super) settings: RefCell<Arc<Settings>>,
     /// What all cores share.
     pub shared: Arc<Shared>,
     /// Bodies in memory.
     pub bodies: BodyBudget,
-    stopping: Cell<bool>,
+    pub(super) stopping: Cell<bool>,
     /// Injecting sessions that are open.
     pub injecting: Cell<usize>,
 }
@@ -319,6 +318,14 @@ impl Local {
         delivery::start(self.clone(), connect);
     }
 
+    /// Posts the same to every core, this one included.
+    pub(super) fn tell_all(self: &Rc<Self>, mail: &Mail) {
+        for core in (0_u16..).map(CoreId).take(self.postbox.cores()).filter(|core| *core != self.core) {
+            self.collect(|outbox| outbox.mail[usize::from(core.0)].push(mail.clone()));
+        }
+        self.with_shard(|shard, now| shard.handle_mail(mail.clone(), now));
+    }
+
     /// Puts something into the outbox and sees to it that the flusher runs after the tasks that are ready now.
     fn collect(&self, put: impl FnOnce(&mut Outbox)) {
         let mut outbox = self.outbox.borrow_mut();
@@ -384,133 +391,6 @@ impl Local {
     pub fn backlog(&self) -> usize {
         let outbox = self.outbox.borrow();
         outbox.store.len() + outbox.records.len() + outbox.mail.iter().map(Vec::len).sum::<usize>()
-    }
-
-    /// The mailbox's task: what other threads send, orders first.
-    pub async fn run_mailbox(self: Rc<Self>) {
-        std::future::poll_fn(|cx| {
-            self.mailbox.listen(cx.waker());
-            self.take_orders();
-            while let Some(completion) = self.mailbox.next_completion() {
-                self.complete(completion);
-                self.take_orders();
-            }
-            for _ in 0..MAIL_BATCHES_PER_TURN {
-                let Some(batch) = self.mailbox.next_mail() else {
-                    return Poll::<()>::Pending;
-                };
-                self.take_orders();
-                self.with_shard(|shard, now| {
-                    for mail in batch {
-                        shard.handle_mail(mail, now);
-                    }
-                });
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
-    }
-
-    /// Carries out the orders that have come. The gate calls this before every write that completes a message.
-    pub fn take_orders(self: &Rc<Self>) {
-        while let Some(order) = self.mailbox.next_order() {
-            match order {
-                Order::Rules { update, applied } => {
-                    let epoch = self.with_shard(|shard, now| {
-                        shard.handle_rules(Arc::unwrap_or_clone(update), now);
-                        shard.rules().epoch()
-                    });
-                    // Whoever asked may have given up waiting.
-                    let _ = applied.send((self.core, epoch));
-                }
-                Order::Ask { question, reply } => {
-                    self.with_shard(|shard, now| shard.handle_question(question, reply, now));
-                }
-                Order::Submit { submission, reply } => self.submit(*submission, reply),
-                Order::ReadBody { id, location, reply } => {
-                    let local = self.clone();
-                    self.spawn(async move {
-                        reply.send(local.read_body(id, location).await.map_err(|error| error.to_string()));
-                    });
-                }
-                Order::Reload(settings) => {
-                    *self.server_config.borrow_mut() = Arc::new(ServerConfig::from(&*settings));
-                    *self.settings.borrow_mut() = settings.clone();
-                    self.with_shard(|shard, now| shard.handle_reload(settings, now));
-                }
-                Order::ReopenLog => {
-                    if let Some(log) = &*self.log.borrow() {
-                        log.reopen();
-                    }
-                }
-                Order::Stop => {
-                    self.stopping.set(true);
-                    self.with_shard(|shard, now| shard.handle_stop(now));
-                    self.alarms.ring_all();
-                }
-            }
-        }
-    }
-
-    fn complete(self: &Rc<Self>, completion: Completion) {
-        match completion {
-            Completion::Spool(spool, completions) => {
-                for completion in completions {
-                    self.complete_spool(spool, completion);
-                }
-            }
-            Completion::Log(LogEvent::Synced { up_to }) => {
-                self.with_shard(|shard, now| shard.handle_log_synced(up_to, now));
-            }
-            Completion::Log(LogEvent::Failing { why }) => {
-                report(&format!("delivery is stopped: the outcome log cannot be written: {why}"));
-                self.shared.log_failing(self.core, Some(why));
-                self.with_shard(|shard, now| shard.handle_log_failing(true, now));
-            }
-            Completion::Log(LogEvent::Working) => {
-                report("the outcome log is written again, delivery goes on");
-                self.shared.log_failing(self.core, None);
-                self.with_shard(|shard, now| shard.handle_log_failing(false, now));
-            }
-            Completion::Log(LogEvent::TornLine { octets }) => {
-                report(&format!("the outcome log ended in the middle of a line; {octets} octets were cut off"));
-            }
-            Completion::Log(LogEvent::Housekeeping { why }) => report(&why),
-            Completion::Body(answers) => {
-                for answer in answers {
-                    if let Some(slot) = self.reads.borrow_mut().remove(&answer.token) {
-                        slot.give(answer.body);
-                    }
-                }
-            }
-        }
-    }
-
-    fn complete_spool(self: &Rc<Self>, spool: u16, completion: SpoolCompletion) {
-        match completion {
-            SpoolCompletion::Stored { ticket, location } => {
-                let keep = self.bodies.has_room();
-                self.with_shard(|shard, now| shard.handle_stored(ticket, Ok((location, keep)), now));
-            }
-            SpoolCompletion::Failed { ticket, why } => {
-                self.with_shard(|shard, now| shard.handle_stored(ticket, Err(why), now));
-            }
-            SpoolCompletion::Failing { why } => {
-                report(&format!("new mail is refused: spool {spool:03} cannot be written: {why}"));
-            }
-            SpoolCompletion::Working => report(&format!("spool {spool:03} is written again, new mail is taken")),
-            SpoolCompletion::Damaged { id, .. } => {
-                report(&format!("spool {spool:03}: the body of message {id} is damaged on disk"));
-            }
-            SpoolCompletion::Housekeeping { why } => report(&format!("spool {spool:03}: {why}")),
-            SpoolCompletion::Moved { id, location } => {
-                for core in (0_u16..).map(CoreId).take(self.postbox.cores()).filter(|core| *core != self.core) {
-                    self.collect(|outbox| outbox.mail[usize::from(core.0)].push(Mail::Moved(id, location)));
-                }
-                self.with_shard(|shard, now| shard.handle_mail(Mail::Moved(id, location), now));
-            }
-        }
     }
 
     /// Whether no message is on its way between cores.

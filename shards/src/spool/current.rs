@@ -9,6 +9,10 @@ use super::segment::{
 use crate::limits::{INDEX_BUFFER_BYTES, SPOOL_SMALL_GROUP_BYTES, SPOOL_ZERO_AHEAD_BYTES};
 use std::io::{self, IoSlice};
 
+/// Zeros are put ahead only in a run of so many small groups: where large ones come between (those of a busy
+/// engine, with what became of recipients in small ones between them), the next would write over them at once.
+const SMALL_RUN: u8 = 4;
+
 static ZEROS: [u8; SPOOL_ZERO_AHEAD_BYTES] = [0; SPOOL_ZERO_AHEAD_BYTES];
 
 /// Octets of zeros written at a time in a segment of at most `limit` octets.
@@ -29,8 +33,8 @@ pub(super) struct Current<F> {
     pub(super) acknowledged: u64,
     /// The file holds zeros from `tail` to here.
     zeroed: u64,
-    /// The group before was a small one.
-    after_small: bool,
+    /// Small groups in a row before the next one.
+    small_run: u8,
     index: Option<IndexWriter<F>>,
 }
 
@@ -51,7 +55,17 @@ impl<F> Current<F> {
         }
         let tail = SEGMENT_HEADER_BYTES as u64;
         let index = Some(IndexWriter::new(number, mark));
-        Ok(Self { number, mark, file, tail, synced: tail, acknowledged: tail, zeroed: tail, after_small: true, index })
+        Ok(Self {
+            number,
+            mark,
+            file,
+            tail,
+            synced: tail,
+            acknowledged: tail,
+            zeroed: tail,
+            small_run: SMALL_RUN,
+            index,
+        })
     }
 
     /// Whether it holds no record yet.
@@ -68,13 +82,11 @@ impl<F> Current<F> {
         limit: u64,
     ) -> io::Result<()> {
         let small = octets <= SPOOL_SMALL_GROUP_BYTES;
-        // A small group between large ones (what became of recipients, mostly) is not worth a megabyte of zeros
-        // that the next group writes over.
-        if small && self.after_small && self.tail + octets > self.zeroed {
+        if small && self.small_run >= SMALL_RUN && self.tail + octets > self.zeroed {
             // Refused space is no failure yet: the records themselves may still fit.
             let _ = self.put_zeros(disk, limit);
         }
-        self.after_small = small;
+        self.small_run = if small { self.small_run.saturating_add(1) } else { 0 };
         disk.write_at(&self.file, self.tail, parts)?;
         self.tail += octets;
         self.zeroed = self.zeroed.max(self.tail);
@@ -121,7 +133,8 @@ impl<F> Current<F> {
     /// Writes zeros ahead of the tail, and syncs them, when little is left of the last ones. An error means that
     /// the segment must be poisoned.
     pub(super) fn zero_ahead<D: Disk<File = F>>(&mut self, disk: &D, limit: u64) -> io::Result<()> {
-        if self.zeroed - self.tail > zero_step(limit) / 4 || !self.put_zeros(disk, limit)? {
+        let wanted = self.small_run >= SMALL_RUN && self.zeroed - self.tail <= zero_step(limit) / 4;
+        if !wanted || !self.put_zeros(disk, limit)? {
             return Ok(());
         }
         self.sync(disk)
