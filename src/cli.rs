@@ -1,5 +1,6 @@
 //! The command line: what can be typed. Says nothing of what it does.
 
+use crate::client::arguments::ClientCommand;
 use crate::config::Overrides;
 use crate::token::Scope;
 use clap::{Args, Parser, Subcommand};
@@ -18,6 +19,7 @@ pub struct Cli {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "a process makes one of it")]
 pub enum Command {
     /// Run the engine (the default)
     Serve(ServeArguments),
@@ -42,6 +44,18 @@ pub enum Command {
         /// Name of the user
         name: String,
     },
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Watch delivery being controlled: an engine, a destination and a campaign, all on this host
+    Demo(DemoArguments),
+}
+
+/// Arguments of `demo`.
+#[derive(Args, Debug, Default)]
+pub struct DemoArguments {
+    /// End after the last step, instead of going on until Ctrl-C
+    #[arg(long, visible_alias = "steps-only")]
+    pub exit: bool,
 }
 
 /// Arguments of `serve`.
@@ -147,6 +161,9 @@ mod tests {
             ("mailrace inject -t -i -oi -f a@b.example", true),
             ("mailrace inject -f a@b.example -- x@y.example", true),
             ("mailrace pause", false),
+            ("mailrace queue --endpoint http://127.0.0.1:1 --json", true),
+            ("mailrace demo --exit", true),
+            ("mailrace demo --steps-only", true),
         ] {
             assert_eq!(Cli::try_parse_from(line.split(' ')).is_ok(), valid, "{line}");
         }

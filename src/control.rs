@@ -2,7 +2,7 @@
 //! API. It decides nothing about mail; what it changes, it changes by orders to the cores.
 
 use crate::api::desk::{Configured, Desk};
-use crate::api::{Api, Current, Live};
+use crate::api::{Api, Current, Live, Reach};
 use crate::config::Config;
 use crate::cores::Cores;
 use crate::engine::Health;
@@ -15,8 +15,6 @@ use crate::topology::Topology;
 use mailrace_shards::limits::LISTEN_BACKLOG;
 use mailrace_shards::runtime::clock;
 use mailrace_shards::runtime::control::{ControlThread, Turning};
-use mailrace_shards::runtime::engine::Monitor;
-use mailrace_shards::runtime::mailbox::Postbox;
 use mailrace_shards::runtime::socket;
 use mailrace_shards::runtime::tls::ServerTls;
 use std::net::SocketAddr;
@@ -37,7 +35,7 @@ impl ControlCore {
         config: &Config,
         topology: &Topology,
         tokens: TokenSet,
-        (monitor, postbox): (Monitor, Postbox),
+        reach: Reach,
         (authority, configured): (Authority, Configured),
     ) -> Result<Self, String> {
         let address = config.api.listen;
@@ -53,11 +51,11 @@ impl ControlCore {
             let statistics = Rc::new(Statistics::default());
             let desk = Desk {
                 authority,
-                census: Box::new(Cores::new(control.clone(), postbox.clone())),
+                census: Box::new(Cores::new(control.clone(), reach.postbox.clone())),
                 configured,
                 clock: clock::now,
             };
-            let api = Rc::new(Api::new(control.clone(), monitor, postbox, own, statistics.clone(), Rc::new(desk)));
+            let api = Rc::new(Api::new(control.clone(), reach, own, statistics.clone(), Rc::new(desk)));
             Server::start(control, socket, Deadlines::default(), api, statistics);
             Ok(())
         })?;
@@ -105,7 +103,6 @@ fn load_tls(config: &Config) -> Result<Option<Arc<ServerTls>>, String> {
 fn settle(current: &mut Current, config: &Config, tls: Option<Arc<ServerTls>>) {
     current.trusted_hosts.clone_from(&config.api.trusted_hosts);
     current.max_body_bytes = config.api.max_body_bytes as usize;
-    current.max_message_bytes = config.settings.smtp.max_message_bytes as usize;
     current.hostname = config.settings.hostname.clone();
     current.tls = tls;
 }

@@ -1,5 +1,6 @@
 //! What the control core needs of the engine: the one place of this package that starts it.
 
+use crate::api::Reach;
 use crate::api::desk::Configured;
 use crate::auth;
 use crate::config::Config;
@@ -8,6 +9,7 @@ use crate::report;
 use crate::rules::authority::{self, Authority, EngineCores, IN_FORCE_WITHIN};
 use crate::rules::pools::{ApiPools, lay_over};
 use crate::rules::store::Store;
+use crate::submit::CurrentTerms;
 use crate::token::TokenSet;
 use crate::topology::Topology;
 use crate::users::{self, Users};
@@ -94,8 +96,13 @@ pub fn start(start: Start) -> Result<impl Engine, String> {
     let started = start_authority(prepared, &overlay, engine.postbox(), config.settings.hostname.clone());
     let started = started.and_then(|(authority, thread)| {
         let rules = (authority.clone(), configured.clone());
-        let control =
-            ControlCore::start(&config, &topology, tokens, (engine.monitor(), engine.postbox().clone()), rules);
+        let reach = Reach {
+            monitor: engine.monitor(),
+            postbox: engine.postbox().clone(),
+            submitter: engine.submitter(),
+            terms: overlay.terms.clone(),
+        };
+        let control = ControlCore::start(&config, &topology, tokens, reach, rules);
         control.map(|control| (control, Rules { authority, thread: Some(thread), overlay, configured, config_file }))
     });
     match started {
@@ -142,15 +149,21 @@ fn start_authority(
 /// The configuration's settings with the pools made by the API laid over them. Changed from two sides: by a reload,
 /// and by the rules' thread.
 #[derive(Clone)]
-struct Overlay(Arc<Mutex<(Settings, ApiPools)>>);
+struct Overlay {
+    layers: Arc<Mutex<(Settings, ApiPools)>>,
+    /// What the API knows of the result.
+    terms: CurrentTerms,
+}
 
 impl Overlay {
     fn new(settings: Settings, pools: ApiPools) -> Self {
-        Self(Arc::new(Mutex::new((settings, pools))))
+        let terms = CurrentTerms::default();
+        terms.set(&lay_over(&settings, &pools));
+        Self { layers: Arc::new(Mutex::new((settings, pools))), terms }
     }
 
     fn lock(&self) -> MutexGuard<'_, (Settings, ApiPools)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn settings(&self) -> Arc<Settings> {
@@ -163,6 +176,7 @@ impl Overlay {
         let mut held = self.lock();
         held.1 = pools;
         let settings = Arc::new(lay_over(&held.0, &held.1));
+        self.terms.set(&settings);
         for core in 0..u16::try_from(postbox.cores()).expect("CORES_MAX fits 16 bits") {
             postbox.order(CoreId(core), Order::Reload(settings.clone()));
         }
@@ -198,6 +212,7 @@ impl Engine for Running {
             held.0 = old;
             report::error(&format!("{error}; settings and certificate stay as they were"));
         }
+        rules.overlay.terms.set(&lay_over(&held.0, &held.1));
         rules.configured.set(&rules.config_file, &held.0);
         drop(held);
         self.control.reload(config);

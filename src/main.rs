@@ -1,17 +1,17 @@
 //! The `mailrace` binary: control core and command line.
 
-#[allow(dead_code, reason = "the dialects of the API use the rest of it")]
 mod api;
 mod auth;
 mod certificate;
 mod cli;
+mod client;
 mod commands;
 mod config;
 mod control;
 mod cores;
+mod demo;
 mod engine;
 mod files;
-#[allow(dead_code, unused_imports, reason = "the dialects of the API use the rest of it")]
 mod http;
 mod inject;
 mod json;
@@ -21,6 +21,7 @@ mod report;
 mod rules;
 mod serve;
 mod signals;
+mod submit;
 mod system;
 mod systemd;
 #[cfg(test)]
@@ -46,5 +47,7 @@ fn main() -> ExitCode {
         Command::Inject(arguments) => inject::run(&arguments),
         Command::Token { place, action } => commands::token(&place, &action),
         Command::HashSecret { name } => commands::hash_secret(&name),
+        Command::Client(command) => client::run(&command),
+        Command::Demo(arguments) => demo::run(&arguments),
     }
 }

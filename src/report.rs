@@ -69,6 +69,8 @@ pub struct StartUp<'a> {
     pub topology: &'a Topology,
     /// AUTH users.
     pub users: usize,
+    /// Where mail is taken, with the ports that the system chose.
+    pub smtp: &'a [SocketAddr],
     /// Where the REST API listens, when it does.
     pub api: Option<SocketAddr>,
     /// The admin token's file, when this start made it.
@@ -85,7 +87,7 @@ pub fn start_up(start: &StartUp<'_>) -> String {
     say("configuration", file);
     let auth = if start.users > 0 { format!(", AUTH for {} users", start.users) } else { String::new() };
     let tls = |files: bool| if files { ", TLS" } else { "" };
-    for address in &settings.smtp.listen {
+    for address in start.smtp {
         say("SMTP", format!("{address}{}{auth}", tls(settings.smtp.tls.is_some())));
     }
     if settings.smtp.listen.is_empty() {
@@ -109,7 +111,7 @@ pub fn start_up(start: &StartUp<'_>) -> String {
 
 fn next_steps(start: &StartUp<'_>) -> Vec<String> {
     let mut lines = Vec::new();
-    if let Some(address) = start.config.settings.smtp.listen.first() {
+    if let Some(address) = start.smtp.first() {
         lines.push("  to hand in a message:".to_owned());
         lines.push(format!(
             "    printf 'Subject: hello\\n\\nhello\\n' | mailrace inject --smtp {} -v somebody@example.com",
@@ -151,7 +153,8 @@ fn cores(topology: &Topology) -> String {
 }
 
 /// Where a client on this host reaches a listener: the wildcard address is nowhere to connect to.
-fn reachable(address: SocketAddr) -> SocketAddr {
+#[must_use]
+pub fn reachable(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from(([127, 0, 0, 1], v4.port())),
         SocketAddr::V6(v6) if v6.ip().is_unspecified() => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, v6.port())),

@@ -24,6 +24,7 @@ fn the_start_up_report() {
         config_file: Some(Path::new("/etc/mailrace/mailrace.toml")),
         topology: &topology,
         users: 2,
+        smtp: &config.settings.smtp.listen,
         api: Some(config.api.listen),
         first_token: Some(&token),
     };
@@ -51,8 +52,15 @@ fn the_start_up_report() {
     config.settings.smtp.listen.clear();
     config.settings.spool.sync = mailrace_shards::settings::SyncPolicy::Always;
     let topology = Topology::plan(1, &Machine { cpus: vec![3], ..machine });
-    let least =
-        StartUp { config: &config, config_file: None, topology: &topology, users: 0, api: None, first_token: None };
+    let least = StartUp {
+        config: &config,
+        config_file: None,
+        topology: &topology,
+        users: 0,
+        smtp: &[],
+        api: None,
+        first_token: None,
+    };
     let expected = format!(
         "mailrace {version} as mx1.example.net
   configuration  none: defaults

@@ -64,6 +64,7 @@ fn run(arguments: &ServeArguments) -> Result<(), Vec<String>> {
         config_file: file,
         topology: &topology,
         users: user_count,
+        smtp: engine.smtp(),
         api: engine.api(),
         first_token: first_token.as_ref(),
     }));

@@ -455,3 +455,18 @@ pub const MEMORY_WATCH_MILLIS: u64 = 200;
 
 /// Period of the control core's ticker. Its deadlines are met at most this late.
 pub const CONTROL_TICK_MILLIS: u64 = 20;
+
+/// Messages of one inject call that wait for their cores. The call goes on when the oldest is answered.
+pub const SUBMISSIONS_MAX: usize = 64;
+
+/// Octets of the same, unless one message alone is longer.
+pub const SUBMISSION_BYTES_MAX: usize = 16 << 20;
+
+/// How long a core may take to make a message durable. Then the caller hears 503, and that it may have been taken.
+pub const SUBMISSION_WAIT: Duration = Duration::from_secs(60);
+
+/// Recipients of one inject call. More are refused, 422.
+pub const INJECT_RECIPIENTS_MAX: usize = 100_000;
+
+/// Octets of an injector's own properties of one message. More are refused: they stay in memory with the message.
+pub const META_BYTES_MAX: usize = 16_384;

@@ -1,3 +1,5 @@
+//! Who is let in: tokens, trusted peers, and what pages in browsers could send.
+
 use super::super::Current;
 use super::{Denied, identify};
 use crate::http::{Body, Headers, Method, Request, Version, test_request};

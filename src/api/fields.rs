@@ -98,15 +98,22 @@ impl Fields {
         self.raw(name).filter(|value| **value != Json::Null)
     }
 
-    /// A text that may be empty.
+    /// A text on one line that may be empty.
     pub fn words(&self, name: &'static str) -> Read<Arc<str>> {
+        match self.prose(name)? {
+            Some(text) if text.chars().any(char::is_control) => {
+                Err(Wrong::Value(name, "holds control characters".to_owned()))
+            }
+            text => Ok(text),
+        }
+    }
+
+    /// A text for people, which may be empty and may have several lines.
+    pub fn prose(&self, name: &'static str) -> Read<Arc<str>> {
         let Some(value) = self.value(name) else { return Ok(None) };
         let Json::Text(text) = value else { return Err(Wrong::Value(name, "must be a string".to_owned())) };
         if text.len() > TEXT_BYTES_MAX {
             return Err(Wrong::Value(name, format!("is longer than {TEXT_BYTES_MAX} octets")));
-        }
-        if text.chars().any(|c| c.is_control()) {
-            return Err(Wrong::Value(name, "holds control characters".to_owned()));
         }
         Ok(Some(text.as_str().into()))
     }

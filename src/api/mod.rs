@@ -7,6 +7,7 @@ pub mod fields;
 mod kumo;
 mod liveness;
 mod mailerq;
+mod members;
 mod metrics;
 mod native;
 mod route;
@@ -19,12 +20,14 @@ use crate::http::Method::{self, Delete, Get, Post};
 use crate::http::form::Fields;
 use crate::http::{Refusal, Request, Response, Service, Statistics, Waiting};
 use crate::report;
+use crate::submit::CurrentTerms;
 use crate::token::{Scope, TokenSet};
 use auth::Denied;
 use mailrace_shards::runtime::clock;
 use mailrace_shards::runtime::control::Control;
 use mailrace_shards::runtime::engine::Monitor;
 use mailrace_shards::runtime::mailbox::Postbox;
+use mailrace_shards::runtime::submit::Submitter;
 use mailrace_shards::runtime::tls::ServerTls;
 use mailrace_shards::settings::Network;
 use std::cell::RefCell;
@@ -92,6 +95,7 @@ macro_rules! at_desk {
 /// Every endpoint there is. A handler is written as an `async fn(Call<'_>) -> Result<Response, Refusal>`.
 pub const ENDPOINTS: &[Endpoint] = &[
     endpoint(Get, "/api/check-liveness/v1", None, |call| Box::pin(liveness::check(call))),
+    endpoint(Post, "/api/inject/v1", Some(Scope::Inject), |call| Box::pin(kumo::inject::inject(call))),
     endpoint(Get, "/metrics", Some(Scope::Read), |call| Box::pin(metrics::text(call))),
     endpoint(Get, "/metrics.json", Some(Scope::Read), |call| Box::pin(metrics::json(call))),
     endpoint(Get, "/v1/pauses", Some(Scope::Read), at_desk!(mailerq::pauses::list)),
@@ -129,6 +133,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     endpoint(Get, "/v1/rules/{id}", Some(Scope::Read), at_desk!(native::rules::get)),
     endpoint(Delete, "/v1/rules/{id}", Some(Scope::Control), at_desk!(native::rules::delete)),
     endpoint(Get, "/v1/audit", Some(Scope::Read), at_desk!(native::audit::list)),
+    endpoint(Post, "/api/admin/rebind/v1", Some(Scope::Control), |call| Box::pin(kumo::rebind::post(call))),
     endpoint(Get, "/api/admin/inspect-message/v1", Some(Scope::Read), |call| Box::pin(kumo::inspect::message(call))),
     endpoint(Get, "/api/admin/inspect-sched-q/v1", Some(Scope::Read), |call| {
         Box::pin(kumo::inspect::scheduled_queue(call))
@@ -138,6 +143,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     endpoint(Get, "/v1/messages/{id}", Some(Scope::Read), |call| Box::pin(native::queues::one(call))),
     endpoint(Post, "/v1/messages/{id}/retry", Some(Scope::Control), |call| Box::pin(native::queues::retry(call))),
     endpoint(Post, "/v1/messages/{id}/cancel", Some(Scope::Control), |call| Box::pin(native::queues::cancel(call))),
+    endpoint(Post, "/v1/inject", Some(Scope::Inject), |call| Box::pin(mailerq::inject::inject(call))),
 ];
 
 const fn endpoint(method: Method, path: &'static str, needs: Option<Scope>, handler: Handler) -> Endpoint {
@@ -150,10 +156,12 @@ pub struct Api {
     pub control: Control,
     /// What the cores say of themselves.
     pub monitor: Monitor,
-    /// How the cores are reached.
-    pub postbox: Postbox,
     /// How they are asked.
     pub cores: Cores,
+    /// How messages are handed to the cores.
+    pub submitter: Submitter,
+    /// How they are taken.
+    pub terms: CurrentTerms,
     /// What a reload may change.
     pub live: Live,
     /// What the HTTP server has done.
@@ -163,19 +171,25 @@ pub struct Api {
     failures: RefCell<Failures>,
 }
 
+/// How the API reaches the engine.
+pub struct Reach {
+    /// What the cores say of themselves.
+    pub monitor: Monitor,
+    /// How the cores are reached.
+    pub postbox: Postbox,
+    /// How messages are handed to them.
+    pub submitter: Submitter,
+    /// How messages are taken.
+    pub terms: CurrentTerms,
+}
+
 impl Api {
     /// Over a running engine.
     #[must_use]
-    pub fn new(
-        control: Control,
-        monitor: Monitor,
-        postbox: Postbox,
-        live: Live,
-        statistics: Rc<Statistics>,
-        desk: Rc<desk::Desk>,
-    ) -> Self {
-        let cores = Cores::new(control.clone(), postbox.clone());
-        Self { control, monitor, postbox, cores, live, statistics, desk, failures: RefCell::default() }
+    pub fn new(control: Control, reach: Reach, live: Live, statistics: Rc<Statistics>, desk: Rc<desk::Desk>) -> Self {
+        let Reach { monitor, postbox, submitter, terms } = reach;
+        let cores = Cores::new(control.clone(), postbox);
+        Self { control, monitor, cores, submitter, terms, live, statistics, desk, failures: RefCell::default() }
     }
 
     async fn carry_out(self: &Rc<Self>, request: &mut Request) -> Result<Response, Refusal> {
@@ -259,8 +273,6 @@ pub struct Current {
     pub trusted_hosts: Vec<Network>,
     /// Octets of one request's body, unless its endpoint says otherwise.
     pub max_body_bytes: usize,
-    /// Octets of one message.
-    pub max_message_bytes: usize,
     /// Our own name.
     pub hostname: Arc<str>,
     /// The API's certificate, when it speaks TLS.

@@ -1,6 +1,7 @@
 //! What a SIGHUP can change, and what it cannot.
 
 use super::Config;
+use mailrace_shards::path::LimitTable;
 
 /// `new` with everything that needs a restart left as it is in `running`, and the keys that were left so.
 #[must_use]
@@ -15,7 +16,24 @@ pub fn reload(running: &Config, mut new: Config) -> (Config, Vec<&'static str>) 
     keep(&mut kept, "spool.sync", &old.spool.sync, &mut settings.spool.sync);
     keep(&mut kept, "spool.body_memory_bytes", &old.spool.body_memory_bytes, &mut settings.spool.body_memory_bytes);
     keep(&mut kept, "api.listen", &running.api.listen, &mut new.api.listen);
+    keep_lanes(&mut kept, running, &mut new);
     (new, kept)
+}
+
+/// A domain cannot be spread over more cores while they run: the others lack its rules. Over fewer it can.
+fn keep_lanes(kept: &mut Vec<&'static str>, running: &Config, new: &mut Config) {
+    let old = LimitTable::new(&running.settings.limits, 0);
+    let mut grown = false;
+    for limit in &mut new.settings.limits {
+        let was = limit.domain.as_deref().map_or(1, |domain| old.lanes(domain));
+        if limit.lanes.is_some_and(|lanes| lanes > was) {
+            limit.lanes = Some(was);
+            grown = true;
+        }
+    }
+    if grown {
+        kept.push("limit.lanes");
+    }
 }
 
 fn keep<T: PartialEq + Clone>(kept: &mut Vec<&'static str>, key: &'static str, old: &T, new: &mut T) {

@@ -77,3 +77,14 @@ fn what_needs_a_restart_is_kept_and_named() {
     let (_, kept) = reload(&running, read("server.shards = 2", &Overrides::default()));
     assert!(kept.is_empty(), "{kept:?}");
 }
+
+#[test]
+fn a_domain_is_not_spread_further_while_running() {
+    let limits = |lanes: &str| read(&format!("[[limit]]\ndomain = \"a.test\"\nlanes = {lanes}"), &Overrides::default());
+    for (old, new, expected) in [("2", "4", (2, true)), ("4", "2", (2, false)), ("3", "3", (3, false))] {
+        let (merged, kept) = reload(&limits(old), limits(new));
+        assert_eq!((merged.settings.limits[0].lanes.unwrap(), kept.contains(&"limit.lanes")), expected, "{old} {new}");
+    }
+    let (merged, kept) = reload(&read("", &Overrides::default()), limits("2"));
+    assert_eq!((merged.settings.limits[0].lanes, &*kept), (Some(1), &["limit.lanes"][..]));
+}

@@ -1,7 +1,7 @@
 //! One peer's connection: requests one after the other, each answered before the next is looked at.
 
 use super::head::{Head, Method, Version};
-use super::incoming::Incoming;
+use super::incoming::{Claim, Incoming};
 use super::limits::{Deadlines, LINGER_BYTES, LINGER_MILLIS};
 use super::parse::{Parsed, parse};
 use super::render::{self, Delimiter};
@@ -14,6 +14,7 @@ use crate::report;
 use futures_lite::FutureExt;
 use mailrace_shards::runtime::clock;
 use mailrace_shards::runtime::control::{Control, ReadEnd};
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -34,6 +35,8 @@ pub struct Connection<S> {
     pub control: Control,
     pub statistics: Rc<Statistics>,
     pub deadlines: Deadlines,
+    /// Octets of all bodies that handlers are at work on.
+    pub bodies: Rc<Cell<usize>>,
     pub peer: SocketAddr,
 }
 
@@ -82,6 +85,8 @@ impl<S: Service> Connection<S> {
                 return Some((incoming.into_wire(), End::Now));
             }
             wire = incoming.into_wire();
+            // The next request may be there already, and the one behind it.
+            self.control.give_way().await;
             idle = self.deadlines.idle;
         }
     }
@@ -115,7 +120,7 @@ impl<S: Service> Connection<S> {
     /// Lets the service answer. `None` when the handler kept the body, and with it the connection.
     async fn carry_out(&self, wire: Wire, head: Head) -> Option<(Box<Incoming>, Response)> {
         let secure = wire.secure();
-        let incoming = Box::new(Incoming::new(wire, &head, self.deadlines.stall));
+        let incoming = Box::new(Incoming::new(wire, &head, self.deadlines.stall, Claim::of(&self.bodies)));
         let mut request = Request { head, peer: self.peer, secure, body: Body::incoming(incoming) };
         // A handler that panics leaves behind its request, which ends here, and what it changed of the
         // service, which keeps no invariant over an await.
@@ -150,38 +155,41 @@ impl<S: Service> Connection<S> {
             }
             Content::Stream(stream) => {
                 wire.send(&out, &mut patience).await?;
-                if has_body { stream_body(wire, stream, delimiter, &mut patience).await } else { Ok(()) }
+                if has_body { self.stream_body(wire, stream, delimiter, &mut patience).await } else { Ok(()) }
             }
         }
     }
-}
 
-async fn stream_body(
-    wire: &mut Wire,
-    mut stream: Box<dyn Stream>,
-    delimiter: Delimiter,
-    patience: &mut Patience,
-) -> Result<(), Gone> {
-    let chunked = delimiter == Delimiter::Chunks;
-    let mut out = Vec::new();
-    loop {
-        let chunk = AssertUnwindSafe(stream.next()).catch_unwind().await;
-        match chunk.unwrap_or_else(|_| Chunk::Broken("a panic".to_owned())) {
-            // A chunk of size zero would be the last.
-            Chunk::Octets(octets) if octets.is_empty() => {}
-            Chunk::Octets(octets) if chunked => {
-                out.clear();
-                out.extend_from_slice(format!("{:x}\r\n", octets.len()).as_bytes());
-                out.extend_from_slice(&octets);
-                out.extend_from_slice(b"\r\n");
-                wire.send(&out, patience).await?;
-            }
-            Chunk::Octets(octets) => wire.send(&octets, patience).await?,
-            Chunk::End if chunked => return wire.send(b"0\r\n\r\n", patience).await,
-            Chunk::End => return Ok(()),
-            Chunk::Broken(why) => {
-                report::error(&format!("a streamed answer could not be finished: {why}"));
-                return Err(Gone);
+    async fn stream_body(
+        &self,
+        wire: &mut Wire,
+        mut stream: Box<dyn Stream>,
+        delimiter: Delimiter,
+        patience: &mut Patience,
+    ) -> Result<(), Gone> {
+        let chunked = delimiter == Delimiter::Chunks;
+        let mut out = Vec::new();
+        loop {
+            // Making a part may be much work without a wait.
+            self.control.give_way().await;
+            let chunk = AssertUnwindSafe(stream.next()).catch_unwind().await;
+            match chunk.unwrap_or_else(|_| Chunk::Broken("a panic".to_owned())) {
+                // A chunk of size zero would be the last.
+                Chunk::Octets(octets) if octets.is_empty() => {}
+                Chunk::Octets(octets) if chunked => {
+                    out.clear();
+                    out.extend_from_slice(format!("{:x}\r\n", octets.len()).as_bytes());
+                    out.extend_from_slice(&octets);
+                    out.extend_from_slice(b"\r\n");
+                    wire.send(&out, patience).await?;
+                }
+                Chunk::Octets(octets) => wire.send(&octets, patience).await?,
+                Chunk::End if chunked => return wire.send(b"0\r\n\r\n", patience).await,
+                Chunk::End => return Ok(()),
+                Chunk::Broken(why) => {
+                    report::error(&format!("a streamed answer could not be finished: {why}"));
+                    return Err(Gone);
+                }
             }
         }
     }

@@ -65,6 +65,7 @@ pub struct Headers {
 impl Headers {
     /// Of pairs; for tests and for what is made up here.
     #[must_use]
+    #[cfg(test)]
     pub fn of(pairs: &[(&str, &str)]) -> Self {
         let mut block = Vec::new();
         let mut place = |text: &str| {

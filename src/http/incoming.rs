@@ -3,12 +3,14 @@
 use super::body::BodyDecoder;
 use super::head::Head;
 use super::inflate::Inflater;
-use super::limits::{DISCARD_BYTES, READ_BYTES};
+use super::limits::{BODIES_BYTES_MAX, DISCARD_BYTES, READ_BYTES};
 use super::parse::bad;
 use super::refusal::Refusal;
 use super::request::too_large;
 use super::wire::{Gone, Patience, Wire};
 use mailrace_shards::runtime::control::ReadEnd;
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// The body of the request that a connection carries now. It holds the connection meanwhile.
@@ -23,11 +25,42 @@ pub struct Incoming {
     expects_continue: bool,
     /// Taken out of the framing, not yet inflated.
     raw: Vec<u8>,
+    claim: Claim,
     failed: bool,
 }
 
+/// What the bodies of all requests take together, and the part of one of them, given back when that is dropped.
+#[derive(Debug)]
+pub struct Claim {
+    all: Rc<Cell<usize>>,
+    own: usize,
+}
+
+impl Claim {
+    /// Of nothing yet.
+    pub fn of(all: &Rc<Cell<usize>>) -> Self {
+        Self { all: all.clone(), own: 0 }
+    }
+
+    fn grow(&mut self, octets: usize) -> Result<(), Refusal> {
+        if self.all.get() + octets > BODIES_BYTES_MAX {
+            let refusal = Refusal::unavailable("too many large requests at a time", 1);
+            return Err(Refusal { closes: true, ..refusal });
+        }
+        self.all.set(self.all.get() + octets);
+        self.own += octets;
+        Ok(())
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.all.set(self.all.get() - self.own);
+    }
+}
+
 impl Incoming {
-    pub fn new(wire: Wire, head: &Head, stall: Duration) -> Self {
+    pub fn new(wire: Wire, head: &Head, stall: Duration, claim: Claim) -> Self {
         let decoder = BodyDecoder::new(head.framing);
         let (inflater, unreadable) = match Inflater::new(head.coding) {
             Ok(inflater) => (inflater, None),
@@ -42,6 +75,7 @@ impl Incoming {
             unreadable,
             patience: Patience::new(stall),
             raw: Vec::new(),
+            claim,
             failed: false,
         }
     }
@@ -50,6 +84,11 @@ impl Incoming {
     pub fn expect_within(&mut self, limit: usize) -> Result<(), Refusal> {
         let length = self.decoder.remaining().unwrap_or(0);
         if length > limit as u64 { self.fail(too_large(limit)) } else { Ok(()) }
+    }
+
+    /// Notes that so many octets of the body are kept until the request is over.
+    pub fn keep(&mut self, octets: usize) -> Result<(), Refusal> {
+        self.claim.grow(octets).or_else(|refusal| self.fail(refusal))
     }
 
     /// The next part of the body.
@@ -75,6 +114,7 @@ impl Incoming {
         loop {
             let out = self.take_raw()?;
             if !out.is_empty() {
+                self.wire.note_work(out.len()).await;
                 return Ok(Some(out));
             }
             if self.raw.is_empty() {
@@ -162,4 +202,26 @@ impl Incoming {
 
 fn cut_off() -> Refusal {
     bad("the connection ended within the body")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BODIES_BYTES_MAX, Claim};
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    #[test]
+    fn claims_are_bounded_together_and_given_back() {
+        let all = Rc::new(Cell::new(0));
+        let (mut one, mut other) = (Claim::of(&all), Claim::of(&all));
+        one.grow(BODIES_BYTES_MAX - 10).unwrap();
+        other.grow(10).unwrap();
+        let refusal = other.grow(1).unwrap_err();
+        assert_eq!((refusal.status, refusal.closes), (503, true));
+        drop(one);
+        assert_eq!(all.get(), 10);
+        other.grow(1).unwrap();
+        drop(other);
+        assert_eq!(all.get(), 0);
+    }
 }

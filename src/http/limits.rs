@@ -18,6 +18,8 @@ pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
 pub const INFLATE_CHUNK_BYTES: usize = 32 * 1024;
 /// Octets of one read from a socket.
 pub const READ_BYTES: usize = 16 * 1024;
+/// Octets that one connection moves or inflates before other tasks have their turn.
+pub const TURN_BYTES: usize = 64 * 1024;
 /// Fields of one form or query string. More are refused with 400.
 pub const FIELDS_MAX: usize = 64;
 
@@ -31,6 +33,9 @@ pub const LINGER_MILLIS: u64 = 2_000;
 pub const LINGER_BYTES: u64 = 8 << 20;
 /// Octets of an unread body that are read for the sake of the next request. With more the connection ends.
 pub const DISCARD_BYTES: u64 = 64 * 1024;
+
+/// Octets of all bodies that handlers have collected and are at work on. A body beyond it is refused with 503.
+pub const BODIES_BYTES_MAX: usize = 256 << 20;
 
 /// Connections that are being turned away at a time. Further ones hear nothing.
 pub const TURNED_AWAY_MAX: usize = 64;

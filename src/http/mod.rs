@@ -31,8 +31,10 @@ mod wire;
 pub use head::{Headers, Method, Version};
 pub use refusal::Refusal;
 #[cfg(test)]
+pub use request::Body;
+pub use request::Request;
+#[cfg(test)]
 pub use request::test_request;
-pub use request::{Body, Request};
 pub use response::{Chunk, Content, Response, Stream};
 pub use server::{Server, Statistics, network_of};
 

@@ -20,7 +20,7 @@ pub enum Parsed {
 /// looked at (zero at first), so that a head that comes octet by octet is not searched again each time.
 ///
 /// # Errors
-/// 400, 414, 431, 501 or 505: the connection must end, for nobody knows where the next request begins.
+/// 400, 411, 414, 417, 431 or 505: the connection must end, for nobody knows where the next request begins.
 pub fn parse(octets: &[u8], scanned: &mut usize) -> Result<Parsed, Refusal> {
     // A server should let an empty line before a request pass (RFC 9112 §2.2); one is enough.
     let leading = if octets.starts_with(b"\r\n") { 2 } else { 0 };
@@ -101,6 +101,11 @@ fn head(block: &[u8]) -> Result<Head, Refusal> {
     let headers = Headers { block: block.into(), fields: places };
     let host = host(&headers, version, target.authority)?;
     let (framing, coding) = framing::of(&headers, version)?;
+    let may_carry = matches!(method, Method::Post | Method::Put);
+    if version == Version::Http10 && may_carry && !headers.has("content-length") {
+        // Such a body would end with the connection, and so could not be told from one that was cut off.
+        return Err(Refusal::closing(411, "with HTTP/1.0 a body needs a Content-Length"));
+    }
     Ok(Head {
         method,
         path: target.path.into(),

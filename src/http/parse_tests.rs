@@ -1,3 +1,5 @@
+//! What the parser reads, and what it refuses: tables of whole conversations.
+
 use super::{HEAD_BYTES_MAX, HEADERS_MAX, Parsed, REQUEST_LINE_BYTES_MAX, parse};
 use crate::http::body::BodyDecoder;
 use crate::http::head::{Coding, Version};
@@ -252,6 +254,7 @@ fn ambiguous_requests_are_refused() {
         check(&format!("POST / HTTP/1.1|Host: a|{fields}||0||"), &[expected]);
     }
     check("POST / HTTP/1.0|Transfer-Encoding: chunked||0||", &["400 HTTP/1.0 has no Transfer-Encoding"]);
+    check("POST / HTTP/1.0||{}", &["411 with HTTP/1.0 a body needs a Content-Length"]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub struct Request {
     /// Who asks. An IPv4 peer of an IPv6 socket has its IPv4 address.
     pub peer: SocketAddr,
     /// Whether it came by TLS.
+    #[cfg_attr(not(test), expect(dead_code, reason = "handlers may need it; so far only tests look at it"))]
     pub secure: bool,
     /// What follows the head.
     pub body: Body,
@@ -21,6 +22,7 @@ pub struct Request {
 pub struct Body(Source);
 
 enum Source {
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests have bodies in memory"))]
     Memory(Option<Vec<u8>>),
     Peer(Box<Incoming>),
 }
@@ -44,6 +46,7 @@ impl Request {
 
 impl Body {
     /// One that is there already; for tests.
+    #[cfg(test)]
     #[must_use]
     pub fn of(octets: impl Into<Vec<u8>>) -> Self {
         Self(Source::Memory(Some(octets.into())))
@@ -63,9 +66,9 @@ impl Body {
     /// All of it, when that is at most `limit` octets.
     ///
     /// # Errors
-    /// 413 when it is longer, and everything that [`Body::chunk`] refuses.
+    /// 413 when it is longer, 503 when the bodies of all requests are too much, and everything that [`Body::chunk`] refuses.
     pub async fn collect(&mut self, limit: usize) -> Result<Vec<u8>, Refusal> {
-        let mut all = match &mut self.0 {
+        let all = match &mut self.0 {
             Source::Memory(octets) => octets.take().unwrap_or_default(),
             Source::Peer(incoming) => {
                 incoming.expect_within(limit)?;
@@ -74,6 +77,7 @@ impl Body {
                     if all.len() + chunk.len() > limit {
                         return Err(too_large(limit));
                     }
+                    incoming.keep(chunk.len())?;
                     if all.is_empty() {
                         all = std::mem::take(&mut chunk);
                     } else {
@@ -86,7 +90,6 @@ impl Body {
         if all.len() > limit {
             return Err(too_large(limit));
         }
-        all.shrink_to(limit);
         Ok(all)
     }
 

@@ -43,8 +43,6 @@ pub enum Chunk {
 
 /// JSON's media type.
 pub const JSON: &str = "application/json";
-/// That of JSON lines.
-pub const NDJSON: &str = "application/x-ndjson";
 /// That of words.
 pub const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -83,6 +81,7 @@ impl Response {
     }
 
     /// With one more header.
+    #[cfg(test)]
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));

@@ -24,6 +24,7 @@ pub struct Server<S> {
     control: Control,
     statistics: Rc<Statistics>,
     deadlines: Deadlines,
+    bodies: Rc<Cell<usize>>,
     peers: RefCell<HashMap<IpAddr, usize>>,
     turning_away: Cell<usize>,
 }
@@ -62,6 +63,7 @@ impl<S: Service> Server<S> {
             control: control.clone(),
             statistics,
             deadlines,
+            bodies: Rc::default(),
             peers: RefCell::default(),
             turning_away: Cell::new(0),
         });
@@ -73,7 +75,7 @@ impl<S: Service> Server<S> {
 
     fn accept(self: &Rc<Self>, stream: Stream, peer: SocketAddr) {
         let tls = self.service.tls();
-        let Ok(wire) = Wire::new(stream, tls.as_deref()) else { return };
+        let Ok(wire) = Wire::new(stream, tls.as_deref(), &self.control) else { return };
         let Some(place) = Place::take(self, peer) else {
             let turned_away = &self.statistics.turned_away;
             turned_away.set(turned_away.get() + 1);
@@ -84,6 +86,7 @@ impl<S: Service> Server<S> {
             control: self.control.clone(),
             statistics: self.statistics.clone(),
             deadlines: self.deadlines,
+            bodies: self.bodies.clone(),
             peer,
         };
         self.control.spawn("an HTTP connection", async move {

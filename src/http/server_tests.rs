@@ -1,9 +1,12 @@
+//! The server as its peers see it, over real sockets.
+
 use super::super::limits::{CONNECTIONS_PER_PEER_MAX, Deadlines};
 use super::super::{Chunk, Refusal, Request, Response, Service, Stream, Waiting};
 use super::{Server, Statistics};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use mailrace_shards::runtime::control::{ControlThread, reply};
+use mailrace_shards::runtime::control::ControlThread;
+use mailrace_shards::runtime::reply::reply;
 use mailrace_shards::runtime::socket;
 use mailrace_shards::runtime::tls::{ClientTls, ServerTls, Tls};
 use mailrace_shards::settings::TlsFiles;
@@ -40,6 +43,7 @@ impl Echo {
                 let countdown = Countdown { left: left.parse().unwrap_or(0), end: end.to_owned() };
                 Ok(Response::stream(200, "a/b", Box::new(countdown)))
             }
+            "/silence" => Ok(Response::stream(200, "a/b", Box::new(Silence))),
             "/zeros" => Ok(Response::stream(200, "a/b", Box::new(Zeros))),
             "/thread" => {
                 // As a handler that waits for a shard.
@@ -103,6 +107,15 @@ impl Stream for Countdown {
                 _ => Chunk::Octets(format!("{left} ").into_bytes()),
             }
         })
+    }
+}
+
+/// Never waits, never says anything, and never ends.
+struct Silence;
+
+impl Stream for Silence {
+    fn next(&mut self) -> Waiting<'_, Chunk> {
+        Box::pin(async { Chunk::Octets(Vec::new()) })
     }
 }
 
@@ -178,36 +191,41 @@ fn text(words: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n", words.len())
 }
 
+const CLOSE: &str = "Connection: close\r\n\r\n";
+
+/// An answer that refuses and ends the connection.
+fn refused(status: &str, words: &str) -> String {
+    let length = words.len();
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n{CLOSE}{words}"
+    )
+}
+
+/// An answer of `/echo`; `end` is what ends its head.
+fn echo(body: &str, end: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Length: {}\r\n{end}{body}", body.len())
+}
+
 #[test]
 fn conversations() {
     let (mut server, address) = start(Deadlines::default(), false);
-    let close = "Connection: close\r\n\r\n";
-    let refused = |status: &str, words: &str| {
-        let length = words.len();
-        format!(
-            "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n{close}{words}"
-        )
-    };
-    let echo = |body: &str, end: &str| {
-        format!("HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Length: {}\r\n{end}{body}", body.len())
-    };
     let stream = "HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nTransfer-Encoding: chunked\r\n";
     let countdown = "2\r\n3 \r\n2\r\n1 \r\n0\r\n\r\n";
     for (request, expected) in [
         ("", String::new()),
-        ("GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", format!("{}{close}GET /a", text("GET /a"))),
-        ("GET /a HTTP/1.0\r\n\r\n", format!("{}{close}GET /a", text("GET /a"))),
+        ("GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", format!("{}{CLOSE}GET /a", text("GET /a"))),
+        ("GET /a HTTP/1.0\r\n\r\n", format!("{}{CLOSE}GET /a", text("GET /a"))),
         (
             "GET /a HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
             format!("{}Connection: keep-alive\r\n\r\nGET /a", text("GET /a")),
         ),
-        ("HEAD /a HTTP/1.0\r\n\r\n", format!("{}{close}", text("HEAD /a"))),
+        ("HEAD /a HTTP/1.0\r\n\r\n", format!("{}{CLOSE}", text("HEAD /a"))),
         // Pipelined, answered in order, the unread body of the first among them.
         (
             "GET /a HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nnullPOST /echo HTTP/1.1\r\nHost: a\r\n\
              Content-Length: 2\r\n\r\nhiHEAD /b HTTP/1.1\r\nHost: a\r\n\r\nGET /c HTTP/1.0\r\n\r\nGET /never",
             format!(
-                "{}\r\nGET /a{}{}\r\n{}{close}GET /c",
+                "{}\r\nGET /a{}{}\r\n{}{CLOSE}GET /c",
                 text("GET /a"),
                 echo("hi", "\r\n"),
                 text("HEAD /b"),
@@ -218,7 +236,7 @@ fn conversations() {
         ("HEAD /stream?4 HTTP/1.1\r\nHost: a\r\n\r\n", format!("{stream}\r\n")),
         (
             "GET /stream?4 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-            format!("HTTP/1.1 200 OK\r\nContent-Type: a/b\r\n{close}3 1 "),
+            format!("HTTP/1.1 200 OK\r\nContent-Type: a/b\r\n{CLOSE}3 1 "),
         ),
         // A broken stream has no last chunk.
         ("GET /stream?0-broken HTTP/1.1\r\nHost: a\r\n\r\nGET /a", format!("{stream}\r\n")),
@@ -229,6 +247,16 @@ fn conversations() {
         ),
         ("GET /thread HTTP/1.1\r\nHost: a\r\n\r\n", format!("{}\r\nfrom afar", text("from afar"))),
         ("GET /late HTTP/1.1\r\nHost: a\r\n\r\n", format!("{}\r\nErr(Late)", text("Err(Late)"))),
+    ] {
+        assert_eq!(converse(address, request.as_bytes()), expected, "{request}");
+    }
+    server.stop(Duration::from_secs(10)).unwrap();
+}
+
+#[test]
+fn conversations_that_end_badly() {
+    let (mut server, address) = start(Deadlines::default(), false);
+    for (request, expected) in [
         (
             "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\nGET",
             echo("hi", "\r\n"),
@@ -248,7 +276,7 @@ fn conversations() {
         // An answer before the body was asked for: it may come or not, so nothing can follow.
         (
             "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nGET /never",
-            format!("{}{close}POST /a", text("POST /a")),
+            format!("{}{CLOSE}POST /a", text("POST /a")),
         ),
         (
             "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Encoding: br\r\n\r\nhi",
@@ -374,6 +402,21 @@ fn peers_have_so_many_connections() {
 }
 
 #[test]
+fn one_busy_connection_leaves_the_others_their_turn() {
+    let (mut server, address) = start(Deadlines::default(), false);
+    let mut busy: Vec<TcpStream> = (0..3).map(|_| connect(address)).collect();
+    for (stream, path) in busy.iter_mut().zip(["/silence", "/silence", "/zeros"]) {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
+        until(stream, "\r\n\r\n");
+    }
+    for _ in 0..20 {
+        assert!(converse(address, b"GET /a HTTP/1.0\r\n\r\n").ends_with("GET /a"));
+    }
+    // What never ends is cut off by a stop.
+    server.stop(Duration::from_millis(200)).unwrap();
+}
+
+#[test]
 fn a_stop_finishes_what_was_begun() {
     let (mut server, address) = start(Deadlines::default(), false);
     let mut idle = connect(address);
@@ -408,7 +451,8 @@ fn tls_is_spoken() {
     }
     let found = without_date(&plain);
     assert!(found.starts_with(&format!("{}\r\n127.0.0.1 true", text("127.0.0.1 true"))), "{found}");
-    assert!(found.contains("6\r\n60001 \r\n0\r\n\r\n") && found.ends_with("2\r\n1 \r\n"), "{found}");
+    let (first, last) = ("\r\n\r\n6\r\n60001 \r\n", "2\r\n1 \r\n0\r\n\r\n");
+    assert!(found.contains(first) && found.ends_with(last), "{}", &found[found.len() - 100..]);
     let plain = converse(address, b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(!plain.contains("HTTP"), "{plain}");
     server.stop(Duration::from_secs(10)).unwrap();

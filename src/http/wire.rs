@@ -1,8 +1,8 @@
 //! One connection's octets: plaintext on our side, TLS or not on the other. Knows nothing of HTTP.
 
-use super::limits::{OCTETS_PER_SECOND_MIN, READ_BYTES};
+use super::limits::{OCTETS_PER_SECOND_MIN, READ_BYTES, TURN_BYTES};
 use mailrace_shards::runtime::clock;
-use mailrace_shards::runtime::control::{ReadEnd, Stream};
+use mailrace_shards::runtime::control::{Control, ReadEnd, Stream};
 use mailrace_shards::runtime::tls::{ServerTls, Tls};
 use mailrace_shards::time::Instant;
 use std::net::Shutdown;
@@ -25,6 +25,9 @@ pub struct Wire {
     used: usize,
     out: Vec<u8>,
     buffer: Box<[u8]>,
+    control: Control,
+    /// Octets since other tasks had their turn.
+    busy: usize,
 }
 
 /// How long a transfer may wait for its peer: a while, and a little more with each octet, but never longer than
@@ -54,9 +57,18 @@ impl Patience {
 
 impl Wire {
     /// Over an accepted connection; with TLS when there is a certificate.
-    pub fn new(stream: Stream, tls: Option<&ServerTls>) -> Result<Self, Gone> {
+    pub fn new(stream: Stream, tls: Option<&ServerTls>, control: &Control) -> Result<Self, Gone> {
         let tls = tls.map(Tls::server).transpose().map_err(|_| Gone)?;
-        Ok(Self { stream, tls, input: Vec::new(), used: 0, out: Vec::new(), buffer: vec![0; READ_BYTES].into() })
+        Ok(Self {
+            stream,
+            tls,
+            input: Vec::new(),
+            used: 0,
+            out: Vec::new(),
+            buffer: vec![0; READ_BYTES].into(),
+            control: control.clone(),
+            busy: 0,
+        })
     }
 
     /// Whether it is encrypted.
@@ -110,7 +122,9 @@ impl Wire {
         let began = clock::now().instant;
         let before = self.input().len();
         let result = self.fill(patience.deadline(), false).await;
-        patience.note(began, self.input().len() - before);
+        let count = self.input().len() - before;
+        patience.note(began, count);
+        self.note_work(count).await;
         result
     }
 
@@ -141,7 +155,18 @@ impl Wire {
             patience.note(began, count);
             rest = &rest[count..];
         }
+        self.note_work(octets.len()).await;
         Ok(())
+    }
+
+    /// Notes work on so many octets. Once in a while other tasks have their turn: with a fast peer nothing here
+    /// ever waits, and one connection would have the core to itself.
+    pub async fn note_work(&mut self, octets: usize) {
+        self.busy += octets;
+        if self.busy >= TURN_BYTES {
+            self.busy = 0;
+            self.control.give_way().await;
+        }
     }
 
     /// Ends it. With `linger`, what the peer still sends is thrown away for a while, so that it can read our

@@ -8,6 +8,7 @@ use std::time::Duration;
 /// RFC 5321 §4.5.3.2 asks for five minutes a command and ten for the answer to the data.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const COMMAND_WITHIN: Duration = Duration::from_secs(300);
+const FAREWELL_WITHIN: Duration = Duration::from_secs(10);
 const DATA_WITHIN: Duration = Duration::from_secs(600);
 
 /// Octets of a reply line and lines of a reply; a server that says more is not answering.
@@ -46,40 +47,69 @@ struct Connection {
 
 /// Hands `message` in at `address`; the text of the server's last answer.
 pub fn send(address: SocketAddr, message: &Message<'_>) -> Result<String, Failure> {
-    let (data, size) = stuffed(message.body);
-    let stream = TcpStream::connect_timeout(&address, CONNECT_WITHIN)
-        .map_err(|error| Failure::Unreachable(format!("{address} cannot be reached: {error}; is mailrace running?")))?;
-    let mut connection = Connection { address, reader: BufReader::new(stream) };
-    connection.within(COMMAND_WITHIN)?;
-    connection.read()?.expect(2, "the connection")?;
-    let greeting = connection.command(&format!("EHLO {}", message.helo))?.expect(2, "EHLO")?;
-    let parameters = parameters(message, size as u64, &greeting.lines)?;
-    connection.command(&format!("MAIL FROM:<{}>{parameters}", message.sender))?.expect(2, "the sender")?;
-    let mut refusals = Vec::new();
-    for recipient in message.recipients {
-        let reply = connection.command(&format!("RCPT TO:<{recipient}>"))?;
-        if let Err(Failure::Refused(text)) = reply.expect(2, recipient) {
-            refusals.push(text);
+    let mut session = Session::open(address, message.helo)?;
+    let answer = session.hand_in(message);
+    session.quit();
+    answer
+}
+
+/// A greeted connection, for one message or many.
+pub struct Session {
+    connection: Connection,
+    /// Lines of the answer to EHLO.
+    offers: Vec<String>,
+}
+
+impl Session {
+    /// Connects and greets.
+    pub fn open(address: SocketAddr, helo: &str) -> Result<Self, Failure> {
+        let stream = TcpStream::connect_timeout(&address, CONNECT_WITHIN).map_err(|error| {
+            Failure::Unreachable(format!("{address} cannot be reached: {error}; is mailrace running?"))
+        })?;
+        let mut connection = Connection { address, reader: BufReader::new(stream) };
+        connection.within(COMMAND_WITHIN)?;
+        connection.read()?.expect(2, "the connection")?;
+        let offers = connection.command(&format!("EHLO {helo}"))?.expect(2, "EHLO")?.lines;
+        Ok(Self { connection, offers })
+    }
+
+    /// One transaction; the text of the server's last answer. After a failure the session is of no more use.
+    pub fn hand_in(&mut self, message: &Message<'_>) -> Result<String, Failure> {
+        let (data, size) = stuffed(message.body);
+        let parameters = parameters(message, size as u64, &self.offers)?;
+        let connection = &mut self.connection;
+        connection.within(COMMAND_WITHIN)?;
+        connection.command(&format!("MAIL FROM:<{}>{parameters}", message.sender))?.expect(2, "the sender")?;
+        let mut refusals = Vec::new();
+        for recipient in message.recipients {
+            let reply = connection.command(&format!("RCPT TO:<{recipient}>"))?;
+            if let Err(Failure::Refused(text)) = reply.expect(2, recipient) {
+                refusals.push(text);
+            }
+        }
+        if !refusals.is_empty() {
+            refusals.push("nothing was handed in".to_owned());
+            return Err(Failure::Refused(refusals.join("\n")));
+        }
+        connection.command("DATA")?.expect(3, "DATA")?;
+        connection.within(DATA_WITHIN)?;
+        connection.write(&data)?;
+        let reply = connection.read().map_err(|failure| match failure {
+            Failure::Unreachable(text) => Failure::Unreachable(format!("{text}; the message may have been accepted")),
+            refused @ Failure::Refused(_) => refused,
+        })?;
+        let answer = format!("{} {}", reply.code, reply.lines.join(" "));
+        reply.expect(2, "the message")?;
+        Ok(answer)
+    }
+
+    /// Says farewell. It ends a transaction that was begun, and changes nothing for a message that was taken,
+    /// whatever becomes of the farewell.
+    pub fn quit(mut self) {
+        if self.connection.within(FAREWELL_WITHIN).is_ok() {
+            let _ = self.connection.command("QUIT");
         }
     }
-    if !refusals.is_empty() {
-        // QUIT ends the transaction; its answer changes nothing.
-        let _ = connection.command("QUIT");
-        refusals.push("nothing was handed in".to_owned());
-        return Err(Failure::Refused(refusals.join("\n")));
-    }
-    connection.command("DATA")?.expect(3, "DATA")?;
-    connection.within(DATA_WITHIN)?;
-    connection.write(&data)?;
-    let reply = connection.read().map_err(|failure| match failure {
-        Failure::Unreachable(text) => Failure::Unreachable(format!("{text}; the message may have been accepted")),
-        refused @ Failure::Refused(_) => refused,
-    })?;
-    let answer = format!("{} {}", reply.code, reply.lines.join(" "));
-    reply.expect(2, "the message")?;
-    // The message is the server's now, whatever becomes of the farewell.
-    let _ = connection.command("QUIT");
-    Ok(answer)
 }
 
 /// The parameters of MAIL for this message, as far as the server offers what it needs.

@@ -1,7 +1,7 @@
 //! `mailrace inject`: a message from stdin to the local listener by SMTP, sendmail-like. All recipients or
 //! none: a message is not handed in for some while the caller is told of a failure.
 
-mod client;
+pub mod client;
 mod header;
 
 use crate::cli::InjectArguments;

@@ -112,6 +112,10 @@ pub struct Prepared {
     pub pools: ApiPools,
 }
 
+fn api_pools(store: &Store) -> Result<ApiPools, StoreError> {
+    Ok(ApiPools { pools: store.pools()?, members: store.pool_ips(None)?, external_mtas: store.external_mtas()? })
+}
+
 /// Reads all rules and suppressions. A rule that cannot be read is an error: without it, mail would go out that must
 /// not.
 ///
@@ -145,7 +149,7 @@ pub fn prepare(store: Store, cores: usize, key: HashKey, lanes: Lanes, now: Now)
         let changes = page.into_iter().map(|(entry, by)| translator.translate(Effect::Suppress(entry, by), now.utc));
         publish(changes.flatten().collect());
     }
-    let pools = ApiPools { pools: store.pools()?, members: store.pool_ips(None)? };
+    let pools = api_pools(&store)?;
     Ok(Prepared { store, publication, translator, updates, pools })
 }
 
@@ -390,7 +394,7 @@ impl Keeper {
     }
 
     fn renew_pools(&mut self) {
-        let read = self.store.pools().and_then(|pools| Ok(ApiPools { pools, members: self.store.pool_ips(None)? }));
+        let read = api_pools(&self.store);
         match read {
             Ok(pools) if pools != self.pools => {
                 self.pools = pools.clone();

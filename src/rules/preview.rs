@@ -69,17 +69,3 @@ impl Matched {
         ])
     }
 }
-
-/// Knows of no mail. For an engine without cores, and for tests.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoCensus;
-
-impl Census for NoCensus {
-    fn matched<'a>(&'a self, _: &'a Rule) -> Counting<'a, Matched> {
-        Box::pin(std::future::ready(Matched::default()))
-    }
-
-    fn rule_counts<'a>(&'a self, _: &'a [Arc<str>]) -> Counting<'a, HashMap<Arc<str>, RuleCounts>> {
-        Box::pin(std::future::ready(HashMap::new()))
-    }
-}

@@ -95,12 +95,6 @@ impl Publication {
         Self { cores, lanes, epoch, tickets: 0, waiters: Vec::new() }
     }
 
-    /// How many cores.
-    #[must_use]
-    pub fn cores(&self) -> usize {
-        self.cores.len()
-    }
-
     /// Takes changes that belong together; as one update where they fit into one. Whether they are in force will be
     /// said of the ticket, by `deadline` at the latest.
     pub fn take(&mut self, changes: Vec<(Target, Change)>, deadline: Instant) -> Ticket {
@@ -185,6 +179,7 @@ impl Publication {
     }
 
     /// Changes that some core has not applied.
+    #[cfg(test)]
     #[must_use]
     pub fn owed(&self) -> usize {
         self.cores.iter().map(|core| core.outstanding.len() + core.pending.len()).sum()

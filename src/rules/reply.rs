@@ -60,7 +60,8 @@ impl<T> Drop for Reply<T> {
 }
 
 impl<T> Awaited<T> {
-    /// Blocks the thread until it is there. Not for tasks.
+    /// Blocks the thread until it is there.
+    #[cfg(test)]
     pub fn wait(self) -> Option<T> {
         futures_lite::future::block_on(self)
     }

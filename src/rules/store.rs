@@ -91,9 +91,13 @@ impl Store {
     /// Opens or makes `data_dir/rules.db` and brings it to this version.
     pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
         let path = data_dir.join("rules.db");
-        // SQLite would make it readable for all; its journal takes the mode of the file that it finds.
-        make_private_file(&path)
-            .map_err(|error| StoreError::Refused(format!("{} cannot be opened: {error}", path.display())))?;
+        // SQLite would make it readable for all; its journal takes the mode of the file that it finds. Only a missing
+        // file is touched: to close any descriptor of the file drops the locks of every connection of this process
+        // (POSIX), and another process would then take itself for the last one and remove the journal under us.
+        if !path.exists() {
+            make_private_file(&path)
+                .map_err(|error| StoreError::Refused(format!("{} cannot be opened: {error}", path.display())))?;
+        }
         let opened = open(&path).map_err(|error| StoreError::Database { path: path.clone(), error })?;
         let mut store = Self { connection: opened, path, seen: 0, rules: 0 };
         store.migrate()?;

@@ -1,4 +1,4 @@
-//! The store: migrations, tokens, and what another process changed.
+//! Tokens and the database as such: durability, versions, rubbish.
 
 use super::{MIGRATIONS, Store, StoreError};
 use crate::test_directory::TestDirectory;

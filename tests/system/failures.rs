@@ -195,12 +195,15 @@ fn a_host_that_refuses_connections_is_passed_over_and_the_last_one_defers() {
     }
 }
 
+/// Name, phase and deed of a host that fails.
+type Trouble = (&'static str, Phase, fn() -> Action);
+
 /// Hosts that accept the connection and then fail in their own ways; the next one takes the message at once.
 #[test]
 fn another_host_is_tried_within_the_same_attempt() {
     let mut config = Config::default();
     let mut sinks = Vec::new();
-    let ways: [(&str, Phase, fn() -> Action); 6] = [
+    let ways: [Trouble; 6] = [
         ("greets-with-554", Phase::Banner, || Action::reply("554 5.3.2 no service")),
         ("greets-with-421", Phase::Banner, || Action::ReplyAndDrop("421 4.3.2 busy".to_owned())),
         ("drops-at-once", Phase::Banner, || Action::Drop),

@@ -1,16 +1,22 @@
 //! System tests: the real binary between real sockets. Each test starts its own engine on ports and a data
 //! directory of its own and judges it from outside only: by replies, by what destinations received, and by the
 //! outcome log.
+//!
+//! The long form is asked for by the environment: `MAILRACE_SYSTEM_MESSAGES` (messages that are counted, 10,000),
+//! `MAILRACE_SYSTEM_LARGE_MIB` (size of the large message, 20; 50 is the most that is accepted) and
+//! `MAILRACE_SYSTEM_KILLS` (rounds of SIGKILL under load, 5).
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod bodies;
+mod clients;
 mod count;
 mod crash;
 mod dns;
 mod failures;
 mod gate;
 mod independent;
+mod inject;
 mod limits;
 mod recipients;
 mod retry;

@@ -1,5 +1,6 @@
 //! SIGTERM and SIGHUP.
 
+use crate::support::names::NameServer;
 use crate::support::{Action, Config, Engine, Features, Sink, Step, until};
 use rustix::process::Signal;
 use std::sync::Mutex;
@@ -136,6 +137,27 @@ fn a_route_that_a_reload_changes_takes_effect_for_mail_that_comes_and_mail_that_
     arrived.sort();
     assert_eq!(arrived, ["second@d.example", "second@e.example", "waiting@d.example"]);
     assert_eq!(old.count(), 2);
+}
+
+/// The route that a reload took away was being looked up just then.
+#[test]
+fn an_answer_to_a_question_from_before_a_reload_does_not_bring_the_old_route_back() {
+    let (old, new) = (Sink::start(Features::default()), Sink::start(Features::default()));
+    let names = NameServer::silent();
+    let config = |sink: &Sink| {
+        let route = format!("domain = \"*\"\nhosts = [\"host.test.example:{}\"]", sink.address.port());
+        Config::default().line("dns", &format!("servers = [\"{}\"]", names.address)).table("route", &route)
+    };
+    let engine = Engine::start(&config(&old));
+    assert_eq!(engine.client().send("s@test.example", &["r@d.example"], BODY).code, 250);
+    until("the host's address is asked for", || names.asked() > 0);
+    engine.configure(&config(&new));
+    engine.reload();
+    // The cores take orders in turn: what comes after the reload finds it done.
+    assert_eq!(engine.client().send("s@test.example", &["r@e.example"], BODY).code, 250);
+    names.answer();
+    new.await_messages(2);
+    assert_eq!(old.connections(), 0);
 }
 
 #[test]

@@ -1,15 +1,14 @@
-//! What the control core needs of the executor: a thread that runs it, tasks, streams with deadlines, and
-//! replies from other threads. It knows nothing of what the control core does, and moves no mail.
+//! What the control core needs of the executor: a thread that runs it, tasks, and streams with
+//! deadlines. It knows nothing of what the control core does, and moves no mail.
 //!
-//! Everything here but [`ControlThread`] and [`Replier`] belongs to the control core and ends with it.
+//! Everything here but [`ControlThread`] belongs to the control core and ends with it.
 
 use crate::limits::{ACCEPT_PAUSE_MILLIS, CONTROL_TICK_MILLIS, HEARTBEAT_LATE_SECONDS};
 use crate::runtime::alarm::{Alarm, Alarms};
 use crate::runtime::report::report;
 use crate::runtime::{clock, socket};
 use crate::time::Instant;
-use atomic_waker::AtomicWaker;
-use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam::channel::{Sender, bounded};
 use futures_lite::{AsyncRead, AsyncWrite, FutureExt};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use std::cell::Cell;
@@ -236,6 +235,14 @@ impl Control {
     }
 }
 
+impl Control {
+    /// An alarm of this core's table, rung at most one tick late.
+    #[must_use]
+    pub fn alarm(&self) -> Alarm {
+        self.core.alarms.alarm()
+    }
+}
+
 /// One accepted connection.
 pub struct Stream {
     stream: glommio::net::TcpStream,
@@ -300,76 +307,5 @@ impl Stream {
     pub async fn shutdown(&mut self, how: Shutdown) {
         // A connection that is gone needs no good-bye.
         let _ = self.stream.shutdown(how).await;
-    }
-}
-
-/// The side of a [`Reply`] that any thread may hold. Dropped without a word, it ends the wait.
-pub struct Replier<T> {
-    sender: Option<Sender<T>>,
-    waker: Arc<AtomicWaker>,
-}
-
-/// Something that another thread will say.
-pub struct Reply<T> {
-    receiver: Receiver<T>,
-    waker: Arc<AtomicWaker>,
-}
-
-/// Why there is no reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoReply {
-    /// The other side was dropped.
-    Dropped,
-    /// Not in time.
-    Late,
-}
-
-/// Both sides of a reply.
-#[must_use]
-pub fn reply<T: Send>() -> (Replier<T>, Reply<T>) {
-    let (sender, receiver) = bounded(1);
-    let waker = Arc::new(AtomicWaker::new());
-    (Replier { sender: Some(sender), waker: waker.clone() }, Reply { receiver, waker })
-}
-
-impl<T> Replier<T> {
-    /// Says it; does not wait.
-    pub fn say(mut self, value: T) {
-        if let Some(sender) = self.sender.take() {
-            // Whoever asked may have gone, and then does not want to know.
-            let _ = sender.send(value);
-        }
-    }
-}
-
-impl<T> Drop for Replier<T> {
-    fn drop(&mut self) {
-        drop(self.sender.take());
-        self.waker.wake();
-    }
-}
-
-impl<T> Reply<T> {
-    /// Waits for it.
-    ///
-    /// # Errors
-    /// It will not come, or did not come within `within`.
-    pub async fn within(self, control: &Control, within: Duration) -> Result<T, NoReply> {
-        let alarm = control.core.alarms.alarm();
-        let deadline = clock::now().instant.after(within);
-        poll_fn(|cx| {
-            self.waker.register(cx.waker());
-            match self.receiver.try_recv() {
-                Ok(value) => return Poll::Ready(Ok(value)),
-                Err(TryRecvError::Disconnected) => return Poll::Ready(Err(NoReply::Dropped)),
-                Err(TryRecvError::Empty) => {}
-            }
-            if clock::now().instant >= deadline {
-                return Poll::Ready(Err(NoReply::Late));
-            }
-            alarm.set(Some(deadline), cx.waker());
-            Poll::Pending
-        })
-        .await
     }
 }

@@ -17,6 +17,7 @@ pub mod outcome_file;
 pub mod outcome_line;
 pub mod outcome_log;
 pub mod pump;
+pub mod reply;
 pub mod report;
 pub mod resolution;
 pub mod socket;

@@ -161,7 +161,10 @@ impl Shard {
         let fates = match judgement {
             Judgement::Pass(_) => return,
             Judgement::HoldBucket(bucket, by) => {
-                self.held.entry(by.rule.clone()).or_default().buckets.push(bucket);
+                let sessions = self.sessions_to(self.queue.destination_of(bucket));
+                let held = self.held.entry(by.rule.clone()).or_default();
+                held.buckets.push(bucket);
+                held.sessions = held.sessions.max(sessions);
                 self.queue.hold_bucket(bucket, by);
                 return;
             }

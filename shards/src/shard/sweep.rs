@@ -4,6 +4,7 @@
 use super::Shard;
 use super::gate::{Fate, Judgement, is_blank};
 use super::settle::Attempt;
+use super::site::{Route, SiteId};
 use super::way::closes_ways;
 use crate::limits::SWEEP_ENTRIES_PER_TICK;
 use crate::path::Member;
@@ -23,6 +24,8 @@ pub(super) struct Held {
     pub buckets: Vec<BucketId>,
     /// Single entries, with their places.
     pub entries: Vec<(EntryId, u64)>,
+    /// Most sessions that a site of its buckets had when one was held.
+    pub sessions: u32,
 }
 
 /// All ready entries of a destination share a failure.
@@ -160,6 +163,29 @@ impl Shard {
     }
 
     /// What a rule held is judged anew: buckets at once, single entries in slices.
+    /// A release is paced: the paths begin with half the sessions of before and double them in each step.
+    fn pace_release(&mut self, destination: DestinationId, sessions: u32, now: Now) {
+        if let Some(site) = self.site_of(destination) {
+            for path in self.sites.site(site).paths.clone() {
+                self.sites.path_mut(path).window.released(sessions, now.instant);
+            }
+        }
+    }
+
+    /// The site that a destination's mail goes to, once it is known.
+    fn site_of(&self, destination: DestinationId) -> Option<SiteId> {
+        match self.routes.get(destination)? {
+            Route::Known { site, .. } => Some(site),
+            Route::Resolving | Route::Unknown => None,
+        }
+    }
+
+    /// How many sessions there are to a destination's site.
+    pub(super) fn sessions_to(&self, destination: DestinationId) -> u32 {
+        let paths = self.site_of(destination).map(|site| &self.sites.site(site).paths);
+        paths.into_iter().flatten().map(|path| self.sites.path(*path).sessions).sum()
+    }
+
     fn let_go(&mut self, rule: &str, now: Now) {
         let Some(held) = self.held.remove(rule) else {
             return;
@@ -168,6 +194,7 @@ impl Shard {
             if self.queue.bucket_held(bucket).is_some_and(|by| *by.rule == *rule) {
                 self.queue.release_bucket(bucket);
                 let destination = self.queue.destination_of(bucket);
+                self.pace_release(destination, held.sessions, now);
                 self.attend(destination, now);
             }
         }

@@ -29,6 +29,8 @@ pub(super) struct Current<F> {
     pub(super) acknowledged: u64,
     /// The file holds zeros from `tail` to here.
     zeroed: u64,
+    /// The group before was a small one.
+    after_small: bool,
     index: Option<IndexWriter<F>>,
 }
 
@@ -49,7 +51,7 @@ impl<F> Current<F> {
         }
         let tail = SEGMENT_HEADER_BYTES as u64;
         let index = Some(IndexWriter::new(number, mark));
-        Ok(Self { number, mark, file, tail, synced: tail, acknowledged: tail, zeroed: tail, index })
+        Ok(Self { number, mark, file, tail, synced: tail, acknowledged: tail, zeroed: tail, after_small: true, index })
     }
 
     /// Whether it holds no record yet.
@@ -65,10 +67,14 @@ impl<F> Current<F> {
         octets: u64,
         limit: u64,
     ) -> io::Result<()> {
-        if octets <= SPOOL_SMALL_GROUP_BYTES && self.tail + octets > self.zeroed {
+        let small = octets <= SPOOL_SMALL_GROUP_BYTES;
+        // A small group between large ones (what became of recipients, mostly) is not worth a megabyte of zeros
+        // that the next group writes over.
+        if small && self.after_small && self.tail + octets > self.zeroed {
             // Refused space is no failure yet: the records themselves may still fit.
             let _ = self.put_zeros(disk, limit);
         }
+        self.after_small = small;
         disk.write_at(&self.file, self.tail, parts)?;
         self.tail += octets;
         self.zeroed = self.zeroed.max(self.tail);

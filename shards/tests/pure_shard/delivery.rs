@@ -207,3 +207,33 @@ fn a_stop_lets_sessions_finish_and_begins_nothing() {
     assert_eq!(world.delivered() as u64, 1 + in_flight);
     assert_eq!(world.states(), (11 - in_flight, 0, 0, 0));
 }
+
+/// Peers that fall silent: the time-out is the failure, wherever it comes.
+#[test]
+fn time_outs_defer_and_those_after_the_dot_may_have_got_through() {
+    let cases = [
+        (Verb::Connect, FailureKind::ConnectTimedOut, false),
+        (Verb::Banner, FailureKind::TimedOut, false),
+        (Verb::Ehlo, FailureKind::TimedOut, false),
+        (Verb::MailFrom, FailureKind::TimedOut, false),
+        (Verb::RcptTo, FailureKind::TimedOut, false),
+        (Verb::Data, FailureKind::TimedOut, false),
+        (Verb::EndOfData, FailureKind::TimedOut, true),
+    ];
+    for (verb, kind, maybe_delivered) in cases {
+        let mut world = world();
+        let failure = mailrace_shards::smtp::classify::Failure { maybe_delivered, ..own(kind, verb) };
+        let behaviour = match verb {
+            Verb::Connect | Verb::Banner | Verb::Ehlo => Behaviour::Slow(failure, seconds(30)),
+            _ => Behaviour::Breaks(failure),
+        };
+        world.hosts.insert(peer(1), behaviour);
+        let id = world.post(&["r@a.test"]);
+        world.run(seconds(31));
+        assert_eq!(world.story(id), [(TransientFailure, 451, 1)], "{verb:?}");
+        assert_eq!((world.records[0].response.verb, world.records[0].maybe_delivered), (verb, maybe_delivered));
+        world.hosts.clear();
+        world.run(seconds(70));
+        assert_eq!(world.story(id).last(), Some(&(Delivery, 250, 2)), "{verb:?}");
+    }
+}

@@ -1,18 +1,17 @@
 //! A small world round one or more shards: a clock that only the test moves, a resolver, hosts that behave as they
 //! are told, a log that syncs when it is let, and the mail lanes between the cores.
 
-use mailrace_shards::event::{Command, Connect, Host, Lookup, Mail, Resolved, SessionId};
+pub use crate::given::{limit, own, peer, reply, seconds, settings, site};
+use mailrace_shards::event::{Command, Connect, Lookup, Mail, Resolved, SessionId};
 use mailrace_shards::limits::TICK_MILLIS;
 use mailrace_shards::message::{Body, ContentFlags, CoreId, Envelope, Extras, Location, MessageId};
-use mailrace_shards::outcome::{EnhancedCode, Outcome, RecordType, Response, Verb};
+use mailrace_shards::outcome::{Outcome, RecordType, Response, Verb};
 use mailrace_shards::queue::{Counts, DestinationId};
 use mailrace_shards::route;
 use mailrace_shards::rules::{Change, HashKey, Rule, Update};
-use mailrace_shards::settings::{
-    DnsSettings, LimitPer, LimitSettings, LogSettings, RetrySettings, Settings, SmtpSettings, SpoolSettings, SyncPolicy,
-};
+use mailrace_shards::settings::Settings;
 use mailrace_shards::shard::{Delivery, Next, Shard, ShardConfig};
-use mailrace_shards::smtp::classify::{Failure, FailureKind};
+use mailrace_shards::smtp::classify::Failure;
 use mailrace_shards::smtp::client::{RecipientResult, Results};
 use mailrace_shards::spool::report::Progress;
 use mailrace_shards::time::{Instant, Now, Timestamp};
@@ -95,92 +94,6 @@ pub struct World {
     woken: HashSet<(usize, SessionId)>,
     /// How long answers of the resolver are good, when not for ever.
     pub ttl: Option<Duration>,
-}
-
-pub fn settings() -> Settings {
-    Settings {
-        data_dir: "unused".into(),
-        hostname: "mailrace.test".into(),
-        shards: 1,
-        stop_within: Duration::from_secs(1),
-        memory_bytes: 1 << 30,
-        smtp: SmtpSettings {
-            listen: vec!["192.0.2.1:2525".parse().unwrap()],
-            relay_from: Vec::new(),
-            users_file: None,
-            max_message_bytes: 1 << 20,
-            max_recipients: 100,
-            tls: None,
-            trust_headers_from: Vec::new(),
-            campaign_header: "X-Campaign".into(),
-            tenant_header: "X-Tenant".into(),
-        },
-        spool: SpoolSettings { sync: SyncPolicy::Always, body_memory_bytes: 1 << 20, min_free_bytes: 0 },
-        log: LogSettings { rotate_bytes: 1 << 30, keep_bytes: 0 },
-        dns: DnsSettings { servers: Vec::new() },
-        allow_private: true,
-        sources: Vec::new(),
-        pools: Vec::new(),
-        routes: Vec::new(),
-        limits: Vec::new(),
-        retry: RetrySettings {
-            intervals: vec![Duration::from_secs(60), Duration::from_secs(120), Duration::from_secs(300)],
-            max_age: Duration::from_secs(3600),
-        },
-    }
-}
-
-pub fn limit(per: LimitPer) -> LimitSettings {
-    LimitSettings {
-        per,
-        domain: None,
-        site: None,
-        source: None,
-        pool: None,
-        connections: None,
-        connection_rate: None,
-        message_rate: None,
-        messages_per_connection: None,
-        idle_timeout: None,
-        tls: None,
-        lanes: None,
-    }
-}
-
-pub fn seconds(count: u64) -> Duration {
-    Duration::from_secs(count)
-}
-
-/// The peer said this.
-pub fn reply(code: u16, verb: Verb) -> Failure {
-    let class = u8::try_from(code / 100).unwrap();
-    let enhanced = Some(EnhancedCode { class, subject: 1, detail: 1 });
-    Failure {
-        kind: if code == 421 { FailureKind::Closing } else { FailureKind::Refused },
-        response: Response { code, enhanced, text: "said the peer".into(), verb },
-        maybe_delivered: false,
-    }
-}
-
-pub fn own(kind: FailureKind, verb: Verb) -> Failure {
-    Failure::own(kind, verb, "as the test wants it")
-}
-
-/// An address of a host, by number.
-pub fn peer(number: u8) -> SocketAddr {
-    SocketAddr::from(([198, 51, 100, number], 25))
-}
-
-/// A site of hosts with one address each.
-pub fn site(names: &[(&str, SocketAddr)]) -> Resolved {
-    Resolved {
-        hosts: names
-            .iter()
-            .map(|(name, peer)| Host { name: (*name).into(), addresses: [*peer].into_iter().collect() })
-            .collect(),
-        names: names.iter().map(|(name, _)| (*name).into()).collect(),
-        expires: Instant(u64::MAX),
-    }
 }
 
 impl World {

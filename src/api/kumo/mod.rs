@@ -2,7 +2,9 @@
 
 pub mod bounce;
 pub mod duration;
+pub mod inject;
 pub mod inspect;
+pub mod rebind;
 pub mod suspend;
 pub mod suspend_ready_q;
 
@@ -53,7 +55,7 @@ async fn fields(ask: &mut Ask<'_>) -> Result<Fields, Refusal> {
 
 /// `reason`, which must be there and may be empty.
 fn reason(fields: &Fields) -> Result<Arc<str>, Wrong> {
-    fields.words("reason")?.ok_or(Wrong::Missing("reason"))
+    fields.prose("reason")?.ok_or(Wrong::Missing("reason"))
 }
 
 /// What a suspension or a bounce covers. With names of queues, campaign, tenant and domain say nothing.

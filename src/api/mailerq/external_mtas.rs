@@ -25,11 +25,14 @@ pub async fn post(desk: &Rc<Desk>, mut ask: Ask<'_>) -> Result<Response, Refusal
         known.ok_or_else(|| "must be nat, socks or http".to_owned())
     })?;
     let protocol = protocol.unwrap_or("nat");
+    if protocol != "nat" {
+        // Stored and not carried out, mail would leave from an address that its owner thinks hidden.
+        return Err(
+            Wrong::Value("protocol", format!("is {protocol}, which is not carried out yet; only nat is")).into()
+        );
+    }
     // A client without a port to name sends 0.
     let connect_port = fields.number("connect_port", 0..=65_535)?.filter(|port| *port != 0);
-    if protocol != "nat" && connect_port.is_none() {
-        return Err(Wrong::Missing("connect_port").into());
-    }
     let mta = ExternalMta {
         public_ip: fields.ip("public_ip")?.ok_or(Wrong::Missing("public_ip"))?,
         local_ip: fields.ip("local_ip")?.ok_or(Wrong::Missing("local_ip"))?,

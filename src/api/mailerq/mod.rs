@@ -3,6 +3,7 @@
 
 pub mod errors;
 pub mod external_mtas;
+pub mod inject;
 pub mod pauses;
 pub mod pools;
 pub mod suppressions;

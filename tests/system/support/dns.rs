@@ -20,7 +20,7 @@ pub fn mail_host() -> Option<SocketAddr> {
     for _ in 0..100 {
         let [.., high, low] = std::process::id().to_be_bytes();
         let number = u8::try_from(1 + NEXT.fetch_add(1, Ordering::Relaxed) % 250).unwrap();
-        let address = SocketAddr::from(([127, 64 | high % 64, low, number], 25));
+        let address = SocketAddr::from(([127, 64 | (high % 64), low, number], 25));
         match TcpListener::bind(address) {
             Ok(_) => return Some(address),
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {

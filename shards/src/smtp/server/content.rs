@@ -215,7 +215,7 @@ impl Session {
     fn accepted(&self, transaction: Transaction) -> Result<Accepted, ContentRefusal> {
         let Transaction { sender, smtputf8, recipients, content, .. } = transaction;
         let (decoder, _) = content.expect("the content has begun");
-        let Content { body, eight_bit, dot_lines, marks } = decoder.finish()?;
+        let Content { body, eight_bit, dot_lines, marks, .. } = decoder.finish()?;
         let Wishes { envelope, extras } =
             marks.into_wishes().map_err(|(name, why)| ContentRefusal::Control(name.into(), why))?;
         let sender = envelope.unwrap_or(sender);

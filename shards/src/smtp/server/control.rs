@@ -174,7 +174,10 @@ fn envelope(value: &str) -> Result<Box<str>, Why> {
 }
 
 /// A host name or an address; an IPv6 address gets brackets, so that a port can follow.
-fn host(value: &str) -> Result<Box<str>, Why> {
+///
+/// # Errors
+/// Neither.
+pub fn host(value: &str) -> Result<Box<str>, &'static str> {
     let bare = value.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(value);
     if let Ok(address) = bare.parse::<std::net::IpAddr>() {
         let text = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };

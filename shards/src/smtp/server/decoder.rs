@@ -35,6 +35,8 @@ pub(super) enum ContentRefusal {
 #[derive(Debug)]
 pub(super) struct Content {
     pub(super) body: Vec<u8>,
+    /// Where in it the header ends.
+    pub(super) header_end: usize,
     pub(super) eight_bit: bool,
     pub(super) dot_lines: bool,
     pub(super) marks: Marks,
@@ -61,6 +63,8 @@ pub(super) struct Decoder {
     body: Vec<u8>,
     /// Octets of `body` before the message: our Received header.
     prefix: usize,
+    /// Octets of `body` up to the end of the header, once that has come.
+    header_end: usize,
     line: Line,
     line_bytes: usize,
     /// Octets of text so far, kept or not, without stuffing.
@@ -77,6 +81,7 @@ impl Decoder {
         let max_octets = u64::from(config.max_message_bytes);
         Self {
             prefix: body.len(),
+            header_end: body.len(),
             line: Line::Start,
             line_bytes: 0,
             octets: 0,
@@ -139,6 +144,7 @@ impl Decoder {
             None => Ok(Content {
                 eight_bit: self.flags.eight_bit,
                 dot_lines: self.flags.dot_lines,
+                header_end: self.header_end,
                 body: self.body,
                 marks: self.scan.into_marks(),
             }),
@@ -235,6 +241,7 @@ impl Decoder {
     }
 
     fn header_ended(&mut self) {
+        self.header_end = self.body.len();
         self.flags.eight_bit |= self.body.get(self.prefix..).is_some_and(|header| !header.is_ascii());
     }
 }

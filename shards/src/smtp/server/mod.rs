@@ -12,6 +12,7 @@
 mod address;
 mod auth;
 mod command;
+mod compose;
 mod content;
 mod control;
 mod decoder;
@@ -25,7 +26,8 @@ mod session;
 mod state;
 
 pub use address::{AddressError, mailbox};
-pub use control::time as control_time;
+pub use compose::{ComposeError, Composed, Origin, compose};
+pub use control::{host as control_host, time as control_time};
 pub use session::Session;
 
 use crate::message::{ContentFlags, Extras, MessageId};
@@ -37,8 +39,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// What all sessions have in common. Read-only; make one `Arc` per core, because each message counts it up and
-/// down. A reload makes a new one for new sessions.
-#[derive(Clone, Debug)]
+/// down. A reload makes a new one for new sessions. The default takes no mail.
+#[derive(Clone, Debug, Default)]
 pub struct ServerConfig {
     /// Name in the greeting and in Received.
     pub hostname: Arc<str>,

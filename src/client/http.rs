@@ -1,0 +1,151 @@
+//! One request by HTTP, blocking: the one place that names the HTTP client. Knows no endpoint and prints nothing.
+
+use super::is_loopback;
+use super::request::{Method, Request};
+use serde_json::Value;
+use std::io::Read;
+use std::time::Duration;
+use ureq::http::Response;
+use ureq::tls::TlsConfig;
+use ureq::{Agent, Body, Error, SendBody};
+
+/// How long a connection may take, and how long the other side may be silent.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+const SILENT_MAX: Duration = Duration::from_secs(120);
+
+/// Octets of an answer that is read as a whole; lists of a million rules stay below.
+const ANSWER_BYTES_MAX: u64 = 1 << 30;
+
+/// Octets of a refusal that are shown.
+const REFUSAL_BYTES_MAX: u64 = 64 << 10;
+
+const JSON: &str = "application/json";
+const NDJSON: &str = "application/x-ndjson";
+
+/// Why there is no answer to use.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The server, or we before it was asked, say no.
+    Refused(String),
+    /// The command line makes no sense.
+    Usage(String),
+    /// No connection, or one that broke.
+    Unreachable(String),
+}
+
+/// What a request carries.
+enum Content<'a> {
+    None,
+    Json(&'a str),
+    Lines(&'a mut dyn Read),
+}
+
+/// A server, and as who it is asked.
+#[derive(Debug)]
+pub struct Server {
+    agent: Agent,
+    /// `http://host:port`, without a slash at its end.
+    pub endpoint: String,
+    /// Sent with each request, when there is one.
+    pub token: Option<String>,
+}
+
+impl Server {
+    /// Does not connect yet.
+    #[must_use]
+    pub fn new(endpoint: &str, token: Option<String>) -> Self {
+        // On the loopback nobody is between us, and a certificate names another host than 127.0.0.1.
+        let tls = TlsConfig::builder().disable_verification(is_loopback(endpoint)).build();
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            // The API is asked directly: a proxy that is meant for the web does not know our loopback.
+            .proxy(None)
+            .max_redirects(0)
+            .tls_config(tls)
+            .user_agent(concat!("mailrace/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(CONNECT_WITHIN))
+            .timeout_per_read(Some(SILENT_MAX))
+            .timeout_per_write(Some(SILENT_MAX))
+            .build();
+        Self { agent: config.into(), endpoint: endpoint.trim_end_matches('/').to_owned(), token }
+    }
+
+    /// One request; the whole body of its answer.
+    ///
+    /// # Errors
+    /// See [`Failure`]; every status but 2xx is a refusal.
+    pub fn ask(&self, request: &Request) -> Result<Vec<u8>, Failure> {
+        let text = request.body.as_ref().map(Value::to_string);
+        let content = text.as_deref().map_or(Content::None, Content::Json);
+        self.whole(self.send(request, JSON, content)?)
+    }
+
+    /// As [`Server::ask`], with lines as the body, however many.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn upload(&self, request: &Request, lines: &mut dyn Read) -> Result<Vec<u8>, Failure> {
+        self.whole(self.send(request, JSON, Content::Lines(lines))?)
+    }
+
+    /// The answer as lines, however many, to be read as they come.
+    ///
+    /// # Errors
+    /// As [`Server::ask`].
+    pub fn download(&self, request: &Request) -> Result<impl Read + use<>, Failure> {
+        Ok(self.send(request, NDJSON, Content::None)?.into_body().into_with_config().limit(u64::MAX).reader())
+    }
+
+    fn send(&self, request: &Request, wanted: &str, content: Content<'_>) -> Result<Response<Body>, Failure> {
+        let url = format!("{}{}", self.endpoint, request.target());
+        let mut builder = match request.method {
+            Method::Get => self.agent.get(&url).force_send_body(),
+            Method::Delete => self.agent.delete(&url).force_send_body(),
+            Method::Post => self.agent.post(&url),
+        };
+        builder = builder.header("Accept", wanted);
+        if let Some(token) = &self.token {
+            builder = builder.header("Authorization", format!("Bearer {token}"));
+        }
+        let sent = match content {
+            Content::None => builder.send_empty(),
+            Content::Json(text) => builder.content_type(JSON).send(text),
+            // Whoever may not is told so before the lines are sent (RFC 9110 section 10.1.1).
+            Content::Lines(lines) => {
+                builder.content_type(NDJSON).header("Expect", "100-continue").send(SendBody::from_reader(lines))
+            }
+        };
+        let mut response = sent.map_err(|error| self.failure(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let text = response.body_mut().with_config().limit(REFUSAL_BYTES_MAX).lossy_utf8(true).read_to_string();
+        let text = text.map_err(|error| self.failure(&error))?;
+        Err(Failure::Refused(refusal(status.as_u16(), &text)))
+    }
+
+    fn whole(&self, mut response: Response<Body>) -> Result<Vec<u8>, Failure> {
+        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        body.map_err(|error| self.failure(&error))
+    }
+
+    fn failure(&self, error: &Error) -> Failure {
+        match error {
+            Error::BadUri(_) | Error::Http(_) | Error::TlsRequired | Error::RequireHttpsOnly(_) => {
+                Failure::Usage(format!("{} is no endpoint: {error}", self.endpoint))
+            }
+            Error::BodyExceedsLimit(_) => Failure::Refused(format!("the answer is too long: {error}")),
+            error => {
+                Failure::Unreachable(format!("{} cannot be reached: {error}; is mailrace running?", self.endpoint))
+            }
+        }
+    }
+}
+
+/// The server's words: of its JSON the error, or else the text as it is.
+fn refusal(status: u16, text: &str) -> String {
+    let json: Option<Value> = serde_json::from_str(text).ok();
+    let words = json.as_ref().and_then(|json| json.get("error")).and_then(Value::as_str).unwrap_or(text).trim();
+    if words.is_empty() { format!("the server answered {status}") } else { words.to_owned() }
+}
