@@ -179,6 +179,12 @@ impl Shard {
         self.rest(source, peer, now);
     }
 
+    /// Whether the host in use is to be left alone now.
+    pub(super) fn host_rests(&self, id: SessionId, now: Now) -> bool {
+        let session = self.session(id);
+        !self.sites.rested(self.sites.path(session.path).source, session.peer(), now.instant)
+    }
+
     fn rest(&mut self, source: SourceIndex, peer: SocketAddr, now: Now) {
         let least = Duration::from_millis(HOST_REST_MILLIS);
         self.sites.rest(source, peer, now.instant, least, Duration::from_millis(HOST_REST_MILLIS_MAX));

@@ -64,6 +64,10 @@ impl Shard {
         {
             return self.finish(id);
         }
+        if session.messages == 0 && self.host_rests(id, now) {
+            // Another session has found the host failing meanwhile; mail would be tried there once more for nothing.
+            return self.finish(id);
+        }
         if self.unsynced.len() > UNSYNCED_RECORDS_MAX {
             self.unsynced_waits = true;
             return self.idle(id, now);
@@ -72,7 +76,16 @@ impl Shard {
             return self.idle(id, now);
         }
         match self.pick(id, now) {
-            Some((entry, stamp)) => Next::Deliver(self.hand_over(id, entry, stamp)),
+            Some((entry, stamp)) => {
+                let delivery = self.hand_over(id, entry, stamp);
+                if self.session(id).messages == 1 {
+                    // What came while this connection was being opened waited for it; it need not wait for its
+                    // first message too, which may be a large one.
+                    let destination = self.queue.destination_of(self.queue.entry(entry).bucket);
+                    self.attend(destination, now);
+                }
+                Next::Deliver(delivery)
+            }
             None => self.idle(id, now),
         }
     }

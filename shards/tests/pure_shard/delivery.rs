@@ -237,3 +237,18 @@ fn time_outs_defer_and_those_after_the_dot_may_have_got_through() {
         assert_eq!(world.story(id).last(), Some(&(Delivery, 250, 2)), "{verb:?}");
     }
 }
+
+/// What came while the first connection was being opened got none of its own, and waited for its first message.
+#[test]
+fn a_message_behind_a_long_one_gets_a_connection_of_its_own() {
+    let mut world = world();
+    world.hosts.insert(peer(1), Behaviour::Sluggish(seconds(60)));
+    let first = world.post(&["long@a.test"]);
+    let second = world.post(&["other@a.test"]);
+    world.run(seconds(5));
+    assert_eq!(world.connects.len(), 2, "the second does not wait a minute for the first");
+    world.run(seconds(70));
+    for id in [first, second] {
+        assert_eq!(world.story(id), [(Delivery, 250, 1)]);
+    }
+}
