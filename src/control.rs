@@ -22,6 +22,28 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The API's open listener, before anybody serves it.
+pub struct Door {
+    socket: socket2::Socket,
+    listening: SocketAddr,
+    live: Live,
+}
+
+impl Door {
+    /// Listens. From here on who connects is served, be it a little later: so it is opened before the engine
+    /// takes mail, and nobody who has seen an SMTP greeting finds the API closed.
+    pub fn open(config: &Config, tokens: TokenSet) -> Result<Self, String> {
+        let address = config.api.listen;
+        let live = Live::default();
+        let tls = load_tls(config)?;
+        live.change(|current| settle(current, config, tls));
+        live.change(|current| current.tokens = tokens);
+        let (socket, listening) =
+            socket::listen(address, LISTEN_BACKLOG).map_err(|error| format!("cannot listen at {address}: {error}"))?;
+        Ok(Self { socket, listening, live })
+    }
+}
+
 /// The running control core, as the control thread sees it.
 pub struct ControlCore {
     thread: ControlThread,
@@ -30,21 +52,14 @@ pub struct ControlCore {
 }
 
 impl ControlCore {
-    /// Listens and serves. Returns when the listener is open.
+    /// Serves whoever comes to the door.
     pub fn start(
-        config: &Config,
+        door: Door,
         topology: &Topology,
-        tokens: TokenSet,
         reach: Reach,
         (authority, configured): (Authority, Configured),
     ) -> Result<Self, String> {
-        let address = config.api.listen;
-        let live = Live::default();
-        let tls = load_tls(config)?;
-        live.change(|current| settle(current, config, tls));
-        live.change(|current| current.tokens = tokens);
-        let (socket, listening) =
-            socket::listen(address, LISTEN_BACKLOG).map_err(|error| format!("cannot listen at {address}: {error}"))?;
+        let Door { socket, listening, live } = door;
         let cpu = topology.pinned.then_some(topology.control_cpu);
         let own = live.clone();
         let (thread, ()) = ControlThread::start(cpu, move |control| {

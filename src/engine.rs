@@ -4,7 +4,7 @@ use crate::api::Reach;
 use crate::api::desk::Configured;
 use crate::auth;
 use crate::config::Config;
-use crate::control::ControlCore;
+use crate::control::{ControlCore, Door};
 use crate::report;
 use crate::rules::authority::{self, Authority, EngineCores, IN_FORCE_WITHIN};
 use crate::rules::pools::{ApiPools, lay_over};
@@ -80,6 +80,7 @@ pub fn start(start: Start) -> Result<impl Engine, String> {
     let mut prepared = authority::prepare(store, config.settings.shards, rule_key, lanes, clock::now())
         .map_err(|error| error.to_string())?;
     let overlay = Overlay::new(config.settings.clone(), prepared.pools.clone());
+    let door = Door::open(&config, tokens)?;
     let mut engine = runtime::Engine::start(EngineStart {
         settings: overlay.settings(),
         cpus: topology.shard_cpus.iter().map(|cpu| topology.pinned.then_some(*cpu)).collect(),
@@ -102,7 +103,7 @@ pub fn start(start: Start) -> Result<impl Engine, String> {
             submitter: engine.submitter(),
             terms: overlay.terms.clone(),
         };
-        let control = ControlCore::start(&config, &topology, tokens, reach, rules);
+        let control = ControlCore::start(door, &topology, reach, rules);
         control.map(|control| (control, Rules { authority, thread: Some(thread), overlay, configured, config_file }))
     });
     match started {
