@@ -90,14 +90,7 @@ impl Ask<'_> {
     /// # Errors
     /// 400 for any other: a mistyped `dry_run` must not make the rule.
     pub fn query(&self, known: &[&str]) -> Result<crate::http::form::Fields, Refusal> {
-        let query = self.request.query()?;
-        match query.unknown(known) {
-            Some(name) => {
-                let text = format!("Failed to deserialize query string: unknown field `{name}`");
-                Err(Refusal::of_field(400, name.to_owned(), text))
-            }
-            None => Ok(query),
-        }
+        self.request.query_of(known)
     }
 
     /// A whole number in the query.

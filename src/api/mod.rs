@@ -59,12 +59,7 @@ impl Call<'_> {
     /// # Errors
     /// 400 for any other, and for a query that cannot be read.
     pub fn query(&self, known: &[&str]) -> Result<Fields, Refusal> {
-        let query = self.request.query()?;
-        if let Some(name) = query.unknown(known) {
-            let text = format!("Failed to deserialize query string: unknown field `{name}`");
-            return Err(Refusal::of_field(400, name.to_owned(), text));
-        }
-        Ok(query)
+        self.request.query_of(known)
     }
 }
 

@@ -37,6 +37,19 @@ impl Request {
             .map_err(|why| Refusal::new(400, format!("Failed to deserialize query string: {why}")))
     }
 
+    /// The query string's fields, of which there may be these.
+    ///
+    /// # Errors
+    /// 400 for any other, since a mistyped field must not be passed over, and for a query that cannot be read.
+    pub fn query_of(&self, known: &[&str]) -> Result<form::Fields, Refusal> {
+        let query = self.query()?;
+        if let Some(name) = query.unknown(known) {
+            let text = format!("Failed to deserialize query string: unknown field `{name}`");
+            return Err(Refusal::of_field(400, name.to_owned(), text));
+        }
+        Ok(query)
+    }
+
     /// The media type of the body, without parameters, in lower case; empty when none is named.
     #[must_use]
     pub fn media_type(&self) -> String {
