@@ -2,23 +2,13 @@
 
 use crate::support::certificate::Certificate;
 use crate::support::programs::{Aiosmtpd, swaks};
-use crate::support::{Config, Engine, Features, Sink};
+use crate::support::{Config, Engine, Features, Sink, guarded};
 
 #[test]
 fn swaks_hands_in_in_clear_and_over_tls_with_auth() {
     let sink = Sink::start(Features::default());
     let certificate = Certificate::new("localhost");
-    let config = Config::to(sink.address)
-        .line("smtp", "relay_from = [\"192.0.2.0/24\"]")
-        .line("smtp", "users_file = \"users.txt\"")
-        .line("smtp", "tls_certificate = \"own.crt\"")
-        .line("smtp", "tls_key = \"own.key\"");
-    let mut engine = Engine::prepare(&config);
-    engine.write("own.crt", &certificate.certificate_pem);
-    engine.write("own.key", &certificate.key_pem);
-    let hashed = engine.tool(&["hash-secret", "alice"], "open sesame\n");
-    engine.write("users.txt", &String::from_utf8(hashed.stdout).unwrap());
-    engine.run();
+    let engine = guarded(&sink, &certificate);
     let envelope = ["--from", "s@test.example", "--to", "r@d.example,q@e.example", "--helo", "swaks.example"];
     let login = |mechanism, secret| ["--tls", "--auth", mechanism, "--auth-user", "alice", "--auth-password", secret];
     // What is asked for, swaks' exit code (0: sent, 23: MAIL refused, 28: AUTH refused).

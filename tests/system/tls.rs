@@ -1,26 +1,10 @@
 //! STARTTLS on both sides, AUTH, and who may relay.
 
 use crate::support::certificate::Certificate;
+use crate::support::guarded;
 use crate::support::{Action, Client, Config, Engine, Features, Sink, Step};
 
 const BODY: &[u8] = b"Subject: secret\r\n\r\nsecret\r\n";
-
-/// An engine that offers STARTTLS and knows one user; strangers are everybody.
-fn guarded(sink: &Sink, certificate: &Certificate) -> Engine {
-    let config = Config::to(sink.address)
-        .line("smtp", "relay_from = [\"192.0.2.0/24\"]")
-        .line("smtp", "users_file = \"users.txt\"")
-        .line("smtp", "tls_certificate = \"own.crt\"")
-        .line("smtp", "tls_key = \"own.key\"");
-    let mut engine = Engine::prepare(&config);
-    engine.write("own.crt", &certificate.certificate_pem);
-    engine.write("own.key", &certificate.key_pem);
-    let hashed = engine.tool(&["hash-secret", "alice"], "open sesame\n");
-    assert!(hashed.status.success());
-    engine.write("users.txt", &String::from_utf8(hashed.stdout).unwrap());
-    engine.run();
-    engine
-}
 
 fn secured(engine: &Engine, certificate: &Certificate) -> Client {
     let mut client = engine.client();

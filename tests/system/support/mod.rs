@@ -30,6 +30,23 @@ pub use log::Record;
 pub use sink::{Action, Features, Sink, Step};
 pub use wait::until;
 
+/// An engine that offers STARTTLS and knows one user; strangers are everybody.
+pub fn guarded(sink: &Sink, certificate: &certificate::Certificate) -> Engine {
+    let config = Config::to(sink.address)
+        .line("smtp", "relay_from = [\"192.0.2.0/24\"]")
+        .line("smtp", "users_file = \"users.txt\"")
+        .line("smtp", "tls_certificate = \"own.crt\"")
+        .line("smtp", "tls_key = \"own.key\"");
+    let mut engine = Engine::prepare(&config);
+    engine.write("own.crt", &certificate.certificate_pem);
+    engine.write("own.key", &certificate.key_pem);
+    let hashed = engine.tool(&["hash-secret", "alice"], "open sesame\n");
+    assert!(hashed.status.success());
+    engine.write("users.txt", &String::from_utf8(hashed.stdout).unwrap());
+    engine.run();
+    engine
+}
+
 /// A number from the environment, for the long form of a test.
 pub fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
