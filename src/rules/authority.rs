@@ -8,7 +8,6 @@ use super::change::{Changed, Effect, Refused, Request};
 use super::entry::{Origin, RuleEntry};
 use super::pools::ApiPools;
 use super::publish::{Lanes, Publication, Standing, Target, Ticket};
-use super::reply::{Awaited, Reply, reply};
 use super::schedule::differs;
 use super::store::{Store, StoreError};
 use crate::report;
@@ -17,6 +16,7 @@ use mailrace_shards::event::Order;
 use mailrace_shards::message::CoreId;
 use mailrace_shards::rules::{Cause, Change, HashKey, Update, Validity};
 use mailrace_shards::runtime::mailbox::Postbox;
+use mailrace_shards::runtime::reply::{Replier, Reply, reply};
 use mailrace_shards::time::{Now, Timestamp};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ pub enum Failure {
     Late(Vec<u16>, Box<Changed>),
 }
 
-type ChangeReply = Reply<Result<Changed, Failure>>;
+type ChangeReply = Replier<Result<Changed, Failure>>;
 
 enum Task {
     Change(Request, Origin, ChangeReply),
@@ -207,7 +207,7 @@ impl Authority {
         read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Failure> {
         let (sender, awaited) = reply();
-        self.send(Task::Read(Box::new(move |store| sender.send(read(store)))))?;
+        self.send(Task::Read(Box::new(move |store| sender.say(read(store)))))?;
         Self::answer(awaited).await?.map_err(|error| Failure::Unavailable(error.to_string()))
     }
 
@@ -228,8 +228,8 @@ impl Authority {
         self.tasks.try_send(task).map_err(|_| Failure::Unavailable(too_many))
     }
 
-    async fn answer<T>(awaited: Awaited<T>) -> Result<T, Failure> {
-        awaited.await.ok_or_else(|| Failure::Unavailable("the rules' thread has ended".to_owned()))
+    async fn answer<T>(awaited: Reply<T>) -> Result<T, Failure> {
+        awaited.await.map_err(|_| Failure::Unavailable("the rules' thread has ended".to_owned()))
     }
 }
 
@@ -367,7 +367,7 @@ impl Keeper {
             Err(error) => {
                 let why = error.to_string();
                 report::error(&format!("a change of rules was not made: {why}"));
-                replies.into_iter().for_each(|reply| reply.send(Err(Failure::Unavailable(why.clone()))));
+                replies.into_iter().for_each(|reply| reply.say(Err(Failure::Unavailable(why.clone()))));
                 return;
             }
         };
@@ -377,7 +377,7 @@ impl Keeper {
                     let (ticket, changed) = self.take(changed);
                     self.waiting.insert(ticket, (reply, changed));
                 }
-                Err(refused) => reply.send(Err(Failure::Refused(refused))),
+                Err(refused) => reply.say(Err(Failure::Refused(refused))),
             }
         }
         self.publish();
@@ -413,7 +413,7 @@ impl Keeper {
         for (ticket, standing) in self.publication.settle((self.clock)().instant) {
             // What time alone has changed has nobody waiting.
             let Some((reply, changed)) = self.waiting.remove(&ticket) else { continue };
-            reply.send(match standing {
+            reply.say(match standing {
                 Standing::InForce => Ok(changed),
                 Standing::Late(cores) => Err(Failure::Late(cores, Box::new(changed))),
             });

@@ -16,7 +16,6 @@ pub mod entry;
 pub mod pools;
 pub mod preview;
 pub mod publish;
-pub mod reply;
 pub mod schedule;
 pub mod schema;
 pub mod store;

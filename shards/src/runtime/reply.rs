@@ -1,12 +1,13 @@
-//! A single answer from another thread to a task of the control core. Bounded in time; never blocks a thread.
+//! A single answer from another thread to a task of the control core. Never blocks a thread.
 
 use crate::runtime::clock;
 use crate::runtime::control::Control;
 use atomic_waker::AtomicWaker;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// The side of a [`Reply`] that any thread may hold. Dropped without a word, it ends the wait.
@@ -55,7 +56,25 @@ impl<T> Drop for Replier<T> {
     }
 }
 
+impl<T> Future for Reply<T> {
+    type Output = Result<T, NoReply>;
+
+    /// Waits for it without a bound; for answers of a thread that always says something, or ends.
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.look(context)
+    }
+}
+
 impl<T> Reply<T> {
+    fn look(&self, context: &Context<'_>) -> Poll<Result<T, NoReply>> {
+        self.waker.register(context.waker());
+        match self.receiver.try_recv() {
+            Ok(value) => Poll::Ready(Ok(value)),
+            Err(TryRecvError::Disconnected) => Poll::Ready(Err(NoReply::Dropped)),
+            Err(TryRecvError::Empty) => Poll::Pending,
+        }
+    }
+
     /// Waits for it.
     ///
     /// # Errors
@@ -64,11 +83,8 @@ impl<T> Reply<T> {
         let alarm = control.alarm();
         let deadline = clock::now().instant.after(within);
         poll_fn(|cx| {
-            self.waker.register(cx.waker());
-            match self.receiver.try_recv() {
-                Ok(value) => return Poll::Ready(Ok(value)),
-                Err(TryRecvError::Disconnected) => return Poll::Ready(Err(NoReply::Dropped)),
-                Err(TryRecvError::Empty) => {}
+            if let Poll::Ready(reply) = self.look(cx) {
+                return Poll::Ready(reply);
             }
             if clock::now().instant >= deadline {
                 return Poll::Ready(Err(NoReply::Late));
@@ -77,5 +93,25 @@ impl<T> Reply<T> {
             Poll::Pending
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NoReply, reply};
+    use futures_lite::future::block_on;
+
+    #[test]
+    fn an_answer_or_the_news_that_none_will_come() {
+        let (sender, awaited) = reply();
+        std::thread::spawn(move || sender.say(7)).join().unwrap();
+        assert_eq!(block_on(awaited), Ok(7));
+        let (sender, awaited) = reply::<u8>();
+        let waiting = std::thread::spawn(move || block_on(awaited));
+        drop(sender);
+        assert_eq!(waiting.join().unwrap(), Err(NoReply::Dropped));
+        let (sender, awaited) = reply();
+        drop(awaited);
+        sender.say(7);
     }
 }
