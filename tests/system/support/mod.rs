@@ -14,6 +14,7 @@ pub mod engine;
 pub mod log;
 pub mod names;
 pub mod ports;
+pub mod postfix;
 pub mod programs;
 pub mod received;
 pub mod rest;
