@@ -15,6 +15,7 @@ mod crash;
 mod dns;
 mod failures;
 mod gate;
+mod hostile;
 mod independent;
 mod inject;
 mod limits;
