@@ -43,7 +43,7 @@ fn whatever_a_client_requests() {
 }
 
 /// One connection's octets.
-fn check(input: &[u8]) {
+pub fn check(input: &[u8]) {
     let whole = converse(input, Cut::Whole, 4096);
     for (cut, room) in [(Cut::Single, 4096), (Cut::Random(input.len() as u64), 7), (Cut::Whole, 1)] {
         assert_eq!(whole, converse(input, cut, room), "whole, and cut so: {cut:?}, {room} at a time");
