@@ -18,7 +18,7 @@ fn awkward() -> Vec<(Vec<u8>, bool, bool)> {
         (b"A: b\r\n folded\r\n\tagain\r\n\r\n folded\r\n".to_vec(), false, false),
         (b"no header\r\n.x: y\r\n".to_vec(), false, true),
         (b"A: b\r\nB: c\r\n".to_vec(), false, false),
-        (b" folded\r\nx-mq-tag: text, not header\r\n".to_vec(), false, false),
+        (b" folded\r\nA: b\r\n\r\nx-mq-tag: text, not header\r\n".to_vec(), false, false),
         ("A: é\r\n\r\ntext\r\n".into(), true, false),
         ("A: b\r\n\r\ntéxt\r\n".into(), true, false),
         (all_octets, true, false),
