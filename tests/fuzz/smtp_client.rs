@@ -165,11 +165,13 @@ impl Conversation {
         }
     }
 
-    /// Whether its end was passed on, and a line that begins with 2 came behind it.
+    /// Whether its end was passed on, and a line that begins with 2 ended behind it. That a line begins before is no
+    /// proof of anything: its sender may have been quick.
     fn was_taken(&self, token: u64) -> bool {
         self.completed.get(&token).is_some_and(|received| {
-            let behind = &self.received[*received..];
-            behind.first() == Some(&b'2') || behind.windows(2).any(|pair| pair == b"\n2")
+            let begun = self.received[..*received].iter().rposition(|octet| *octet == b'\n').map_or(0, |at| at + 1);
+            let lines = self.received[begun..].split_inclusive(|octet| *octet == b'\n');
+            lines.filter(|line| line.ends_with(b"\n")).any(|line| line[0] == b'2')
         })
     }
 
