@@ -38,7 +38,7 @@ pub struct RuleCounts {
     pub ended: u64,
     /// When the first that it holds expires.
     pub first_expiry: Option<Timestamp>,
-    /// Those ended, by scheduled queue.
+    /// Those ended, by scheduled queue, sorted.
     pub ended_by_queue: Vec<(String, u64)>,
 }
 
@@ -49,6 +49,19 @@ pub trait Census {
 
     /// What rules have done; those of which nothing is known are left out.
     fn rule_counts<'a>(&'a self, ids: &'a [Arc<str>]) -> Counting<'a, HashMap<Arc<str>, RuleCounts>>;
+}
+
+impl RuleCounts {
+    /// Adds what was ended before this start, by queue, each once.
+    pub fn add_before(&mut self, before: &[(String, u64)]) {
+        for (queue, count) in before {
+            self.ended += count;
+            match self.ended_by_queue.binary_search_by(|(known, _)| known.cmp(queue)) {
+                Ok(at) => self.ended_by_queue[at].1 += count,
+                Err(at) => self.ended_by_queue.insert(at, (queue.clone(), *count)),
+            }
+        }
+    }
 }
 
 impl Matched {

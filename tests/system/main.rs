@@ -21,6 +21,7 @@ mod limits;
 mod recipients;
 mod retry;
 mod rules;
+mod rules_counts;
 mod rules_ending;
 mod rules_survival;
 mod signals;

@@ -144,8 +144,9 @@ fn open(start: &CoreStart) -> Result<Opened, String> {
     let slot = start.mailbox.completion_slot();
     let notify = Box::new(move |event| slot.put(Completion::Log(event)));
     let directory = settings.data_dir.join("log");
-    let log = OutcomeLog::start(&directory, core.0, &settings.hostname, settings.log.clone(), notify)
-        .map_err(|error| format!("outcome log in {}: {error}", directory.display()))?;
+    let log =
+        OutcomeLog::start(&directory, core.0, &settings.hostname, settings.log.clone(), &start.shared.tallies, notify)
+            .map_err(|error| format!("outcome log in {}: {error}", directory.display()))?;
     let slot = start.mailbox.completion_slot();
     let notify = Box::new(move |answers| slot.put(Completion::Body(answers)));
     let reader = BodyReader::start(&spool_root, notify).map_err(|error| format!("the body reader: {error}"))?;

@@ -17,6 +17,7 @@ use crate::runtime::spool_file::spool_directories;
 use crate::runtime::spool_generation::next_generation;
 use crate::runtime::submit::Submitter;
 use crate::runtime::suspects;
+use crate::runtime::tally::{Tallies, TallySlot};
 use crate::runtime::tls::ServerTls;
 use crate::settings::Settings;
 use crate::shard::Counters;
@@ -60,6 +61,8 @@ pub struct Shared {
     quiet: Box<[AtomicBool]>,
     stop_by: AtomicU64,
     reports: Box<[Mutex<CoreReport>]>,
+    /// What rules have ended, on its way to whoever keeps the counts.
+    pub tallies: Tallies,
 }
 
 /// What a core says of itself ten times a second.
@@ -240,6 +243,7 @@ impl Engine {
             quiet: (0..cores).map(|_| AtomicBool::new(false)).collect(),
             stop_by: AtomicU64::new(u64::MAX),
             reports: (0..cores).map(|_| Mutex::default()).collect(),
+            tallies: (0..cores).map(|_| TallySlot::default()).collect(),
         });
         let (ready_sender, ready) = bounded(cores);
         let mut threads = Vec::with_capacity(cores);
@@ -292,6 +296,12 @@ impl Engine {
     #[must_use]
     pub fn postbox(&self) -> &Postbox {
         &self.postbox
+    }
+
+    /// Where the cores leave what rules have ended.
+    #[must_use]
+    pub fn tallies(&self) -> Tallies {
+        self.shared.tallies.clone()
     }
 
     /// How the control side hands messages in.

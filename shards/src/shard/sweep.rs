@@ -120,6 +120,8 @@ impl Shard {
                 }
                 Change::Remove(id) => {
                     opens |= self.rules.rule(id).is_some_and(|old| closes_ways(old));
+                    // Nobody can ask for it any more.
+                    self.ended.remove(id);
                     touched.push(id.clone());
                 }
                 Change::Suppress { .. } => ends = true,
