@@ -204,8 +204,12 @@ impl Desk {
         let changed = changed?;
         let after = self.census.matched(rule).await;
         let counting = before.counting || after.counting;
-        let matched = before.matched.max(after.matched);
-        Ok((changed, Matched { matched, counting, ..after }))
+        let (matched, queues) = if before.matched >= after.matched {
+            (before.matched, before.queues)
+        } else {
+            (after.matched, after.queues)
+        };
+        Ok((changed, Matched { matched, counting, queues, ..after }))
     }
 
     /// Makes a change; returns when it is on disk and in force.

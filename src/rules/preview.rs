@@ -25,6 +25,8 @@ pub struct Matched {
     pub first_expiry: Option<Timestamp>,
     /// Most of them by recipient domain, largest first, 100 at most.
     pub destinations: Vec<(String, u64)>,
+    /// Most of them, without those in flight, by scheduled queue, largest first, 1,000 at most.
+    pub queues: Vec<(String, u64)>,
     /// Counting has not ended: all figures are lower bounds.
     pub counting: bool,
 }
