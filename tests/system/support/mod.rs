@@ -16,7 +16,6 @@ pub mod names;
 pub mod ports;
 pub mod programs;
 pub mod received;
-pub mod rest;
 pub mod sink;
 pub mod valve;
 pub mod wait;
