@@ -3,7 +3,7 @@
 use crate::rules::preview::{Census, Counting, Matched, RuleCounts};
 use mailrace_shards::event::{Answer, Coverage, MessageView, Order, Question, QueueView, ReplyTo, RuleCount};
 use mailrace_shards::message::{Body, CoreId};
-use mailrace_shards::rules::Rule;
+use mailrace_shards::rules::{Rule, Scope};
 use mailrace_shards::runtime::control::Control;
 use mailrace_shards::runtime::mailbox::Postbox;
 use mailrace_shards::runtime::reply::reply;
@@ -72,6 +72,15 @@ impl Cores {
             _ => 0,
         });
         counts.sum()
+    }
+
+    /// How many queued recipients a scope covers.
+    pub async fn covered(&self, scope: Scope) -> u64 {
+        let answers = self.ask(Question::Covered(scope)).await.answers.into_iter().map(|answer| match answer {
+            Answer::Covered(coverage) => coverage.matched,
+            _ => 0,
+        });
+        answers.sum()
     }
 
     /// Messages, by id, `limit` at most; and whether a core did not answer.

@@ -10,6 +10,7 @@
 
 mod bodies;
 mod clients;
+mod control;
 mod count;
 mod crash;
 mod dns;
@@ -23,6 +24,7 @@ mod retry;
 mod rules;
 mod rules_counts;
 mod rules_ending;
+mod rules_schedule;
 mod rules_survival;
 mod signals;
 mod support;
