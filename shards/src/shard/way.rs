@@ -18,6 +18,9 @@ pub(super) fn closes_ways(rule: &Rule) -> bool {
     rule.kind.record().is_none() && rule.scope.fields().meets(Fields::OF_PATH)
 }
 
+/// Ways to a site: from where, to which host.
+pub(super) type Ways = SmallVec<[(SourceIndex, SocketAddr); 4]>;
+
 impl Shard {
     /// The path for the next connection: the next source in turn that has room and a host to try.
     pub(super) fn choose_path(
@@ -120,6 +123,11 @@ impl Shard {
     /// Whether a message has an open way from a source.
     pub(super) fn is_open_from(&mut self, entry: EntryId, site: SiteId, member: &Member, now: Now) -> bool {
         self.peers(site, member).into_iter().any(|peer| self.is_open(entry, site, member.source, peer, now))
+    }
+
+    /// Whether one of some ways is open to a message.
+    pub(super) fn has_open(&mut self, entry: EntryId, site: SiteId, ways: &Ways, now: Now) -> bool {
+        ways.iter().any(|&(source, peer)| self.is_open(entry, site, source, peer, now))
     }
 
     fn peers(&self, site: SiteId, member: &Member) -> SmallVec<[SocketAddr; 8]> {

@@ -9,4 +9,5 @@ mod hosts;
 mod limits;
 mod rules;
 mod stranded;
+mod ways;
 mod world;
