@@ -5,6 +5,7 @@ use super::{Api, Call};
 use crate::http::{Refusal, Response};
 use mailrace_shards::runtime::engine::CoreReport;
 use mailrace_shards::runtime::memory::resident_octets;
+use mailrace_shards::spool::report::Refusal as SpoolRefusal;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
@@ -81,6 +82,12 @@ const COUNTERS: &[Figure] = &[
 const GAUGES: &[Figure] = &[
     ("mailrace_outgoing_sessions", "Open outgoing SMTP sessions.", |core| core.sessions as u64),
     ("mailrace_incoming_sessions", "Open injecting SMTP sessions.", |core| core.injecting as u64),
+    ("mailrace_spool_failing", "1 while a shard's spool cannot be written.", |core| {
+        u64::from(core.spool_refusing == Some(SpoolRefusal::Failing))
+    }),
+    ("mailrace_spool_space_low", "1 while a shard's spool refuses mail for want of space.", |core| {
+        u64::from(core.spool_refusing == Some(SpoolRefusal::LowSpace))
+    }),
     ("mailrace_outcome_log_failing", "1 while a shard's outcome log cannot be written.", |core| {
         u64::from(core.log_failing.is_some())
     }),

@@ -19,6 +19,7 @@ mod gate;
 mod independent;
 mod inject;
 mod limits;
+mod liveness;
 mod recipients;
 mod retry;
 mod rules;

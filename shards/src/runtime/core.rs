@@ -195,6 +195,7 @@ async fn turn(local: &Rc<Local>) {
                 queue: shard.queue().counts(),
                 sessions: shard.open_sessions(),
                 injecting: local.injecting.get(),
+                spool_refusing: local.spool_refusing(),
                 log_failing: None,
             });
             local.shared.leave_report(local.core, core);

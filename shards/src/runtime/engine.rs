@@ -21,6 +21,7 @@ use crate::runtime::tally::{Tallies, TallySlot};
 use crate::runtime::tls::ServerTls;
 use crate::settings::Settings;
 use crate::shard::Counters;
+use crate::spool::report::Refusal;
 use crossbeam::channel::{Receiver, bounded};
 use std::fmt;
 use std::net::SocketAddr;
@@ -76,6 +77,8 @@ pub struct CoreReport {
     pub sessions: usize,
     /// Open injecting sessions.
     pub injecting: usize,
+    /// Why its spool takes no new mail.
+    pub spool_refusing: Option<Refusal>,
     /// Why its outcome log cannot be written.
     pub log_failing: Option<Arc<str>>,
 }

@@ -21,7 +21,7 @@ pub mod valve;
 pub mod wait;
 pub mod wire;
 
-pub use api::Api;
+pub use api::{Answer, Api};
 pub use client::Client;
 pub use config::Config;
 pub use engine::Engine;
