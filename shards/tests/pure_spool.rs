@@ -332,30 +332,6 @@ fn a_full_disk_is_said_in_words_and_overcome() {
     assert_eq!(open_ids(&recovered), BTreeSet::from([1, 4]));
 }
 
-/// Mail is refused while the spool fails, so nothing comes by which it could be seen to work again.
-#[test]
-fn a_spool_that_failed_works_again_although_nothing_is_written() {
-    let disk = MemoryDisk::new();
-    let (mut journal, _) = opened(&disk);
-    let large = Bytes::from(vec![b'x'; 3000]);
-    assert!(is_stored(&store(&mut journal, 1, 1, &large)));
-    // The second message needs another segment, which cannot be made.
-    disk.set_free(0);
-    let out = store(&mut journal, 2, 1, &large);
-    assert!(matches!(out[0], SpoolCompletion::Failed { ticket: 2, .. }), "{out:?}");
-    let said = |out: &[SpoolCompletion]| out.iter().filter(|of| matches!(of, SpoolCompletion::Failing { .. })).count();
-    assert_eq!(said(&out), 1, "{out:?}");
-    let mut out = Vec::new();
-    journal.commit(true, &mut out);
-    assert!(out.is_empty() && journal.is_failing(), "nothing new: {out:?}");
-    disk.set_free(1 << 20);
-    journal.commit(true, &mut out);
-    assert_eq!((out, journal.is_failing()), (vec![SpoolCompletion::Working], false));
-    assert!(is_stored(&store(&mut journal, 3, 1, &large)));
-    let (_, recovered) = opened(&disk.after_crash(Survival::Nothing));
-    assert_eq!(open_ids(&recovered), BTreeSet::from([1, 3]));
-}
-
 #[test]
 fn what_the_spool_cannot_take_fails_alone() {
     let (mut journal, _) = opened(&MemoryDisk::new());
