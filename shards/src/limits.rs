@@ -376,6 +376,15 @@ pub const ASK_DESTINATIONS_MAX: usize = 1000;
 /// Queues by which the mail that a rule has ended is counted; those beyond share one count.
 pub const ENDED_QUEUES_MAX: usize = 10_000;
 
+/// Scheduled queues that a core names in its report; the others are counted together.
+pub const LARGEST_QUEUES: usize = 100;
+
+/// Buckets that are looked at for these in a tick. A look at a million takes ten seconds.
+pub const LARGEST_BUCKETS_PER_TICK: usize = 2048;
+
+/// How long a core waits between two such looks.
+pub const LARGEST_QUEUES_EVERY_MILLIS: u64 = 1000;
+
 /// The name under which those are counted.
 pub const OTHER_QUEUES: &str = "(others)";
 

@@ -241,3 +241,36 @@ fn messages_and_queues_are_inspected() {
         assert_eq!(ask(&post.api, "GET", path, &Value::Null).0, status, "{path}");
     }
 }
+
+#[test]
+fn metrics_tell_what_rules_ended_and_which_queues_are_large() {
+    let post = Post::new(|config| config);
+    post.api.post("/v1/pauses", &json!({"domain": "held.example"}));
+    for number in 0..5 {
+        post.send(&[&format!("r{number}@held.example")], "X-Campaign: spring \"1\"\r\n");
+    }
+    post.send(&["r@other.example"], "");
+    post.await_record("Delivery", "r@other.example");
+    post.api.post(SUPPRESSIONS, &json!({"value": "r0@held.example", "type": "address", "code": 550}));
+    post.await_record("Suppression", "r0@held.example");
+    post.api.post("/v1/errors", &json!({"tag": "none", "code": 550}));
+    post.api.post("/api/admin/bounce/v1", &json!({"reason": "", "domain": "bounced.example"}));
+    post.send(&["r@bounced.example"], "");
+    post.await_record("AdminBounce", "r@bounced.example");
+    let name = "spring \"1\":@held.example";
+    // Reports of the cores are some moments old.
+    until("the largest queue is named", || {
+        // With the body that kcli sends.
+        let metrics = post.api.call("GET", "/metrics.json", Some(&Value::Null)).json();
+        metrics["scheduled_count"]["value"]["queue"] == json!({name: 4}) && metrics["message_count"]["value"] == 4
+    });
+    let metrics = post.api.get("/metrics.json");
+    let ends = |kind: &str| {
+        let shards = metrics["mailrace_rule_ends_total"]["value"]["shard"].as_object().unwrap();
+        shards.values().map(|shard| shard["kind"][kind].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!(["suppression", "bounce", "error", "cancel"].map(ends), [1, 1, 0, 0], "{metrics}");
+    let text = post.api.call("GET", "/metrics", None).text;
+    assert!(text.contains("\nscheduled_count{queue=\"spring \\\"1\\\":@held.example\"} 4\n"), "{text}");
+    assert!(text.contains("\n# TYPE mailrace_dns_queries_total counter\n"), "{text}");
+}

@@ -195,6 +195,8 @@ async fn turn(local: &Rc<Local>) {
                 queue: shard.queue().counts(),
                 sessions: shard.open_sessions(),
                 injecting: local.injecting.get(),
+                largest_queues: shard.largest_queues(),
+                dns: local.dns().stats(),
                 spool_refusing: local.spool_refusing(),
                 log_failing: None,
             });

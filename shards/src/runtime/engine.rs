@@ -2,6 +2,7 @@
 //!
 //! Orders to cores go through the postbox. Nothing here runs on a core once it has started.
 
+use crate::dns::DnsStats;
 use crate::event::Order;
 use crate::limits::{DESCRIPTORS_RESERVED, HEARTBEAT_LATE_SECONDS, LISTEN_BACKLOG};
 use crate::message::CoreId;
@@ -20,7 +21,7 @@ use crate::runtime::suspects;
 use crate::runtime::tally::{Tallies, TallySlot};
 use crate::runtime::tls::ServerTls;
 use crate::settings::Settings;
-use crate::shard::Counters;
+use crate::shard::{Counters, QueueSizes};
 use crate::spool::report::Refusal;
 use crossbeam::channel::{Receiver, bounded};
 use std::fmt;
@@ -77,6 +78,10 @@ pub struct CoreReport {
     pub sessions: usize,
     /// Open injecting sessions.
     pub injecting: usize,
+    /// The largest scheduled queues.
+    pub largest_queues: QueueSizes,
+    /// What its resolver has done.
+    pub dns: DnsStats,
     /// Why its spool takes no new mail.
     pub spool_refusing: Option<Refusal>,
     /// Why its outcome log cannot be written.

@@ -297,7 +297,7 @@ impl Shard {
         };
         let mark = RuleMark { id: id.to_string().into(), kind: "cancel", by: by.clone() };
         for &entry in &entries {
-            self.counters.ended_by_rule += 1;
+            self.counters.count_end(mark.kind);
             self.end(entry, RecordType::Bounce, &response, Some(&mark), now);
         }
         entries.len() as u64

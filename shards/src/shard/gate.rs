@@ -182,7 +182,7 @@ impl Shard {
                     None => parts.hold.push((rule, SmallVec::from_slice(&[recipient]))),
                 },
                 Fate::End { kind, response, mark, silent } => {
-                    self.counters.ended_by_rule += 1;
+                    self.counters.count_end(mark.kind);
                     self.count_ended(&mark.id, id);
                     let mut outcome = self.outcome_of(id, recipient, kind, response, None, now.utc);
                     (outcome.rule, outcome.unlogged) = (Some(mark), silent);
@@ -190,7 +190,7 @@ impl Shard {
                     done.push(recipient);
                 }
                 Fate::Defer { response, mark } if self.is_last_attempt(id) => {
-                    self.counters.ended_by_rule += 1;
+                    self.counters.count_end(mark.kind);
                     self.count_ended(&mark.id, id);
                     let attempts = attempts.saturating_add(1);
                     self.record_by_rule(id, recipient, RecordType::Bounce, response, mark, attempts, now.utc);

@@ -6,6 +6,7 @@
 mod delivery;
 mod given;
 mod hosts;
+mod largest;
 mod limits;
 mod rules;
 mod stranded;
