@@ -71,7 +71,7 @@ fn a_rule_of_the_future_acts_from_its_moment_on() {
 
 #[test]
 fn every_way_to_end_a_hold_by_time_lets_its_mail_go() {
-    let post = Post::new(|config| crate::rules::sources(config));
+    let post = Post::new(crate::rules::sources);
     let end = soon();
     let way = |source: &str| format!("{source}->{}@smtp_client", post.sink.address);
     let rfc3339 = end.to_string();
