@@ -376,6 +376,12 @@ pub const ASK_DESTINATIONS_MAX: usize = 1000;
 /// Queues by which the mail that a rule has ended is counted; those beyond share one count.
 pub const ENDED_QUEUES_MAX: usize = 10_000;
 
+/// Ways of a bucket for which is known whether rules close them; with more, all are asked about again.
+pub const WAYS_KNOWN: usize = 4096;
+
+/// Buckets for which that is kept, 20 MB with a thousand ways each; of one more, the oldest is forgotten.
+pub const WAYS_KNOWN_BUCKETS: usize = 1024;
+
 /// Scheduled queues that a core names in its report; the others are counted together.
 pub const LARGEST_QUEUES: usize = 100;
 

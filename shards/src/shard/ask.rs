@@ -183,7 +183,7 @@ impl Shard {
     }
 
     /// What is known of all messages of an entry's bucket.
-    fn bucket_facts(&self, entry: &Entry) -> BucketFacts<'_> {
+    pub(super) fn bucket_facts(&self, entry: &Entry) -> BucketFacts<'_> {
         let key = self.queue.bucket_key(entry.bucket);
         let (domain, next_hop) = self.queue.destination(self.queue.destination_of(entry.bucket));
         let pool = self.buckets.get(entry.bucket).and_then(|state| state.eligible.pool.as_deref());

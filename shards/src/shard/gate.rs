@@ -104,6 +104,7 @@ impl Shard {
 
     /// What the rules say of an entry.
     pub(super) fn judge(&mut self, id: EntryId, path: PathFacts<'_>, moment: Moment, now: Now) -> Judgement {
+        self.counters.judged += 1;
         let Self { rules, queue, buckets, .. } = self;
         let entry = queue.entry(id);
         let key = queue.bucket_key(entry.bucket);

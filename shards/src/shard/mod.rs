@@ -41,7 +41,7 @@ pub use largest::QueueSizes;
 use crate::event::{Command, SessionId};
 use crate::message::{CoreId, MessageId};
 use crate::path::{LimitTable, PermitId, Permits, Pools, Sources, TokenKey};
-use crate::queue::{DestinationId, Queue};
+use crate::queue::{BucketId, DestinationId, Queue};
 use crate::rules::{HashKey, RuleTable};
 use crate::settings::Settings;
 use crate::spool::report::Progress;
@@ -87,6 +87,8 @@ pub struct Counters {
     pub ended_by_error: u64,
     /// By the cancelling of single messages.
     pub ended_by_cancel: u64,
+    /// How often the rules were asked about an entry.
+    pub judged: u64,
 }
 
 impl Counters {
@@ -152,6 +154,8 @@ pub struct Shard {
     sweeps: Sweeps,
     asks: Asks,
     largest: Largest,
+    /// Buckets for which is known which ways are open, the oldest first.
+    ways_known: VecDeque<BucketId>,
     /// Recipients that each rule has ended, by scheduled queue name.
     ended: HashMap<Arc<str>, HashMap<Arc<str>, u64>>,
     /// Destinations to attend to again at a time.
@@ -210,6 +214,7 @@ impl Shard {
             sweeps: Sweeps::default(),
             asks: Asks::default(),
             largest: Largest::default(),
+            ways_known: VecDeque::new(),
             ended: HashMap::new(),
             stalled: BinaryHeap::new(),
             idle_deadlines: BinaryHeap::new(),

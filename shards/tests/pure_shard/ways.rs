@@ -5,9 +5,10 @@ use crate::world::{Behaviour, World, own, peer, seconds, settings};
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::RecordType::{Delivery, TransientFailure};
 use mailrace_shards::outcome::Verb;
-use mailrace_shards::rules::{Kind, Rule, Scope, Validity};
+use mailrace_shards::rules::{Change, Kind, Rule, Scope, Validity};
 use mailrace_shards::settings::{PoolSettings, Settings, SourceSettings};
 use mailrace_shards::smtp::classify::FailureKind;
+use std::time::Duration;
 
 const SOURCES: u8 = 4;
 
@@ -104,4 +105,55 @@ fn a_source_that_works_carries_what_may_not_go_by_the_others() {
         assert_eq!(world.story(id), [(Delivery, 250, 1)]);
     }
     assert!(world.sent.iter().all(|sent| sent.source.as_deref() == Some("ip-1")));
+}
+
+/// With hundreds of sources each message is asked about a few times, not once for each source.
+#[test]
+fn rules_over_ways_are_asked_once_for_each_way_and_epoch() {
+    const SOURCES: u8 = 200;
+    const MESSAGES: u32 = 500;
+    // Nearly all sources are closed; or one is, and the others are all in use.
+    for (closed, time) in [(SOURCES - 1, Duration::from_millis(200)), (1, seconds(3))] {
+        let mut world = world(SOURCES);
+        world.hosts.insert(peer(1), Behaviour::Sluggish(time));
+        for number in 1..=closed {
+            world.put(Rule { order: u64::from(number), ..pause(&format!("p{number}"), own_address(number)) });
+        }
+        for _ in 0..MESSAGES {
+            world.post(&["r@a.test"]);
+            world.run(Duration::from_millis(5));
+        }
+        world.run(seconds(600));
+        assert_eq!(world.delivered(), MESSAGES as usize, "{closed} closed");
+        let judged = world.shards[0].counters().judged;
+        let most = 2 * u64::from(MESSAGES) + 2 * u64::from(SOURCES);
+        assert!(judged <= most, "{closed} closed: asked {judged} times, at most {most}");
+    }
+}
+
+#[test]
+fn what_is_known_of_ways_goes_with_the_rules_it_came_from() {
+    let mut world = world(2);
+    world.put(pause("p", own_address(1)));
+    let first = world.post(&["r@a.test"]);
+    world.run(seconds(1));
+    // The other way round, by one change after the other.
+    world.put(Rule { order: 2, ..pause("q", own_address(2)) });
+    let both = world.post(&["r@a.test"]);
+    world.run(seconds(1));
+    assert_eq!((world.story(first), world.story(both)), (vec![(Delivery, 250, 1)], vec![]));
+    world.change(&[Change::Remove("p".into())]);
+    world.run(seconds(1));
+    assert_eq!(world.story(both), [(Delivery, 250, 1)]);
+    let sources: Vec<_> = world.sent.iter().map(|sent| sent.source.as_deref().unwrap()).collect();
+    assert_eq!(sources, ["ip-2", "ip-1"]);
+    // And by time alone: a pause that ends, while nothing else happens.
+    let end = world.now.utc.after(seconds(5));
+    let validity = Validity::until(end);
+    world.put(Rule { order: 3, validity, ..pause("t", own_address(1)) });
+    let timed = world.post(&["r@a.test"]);
+    world.run(seconds(4));
+    assert_eq!(world.story(timed), []);
+    world.run(seconds(2));
+    assert_eq!(world.story(timed), [(Delivery, 250, 1)]);
 }
