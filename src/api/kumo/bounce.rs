@@ -6,6 +6,7 @@ use crate::http::{Refusal, Response};
 use crate::json::Json;
 use crate::rules::entry::{Collection, Decree, RuleEntry};
 use crate::rules::preview::RuleCounts;
+use mailrace_shards::limits::OTHER_QUEUES;
 use mailrace_shards::time::Timestamp;
 use std::rc::Rc;
 
@@ -39,9 +40,12 @@ pub async fn post(desk: &Rc<Desk>, mut ask: Ask<'_>) -> Result<Response, Refusal
         Made::Rule(changed, matched) => {
             let now = (desk.clock)().utc;
             let acts = changed.entry.as_ref().is_some_and(|entry| entry.rule(now).validity.at(now).in_force);
-            let queues = matched.queues.iter().filter(|_| acts);
-            let bounced = queues.map(|(queue, count)| (queue.as_str(), Some(Json::from(*count))));
             let total = if acts { matched.matched.saturating_sub(matched.in_flight) } else { 0 };
+            let queues = || matched.queues.iter().filter(|_| acts);
+            // The map adds up to the total, however many queues there are.
+            let rest = total.saturating_sub(queues().map(|(_, count)| count).sum());
+            let rest = (rest > 0).then_some((OTHER_QUEUES, Some(Json::from(rest))));
+            let bounced = queues().map(|(queue, count)| (queue.as_str(), Some(Json::from(*count)))).chain(rest);
             let found = [("bounced", Some(Json::object(bounced))), ("total_bounced", Some(total.into()))];
             Ok(Response::json(200, &made(&changed, &matched).with(found)))
         }
