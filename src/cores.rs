@@ -3,7 +3,7 @@
 use crate::rules::preview::{Census, Counting, Matched, RuleCounts};
 use mailrace_shards::event::{Answer, Coverage, MessageView, Order, Question, QueueView, ReplyTo, RuleCount};
 use mailrace_shards::message::{Body, CoreId};
-use mailrace_shards::rules::Rule;
+use mailrace_shards::rules::{Rule, Scope};
 use mailrace_shards::runtime::control::Control;
 use mailrace_shards::runtime::mailbox::Postbox;
 use mailrace_shards::runtime::reply::reply;
@@ -16,6 +16,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Destinations named in the answer to a dry run.
 const DESTINATIONS: usize = 100;
+
+/// Scheduled queues named in the answer to a bounce.
+const QUEUES: usize = 1000;
 
 /// The way to ask. Belongs to the control core.
 #[derive(Clone)]
@@ -71,6 +74,15 @@ impl Cores {
         counts.sum()
     }
 
+    /// How many queued recipients a scope covers.
+    pub async fn covered(&self, scope: Scope) -> u64 {
+        let answers = self.ask(Question::Covered(scope)).await.answers.into_iter().map(|answer| match answer {
+            Answer::Covered(coverage) => coverage.matched,
+            _ => 0,
+        });
+        answers.sum()
+    }
+
     /// Messages, by id, `limit` at most; and whether a core did not answer.
     pub async fn messages(&self, question: Question, limit: usize) -> (Vec<MessageView>, bool) {
         let Answers { answers, missing } = self.ask(question).await;
@@ -116,6 +128,13 @@ impl Cores {
     }
 }
 
+fn largest(counts: HashMap<Arc<str>, u64>, most: usize) -> Vec<(String, u64)> {
+    let mut counts: Vec<(String, u64)> = counts.into_iter().map(|(name, count)| (name.to_string(), count)).collect();
+    counts.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
+    counts.truncate(most);
+    counts
+}
+
 fn add(to: &mut QueueView, view: &QueueView) {
     to.total += view.total;
     to.held += view.held;
@@ -131,9 +150,10 @@ impl Census for Cores {
             let Answers { answers, missing } = self.ask(Question::Covered(rule.scope.clone())).await;
             let mut matched = Matched { counting: missing > 0, ..Matched::default() };
             let mut destinations: HashMap<Arc<str>, u64> = HashMap::new();
+            let mut by_queue: HashMap<Arc<str>, u64> = HashMap::new();
             for answer in answers {
                 let Answer::Covered(coverage) = answer else { continue };
-                let Coverage { matched: count, in_flight, held, first_expiry, destinations: of_core, counting } =
+                let Coverage { matched: count, in_flight, held, first_expiry, destinations: of_core, queues, counting } =
                     coverage;
                 matched.matched += count;
                 matched.in_flight += in_flight;
@@ -143,12 +163,12 @@ impl Census for Cores {
                 for (domain, count) in of_core {
                     *destinations.entry(domain).or_default() += count;
                 }
+                for (queue, count) in queues {
+                    *by_queue.entry(queue).or_default() += count;
+                }
             }
-            let mut destinations: Vec<(String, u64)> =
-                destinations.into_iter().map(|(domain, count)| (domain.to_string(), count)).collect();
-            destinations.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
-            destinations.truncate(DESTINATIONS);
-            matched.destinations = destinations;
+            matched.destinations = largest(destinations, DESTINATIONS);
+            matched.queues = largest(by_queue, QUEUES);
             matched
         })
     }

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::control::{ControlCore, Door};
 use crate::report;
 use crate::rules::authority::{self, Authority, EngineCores, IN_FORCE_WITHIN};
+use crate::rules::counts;
 use crate::rules::pools::{ApiPools, lay_over};
 use crate::rules::store::Store;
 use crate::submit::CurrentTerms;
@@ -73,7 +74,9 @@ pub fn start(start: Start) -> Result<impl Engine, String> {
     let injectors: Injectors = Arc::new(RwLock::new((Arc::new(users), tokens.clone())));
     let asked = injectors.clone();
     // Whatever cannot be read of the rules ends the start here: without them mail would go out that must not.
-    let store = Store::open(&config.settings.data_dir).map_err(|error| error.to_string())?;
+    let mut store = Store::open(&config.settings.data_dir).map_err(|error| error.to_string())?;
+    let log_directory = config.settings.data_dir.join("log");
+    counts::begin(&mut store, &log_directory, config.settings.shards, clock::now().utc)?;
     let limits = LimitTable::new(&config.settings.limits, 0);
     let lanes = Arc::new(move |domain: &str| limits.lanes(domain));
     let rule_key = rule_key();
@@ -94,7 +97,7 @@ pub fn start(start: Start) -> Result<impl Engine, String> {
     .map_err(|error| error.to_string())?;
     let configured = Configured::default();
     configured.set(&config_file, &config.settings);
-    let started = start_authority(prepared, &overlay, engine.postbox(), config.settings.hostname.clone());
+    let started = start_authority(prepared, &overlay, &engine, config.settings.hostname.clone());
     let started = started.and_then(|(authority, thread)| {
         let rules = (authority.clone(), configured.clone());
         let reach = Reach {
@@ -137,12 +140,12 @@ struct Rules {
 fn start_authority(
     prepared: authority::Prepared,
     overlay: &Overlay,
-    postbox: &Postbox,
+    engine: &runtime::Engine,
     node: Arc<str>,
 ) -> Result<(Authority, JoinHandle<()>), String> {
-    let (overlay, orders) = (overlay.clone(), postbox.clone());
+    let (overlay, orders) = (overlay.clone(), engine.postbox().clone());
     let pools = Box::new(move |pools| overlay.change_pools(pools, &orders));
-    let cores = EngineCores { postbox: postbox.clone(), pools };
+    let cores = EngineCores { postbox: engine.postbox().clone(), pools, tallies: engine.tallies() };
     authority::start(prepared, cores, node, clock::now, IN_FORCE_WITHIN)
         .map_err(|error| format!("the rules' thread cannot be started: {error}"))
 }

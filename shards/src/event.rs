@@ -261,6 +261,8 @@ pub struct Coverage {
     pub first_expiry: Option<Timestamp>,
     /// The largest destinations of it.
     pub destinations: Vec<(Arc<str>, u64)>,
+    /// The largest scheduled queues of it, without what is in flight.
+    pub queues: Vec<(Arc<str>, u64)>,
     /// The time for the answer ran out first: all figures are lower bounds.
     pub counting: bool,
 }

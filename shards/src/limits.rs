@@ -376,6 +376,31 @@ pub const ASK_DESTINATIONS_MAX: usize = 1000;
 /// Queues by which the mail that a rule has ended is counted; those beyond share one count.
 pub const ENDED_QUEUES_MAX: usize = 10_000;
 
+/// Ways of a bucket for which is known whether rules close them; with more, all are asked about again.
+pub const WAYS_KNOWN: usize = 4096;
+
+/// Buckets for which that is kept, 20 MB with a thousand ways each; of one more, the oldest is forgotten.
+pub const WAYS_KNOWN_BUCKETS: usize = 1024;
+
+/// Scheduled queues that a core names in its report; the others are counted together.
+pub const LARGEST_QUEUES: usize = 100;
+
+/// Buckets that are looked at for these in a tick. A look at a million takes ten seconds.
+pub const LARGEST_BUCKETS_PER_TICK: usize = 2048;
+
+/// How long a core waits between two such looks.
+pub const LARGEST_QUEUES_EVERY_MILLIS: u64 = 1000;
+
+/// The name under which those are counted.
+pub const OTHER_QUEUES: &str = "(others)";
+
+/// Pairs of rule and queue that a shard counts between two hand-overs to the keeper, a second apart. Of further
+/// pairs only the rule is counted, under the name of the other queues.
+pub const ENDED_PLACES_MAX: usize = 100_000;
+
+/// Octets of the file of unlogged ends from which on it begins anew, once all in it is stored.
+pub const UNLOGGED_BYTES: u64 = 1 << 20;
+
 /// Rules that time may begin or end in one tick; the rest follow in the next tick.
 pub const RULE_TRANSITIONS_PER_TICK: usize = 256;
 

@@ -10,6 +10,7 @@ use crate::rules::change::{Changed, Request as Change};
 use crate::rules::entry::{Draft, Origin, RuleEntry};
 use crate::rules::preview::{Census, Matched};
 use crate::rules::schedule::{Schedule, WINDOWS_MAX, Window};
+use crate::rules::store::Store;
 use crate::users::random;
 use futures_lite::future::zip;
 use mailrace_shards::rules::Rule;
@@ -203,8 +204,12 @@ impl Desk {
         let changed = changed?;
         let after = self.census.matched(rule).await;
         let counting = before.counting || after.counting;
-        let matched = before.matched.max(after.matched);
-        Ok((changed, Matched { matched, counting, ..after }))
+        let (matched, queues) = if before.matched >= after.matched {
+            (before.matched, before.queues)
+        } else {
+            (after.matched, after.queues)
+        };
+        Ok((changed, Matched { matched, counting, queues, ..after }))
     }
 
     /// Makes a change; returns when it is on disk and in force.
@@ -358,11 +363,19 @@ impl Pages for RulePages {
     fn next(&mut self) -> Waiting<'_, Result<(Vec<Json>, bool), Failure>> {
         Box::pin(async {
             let (collection, after) = (self.collection, self.after);
-            let page = self.desk.authority.read(move |store| store.rules(collection, after, PAGE)).await?;
+            let read = move |store: &Store| {
+                let page = store.rules(collection, after, PAGE)?;
+                let before = store.ended_before(&page)?;
+                Ok((page, before))
+            };
+            let (page, before) = self.desk.authority.read(read).await?;
             self.after = page.last().map_or(self.after, |last| last.order);
             let more = page.len() == PAGE as usize;
             let ids: Vec<Arc<str>> = page.iter().map(|entry| entry.id.clone()).collect();
-            let counts = self.desk.census.rule_counts(&ids).await;
+            let mut counts = self.desk.census.rule_counts(&ids).await;
+            for (id, before) in before {
+                counts.entry(id).or_default().add_before(&before);
+            }
             let now = (self.desk.clock)().utc;
             let open = page.iter().filter(|entry| !entry.draft.schedule.ended(now));
             let shown = open.map(|entry| (self.show)(entry, &counts.get(&entry.id).cloned().unwrap_or_default(), now));

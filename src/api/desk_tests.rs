@@ -88,6 +88,7 @@ impl Census for Busy {
             held: 2,
             first_expiry: Some(Timestamp(NOON.0 + 3_600_000)),
             destinations: vec![("busy.test".to_owned(), 7)],
+            queues: vec![("c:t@busy.test".to_owned(), 4), ("busy.test".to_owned(), 2)],
             counting: false,
         };
         Box::pin(std::future::ready(if busy { matched } else { Matched::default() }))

@@ -5,6 +5,7 @@
 //! that core come into force.
 
 use super::change::{Changed, Effect, Refused, Request};
+use super::counts::Counts;
 use super::entry::{Origin, RuleEntry};
 use super::pools::ApiPools;
 use super::publish::{Lanes, Publication, Standing, Target, Ticket};
@@ -17,6 +18,7 @@ use mailrace_shards::message::CoreId;
 use mailrace_shards::rules::{Cause, Change, HashKey, Update, Validity};
 use mailrace_shards::runtime::mailbox::Postbox;
 use mailrace_shards::runtime::reply::{Replier, Reply, reply};
+use mailrace_shards::runtime::tally::Tallies;
 use mailrace_shards::time::{Now, Timestamp};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,6 +51,10 @@ pub trait Cores: Send + 'static {
     fn post(&self, core: CoreId, update: Arc<Update>, applied: &Sender<(CoreId, u64)>);
     /// Pools made by the API are other now.
     fn pools(&self, pools: ApiPools);
+    /// Where they leave what rules have ended, if they do.
+    fn tallies(&self) -> Option<Tallies> {
+        None
+    }
 }
 
 /// The cores of a running engine.
@@ -57,6 +63,8 @@ pub struct EngineCores {
     pub postbox: Postbox,
     /// Brings pools into the settings and these to the cores (see `pools::lay_over`).
     pub pools: Box<dyn Fn(ApiPools) + Send>,
+    /// Where they leave what rules have ended.
+    pub tallies: Tallies,
 }
 
 impl Cores for EngineCores {
@@ -66,6 +74,10 @@ impl Cores for EngineCores {
 
     fn pools(&self, pools: ApiPools) {
         (self.pools)(pools);
+    }
+
+    fn tallies(&self) -> Option<Tallies> {
+        Some(self.tallies.clone())
     }
 }
 
@@ -172,6 +184,7 @@ pub fn start(
         publication,
         translator,
         pools,
+        counts: Counts::of(cores.tallies()),
         cores: Box::new(cores),
         applied,
         clock,
@@ -291,6 +304,7 @@ struct Keeper {
     publication: Publication,
     translator: Translator,
     pools: ApiPools,
+    counts: Counts,
     cores: Box<dyn Cores>,
     applied: Sender<(CoreId, u64)>,
     clock: fn() -> Now,
@@ -425,6 +439,7 @@ impl Keeper {
         let now = (self.clock)();
         if self.looked.is_none_or(|last| now.instant.since(last.instant) >= LOOK || now.utc < last.utc) {
             self.looked = Some(now);
+            self.counts.store(&mut self.store);
             if let Err(error) = self.sweep(now) {
                 report::error(&format!("rules that are over stay stored: {error}"));
             }

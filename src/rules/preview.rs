@@ -25,6 +25,8 @@ pub struct Matched {
     pub first_expiry: Option<Timestamp>,
     /// Most of them by recipient domain, largest first, 100 at most.
     pub destinations: Vec<(String, u64)>,
+    /// Most of them, without those in flight, by scheduled queue, largest first, 1,000 at most.
+    pub queues: Vec<(String, u64)>,
     /// Counting has not ended: all figures are lower bounds.
     pub counting: bool,
 }
@@ -38,7 +40,7 @@ pub struct RuleCounts {
     pub ended: u64,
     /// When the first that it holds expires.
     pub first_expiry: Option<Timestamp>,
-    /// Those ended, by scheduled queue.
+    /// Those ended, by scheduled queue, sorted.
     pub ended_by_queue: Vec<(String, u64)>,
 }
 
@@ -49,6 +51,19 @@ pub trait Census {
 
     /// What rules have done; those of which nothing is known are left out.
     fn rule_counts<'a>(&'a self, ids: &'a [Arc<str>]) -> Counting<'a, HashMap<Arc<str>, RuleCounts>>;
+}
+
+impl RuleCounts {
+    /// Adds what was ended before this start, by queue, each once.
+    pub fn add_before(&mut self, before: &[(String, u64)]) {
+        for (queue, count) in before {
+            self.ended += count;
+            match self.ended_by_queue.binary_search_by(|(known, _)| known.cmp(queue)) {
+                Ok(at) => self.ended_by_queue[at].1 += count,
+                Err(at) => self.ended_by_queue.insert(at, (queue.clone(), *count)),
+            }
+        }
+    }
 }
 
 impl Matched {

@@ -1,6 +1,7 @@
 //! The authoritative set of what the operator decreed: SQLite at `DATA/rules.db`. The one door to rusqlite.
 //! Every change is on disk when its method returns. Blocking: lives on its own thread, or in a command.
 
+mod ended;
 mod group;
 mod rows;
 

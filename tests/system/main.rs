@@ -10,6 +10,7 @@
 
 mod bodies;
 mod clients;
+mod control;
 mod count;
 mod crash;
 mod dns;
@@ -18,10 +19,13 @@ mod gate;
 mod independent;
 mod inject;
 mod limits;
+mod liveness;
 mod recipients;
 mod retry;
 mod rules;
+mod rules_counts;
 mod rules_ending;
+mod rules_schedule;
 mod rules_survival;
 mod signals;
 mod support;

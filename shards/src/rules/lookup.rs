@@ -172,6 +172,14 @@ impl RuleTable {
         Verdict { decision: tally.decide(moment), stamp: self.stamp(now, tally.found.next_transition) }
     }
 
+    /// Whether some rule names both something of the message and something of the attempt: then messages of one
+    /// bucket may differ in the ways that are open to them.
+    #[must_use]
+    pub fn parts_ways_by_message(&self) -> bool {
+        let of_both = |fields: Fields| fields.meets(Fields::OF_MESSAGE) && fields.meets(Fields::OF_PATH);
+        of_both(self.named()) && self.groups().iter().any(|group| of_both(group.fields))
+    }
+
     /// Every rule that covers a message, in force or not yet, in no order: for inspection.
     pub fn covering<'a>(&'a self, facts: &Facts<'_>, mut each: impl FnMut(&'a Arc<Rule>)) {
         let bucket_keys = Keys::of_bucket(self.key, &facts.bucket);

@@ -152,8 +152,9 @@ fn open(start: &CoreStart) -> Result<Opened, String> {
     let slot = start.mailbox.completion_slot();
     let notify = Box::new(move |event| slot.put(Completion::Log(event)));
     let directory = settings.data_dir.join("log");
-    let log = OutcomeLog::start(&directory, core.0, &settings.hostname, settings.log.clone(), notify)
-        .map_err(|error| format!("outcome log in {}: {error}", directory.display()))?;
+    let log =
+        OutcomeLog::start(&directory, core.0, &settings.hostname, settings.log.clone(), &start.shared.tallies, notify)
+            .map_err(|error| format!("outcome log in {}: {error}", directory.display()))?;
     let slot = start.mailbox.completion_slot();
     let notify = Box::new(move |answers| slot.put(Completion::Body(answers)));
     let reader = BodyReader::start(&spool_root, notify).map_err(|error| format!("the body reader: {error}"))?;
@@ -205,6 +206,9 @@ async fn turn(local: &Rc<Local>) {
                 queue: shard.queue().counts(),
                 sessions: shard.open_sessions(),
                 injecting: local.injecting.get(),
+                largest_queues: shard.largest_queues(),
+                dns: local.dns().stats(),
+                spool_refusing: local.spool_refusing(),
                 log_failing: None,
             });
             local.shared.leave_report(local.core, core);

@@ -2,6 +2,7 @@
 //!
 //! Orders to cores go through the postbox. Nothing here runs on a core once it has started.
 
+use crate::dns::DnsStats;
 use crate::event::Order;
 use crate::limits::{DESCRIPTORS_RESERVED, HEARTBEAT_LATE_SECONDS, LISTEN_BACKLOG};
 use crate::message::CoreId;
@@ -17,9 +18,11 @@ use crate::runtime::spool_file::spool_directories;
 use crate::runtime::spool_generation::next_generation;
 use crate::runtime::submit::Submitter;
 use crate::runtime::suspects;
+use crate::runtime::tally::{Tallies, TallySlot};
 use crate::runtime::tls::ServerTls;
 use crate::settings::Settings;
-use crate::shard::Counters;
+use crate::shard::{Counters, QueueSizes};
+use crate::spool::report::Refusal;
 use crossbeam::channel::{Receiver, bounded};
 use std::fmt;
 use std::net::SocketAddr;
@@ -60,6 +63,8 @@ pub struct Shared {
     quiet: Box<[AtomicBool]>,
     stop_by: AtomicU64,
     reports: Box<[Mutex<CoreReport>]>,
+    /// What rules have ended, on its way to whoever keeps the counts.
+    pub tallies: Tallies,
 }
 
 /// What a core says of itself ten times a second.
@@ -73,6 +78,12 @@ pub struct CoreReport {
     pub sessions: usize,
     /// Open injecting sessions.
     pub injecting: usize,
+    /// The largest scheduled queues.
+    pub largest_queues: QueueSizes,
+    /// What its resolver has done.
+    pub dns: DnsStats,
+    /// Why its spool takes no new mail.
+    pub spool_refusing: Option<Refusal>,
     /// Why its outcome log cannot be written.
     pub log_failing: Option<Arc<str>>,
 }
@@ -240,6 +251,7 @@ impl Engine {
             quiet: (0..cores).map(|_| AtomicBool::new(false)).collect(),
             stop_by: AtomicU64::new(u64::MAX),
             reports: (0..cores).map(|_| Mutex::default()).collect(),
+            tallies: (0..cores).map(|_| TallySlot::default()).collect(),
         });
         let (ready_sender, ready) = bounded(cores);
         let mut threads = Vec::with_capacity(cores);
@@ -292,6 +304,12 @@ impl Engine {
     #[must_use]
     pub fn postbox(&self) -> &Postbox {
         &self.postbox
+    }
+
+    /// Where the cores leave what rules have ended.
+    #[must_use]
+    pub fn tallies(&self) -> Tallies {
+        self.shared.tallies.clone()
     }
 
     /// How the control side hands messages in.

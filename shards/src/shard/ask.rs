@@ -24,6 +24,8 @@ struct Ask {
     after: Option<EntryId>,
     coverage: Coverage,
     by_destination: HashMap<Arc<str>, u64>,
+    by_queue: HashMap<Arc<str>, u64>,
+    in_flight_by_queue: HashMap<Arc<str>, u64>,
     queues: HashMap<Arc<str>, QueueView>,
     messages: Vec<MessageView>,
     flushed: u64,
@@ -58,14 +60,18 @@ impl Shard {
             return reply.send(Answer::Busy);
         }
         let mut coverage = Coverage::default();
+        let mut in_flight_by_queue = HashMap::new();
         if let Question::Covered(scope) = &question {
-            coverage.in_flight = self.in_flight(scope);
+            in_flight_by_queue = self.in_flight(scope);
+            coverage.in_flight = in_flight_by_queue.values().sum();
         }
         self.asks.open.push_back(Ask {
             question,
             after: None,
             coverage,
             by_destination: HashMap::new(),
+            by_queue: HashMap::new(),
+            in_flight_by_queue,
             queues: HashMap::new(),
             messages: Vec::new(),
             flushed: 0,
@@ -117,6 +123,7 @@ impl Shard {
                         Some(ask.coverage.first_expiry.map_or(entry.expires, |at| at.min(entry.expires)));
                     let (domain, _) = self.queue.destination(self.queue.destination_of(entry.bucket));
                     *ask.by_destination.entry(domain.clone()).or_default() += recipients;
+                    *ask.by_queue.entry(self.queue.bucket_name(entry.bucket).clone()).or_default() += recipients;
                 }
                 false
             }
@@ -176,7 +183,7 @@ impl Shard {
     }
 
     /// What is known of all messages of an entry's bucket.
-    fn bucket_facts(&self, entry: &Entry) -> BucketFacts<'_> {
+    pub(super) fn bucket_facts(&self, entry: &Entry) -> BucketFacts<'_> {
         let key = self.queue.bucket_key(entry.bucket);
         let (domain, next_hop) = self.queue.destination(self.queue.destination_of(entry.bucket));
         let pool = self.buckets.get(entry.bucket).and_then(|state| state.eligible.pool.as_deref());
@@ -193,10 +200,15 @@ impl Shard {
         }
     }
 
-    /// Messages that `scope` covers whose end-of-data has left and is not answered.
-    fn in_flight(&self, scope: &Scope) -> u64 {
+    /// Messages that `scope` covers whose end-of-data has left and is not answered, by scheduled queue.
+    fn in_flight(&self, scope: &Scope) -> HashMap<Arc<str>, u64> {
+        let mut by_queue = HashMap::new();
         let flights = self.sessions.iter().flat_map(|(_, session)| &session.flights);
-        flights.filter(|flight| flight.end_of_data_sent).map(|flight| self.covered(flight.entry, scope)).sum()
+        for flight in flights.filter(|flight| flight.end_of_data_sent) {
+            let queue = self.queue.bucket_name(self.queue.entry(flight.entry).bucket);
+            *by_queue.entry(queue.clone()).or_default() += self.covered(flight.entry, scope);
+        }
+        by_queue
     }
 
     fn views_of(&self, id: MessageId) -> Vec<MessageView> {
@@ -285,7 +297,7 @@ impl Shard {
         };
         let mark = RuleMark { id: id.to_string().into(), kind: "cancel", by: by.clone() };
         for &entry in &entries {
-            self.counters.ended_by_rule += 1;
+            self.counters.count_end(mark.kind);
             self.end(entry, RecordType::Bounce, &response, Some(&mark), now);
         }
         entries.len() as u64
@@ -311,14 +323,23 @@ impl Shard {
     }
 }
 
+fn largest(counts: HashMap<Arc<str>, u64>) -> Vec<(Arc<str>, u64)> {
+    let mut counts: Vec<(Arc<str>, u64)> = counts.into_iter().filter(|(_, count)| *count > 0).collect();
+    counts.sort_unstable_by_key(|(_, count)| Reverse(*count));
+    counts.truncate(ASK_DESTINATIONS_MAX);
+    counts
+}
+
 impl Ask {
     fn answer(mut self) {
         let answer = match self.question {
             Question::Covered(_) => {
-                let mut destinations: Vec<(Arc<str>, u64)> = self.by_destination.into_iter().collect();
-                destinations.sort_unstable_by_key(|(_, count)| Reverse(*count));
-                destinations.truncate(ASK_DESTINATIONS_MAX);
-                self.coverage.destinations = destinations;
+                for (queue, count) in &mut self.by_queue {
+                    let in_flight = self.in_flight_by_queue.get(queue).copied().unwrap_or(0);
+                    *count = count.saturating_sub(in_flight);
+                }
+                self.coverage.destinations = largest(self.by_destination);
+                self.coverage.queues = largest(self.by_queue);
                 Answer::Covered(self.coverage)
             }
             Question::Messages { .. } => Answer::Messages(self.messages),

@@ -5,7 +5,7 @@
 
 use super::Shard;
 use crate::event::SessionId;
-use crate::limits::ENDED_QUEUES_MAX;
+use crate::limits::{ENDED_QUEUES_MAX, OTHER_QUEUES};
 use crate::outcome::{RecordType, Response, RuleMark, Verb};
 use crate::queue::{BucketId, EntryId, HeldBy, NextHop, State};
 use crate::rules::{BucketFacts, Decision, Facts, MessageFacts, Moment, PathFacts, RuleTable, Ruling, Stamp};
@@ -104,6 +104,7 @@ impl Shard {
 
     /// What the rules say of an entry.
     pub(super) fn judge(&mut self, id: EntryId, path: PathFacts<'_>, moment: Moment, now: Now) -> Judgement {
+        self.counters.judged += 1;
         let Self { rules, queue, buckets, .. } = self;
         let entry = queue.entry(id);
         let key = queue.bucket_key(entry.bucket);
@@ -182,15 +183,16 @@ impl Shard {
                     None => parts.hold.push((rule, SmallVec::from_slice(&[recipient]))),
                 },
                 Fate::End { kind, response, mark, silent } => {
-                    self.counters.ended_by_rule += 1;
+                    self.counters.count_end(mark.kind);
                     self.count_ended(&mark.id, id);
-                    if !silent {
-                        self.record_by_rule(id, recipient, kind, response, mark, attempts, now.utc);
-                    }
+                    let mut outcome = self.outcome_of(id, recipient, kind, response, None, now.utc);
+                    (outcome.rule, outcome.unlogged) = (Some(mark), silent);
+                    self.record(outcome);
                     done.push(recipient);
                 }
                 Fate::Defer { response, mark } if self.is_last_attempt(id) => {
-                    self.counters.ended_by_rule += 1;
+                    self.counters.count_end(mark.kind);
+                    self.count_ended(&mark.id, id);
                     let attempts = attempts.saturating_add(1);
                     self.record_by_rule(id, recipient, RecordType::Bounce, response, mark, attempts, now.utc);
                     done.push(recipient);
@@ -221,7 +223,7 @@ impl Shard {
             Some(count) => *count += 1,
             None if room => drop(by_queue.insert(queue, 1)),
             // The total stays right; the names beyond the bound share one.
-            None => *by_queue.entry("(others)".into()).or_default() += 1,
+            None => *by_queue.entry(OTHER_QUEUES.into()).or_default() += 1,
         }
     }
 

@@ -194,6 +194,7 @@ impl Shard {
             reception_protocol: Some(protocol),
             rule: None,
             maybe_delivered: false,
+            unlogged: false,
         });
     }
 }

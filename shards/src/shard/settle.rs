@@ -327,6 +327,7 @@ impl Shard {
             reception_protocol: None,
             rule: None,
             maybe_delivered: entry.maybe_delivered && kind != RecordType::Delivery,
+            unlogged: false,
         }
     }
 }

@@ -29,6 +29,7 @@ impl Shard {
         self.attend_stalled(now);
         self.end_idle(now);
         self.forget_empty(now);
+        self.look_for_largest(now);
     }
 
     fn ring_due(&mut self, now: Now) {

@@ -206,7 +206,13 @@ impl<D: Disk> Journal<D> {
             self.make_room(out)?;
             self.write_chunk(sync, out)?;
         }
-        if sync && self.current.as_ref().is_some_and(|current| current.synced != current.tail) {
+        if self.failing && self.current.is_none() {
+            // Nothing is left to write, and nothing will come while mail is refused: whether the disk works again
+            // can only be learnt by trying it.
+            let made = self.new_segment();
+            made.map_err(|error| GroupFailed { doing: "creating", segment: self.next_segment - 1, error })?;
+        }
+        if self.failing || sync && self.current.as_ref().is_some_and(|current| current.synced != current.tail) {
             self.sync_current(out)?;
         }
         Ok(())
@@ -373,8 +379,10 @@ impl<D: Disk> Journal<D> {
             state.total = length;
             self.staged.push_front(Staged::Small(Small::Cut { segment, length }));
         }
-        self.failing = true;
-        out.push(SpoolCompletion::Failing { why });
+        // Said once: it is tried again and again.
+        if !std::mem::replace(&mut self.failing, true) {
+            out.push(SpoolCompletion::Failing { why });
+        }
     }
 
     /// Keeps the memory of a spool bounded that cannot write: see [`SPOOL_PENDING_ATTEMPTS`].

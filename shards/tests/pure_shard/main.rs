@@ -6,7 +6,9 @@
 mod delivery;
 mod given;
 mod hosts;
+mod largest;
 mod limits;
 mod rules;
 mod stranded;
+mod ways;
 mod world;

@@ -229,7 +229,8 @@ impl World {
                     self.ask(to, |shard| shard.handle_mail(mail, now));
                 }
                 Command::Record { number, outcome } => {
-                    self.records.push(*outcome);
+                    // Others are only counted.
+                    self.records.extend(Some(*outcome).filter(|outcome| !outcome.unlogged));
                     self.last_record[core] = number;
                 }
                 Command::Progress(spool, progress) => self.progress.push((spool, progress)),

@@ -16,13 +16,12 @@ pub mod names;
 pub mod ports;
 pub mod programs;
 pub mod received;
-pub mod rest;
 pub mod sink;
 pub mod valve;
 pub mod wait;
 pub mod wire;
 
-pub use api::Api;
+pub use api::{Answer, Api};
 pub use client::Client;
 pub use config::Config;
 pub use engine::Engine;
