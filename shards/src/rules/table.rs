@@ -84,7 +84,7 @@ pub struct RuleTable {
     /// Numbers the places on the agenda.
     serial: u64,
     suppressions: Suppressions,
-    /// The latest moment that the agenda was brought up to.
+    /// The latest moment that the agenda was brought up to, or that something was put on it.
     advanced_to: Timestamp,
     /// While the agenda is being made anew because the clock was set back: the next part of `by_id`.
     rewinding: Option<usize>,
@@ -156,6 +156,8 @@ impl RuleTable {
                 Change::Unsuppress { key } => drop(self.suppressions.remove(key)),
             }
         }
+        // Rules are put on the agenda as of now: if the clock goes back behind that, they must be looked at again.
+        self.advanced_to = self.advanced_to.max(now);
         self.epoch = update.epoch;
         Ok(())
     }
