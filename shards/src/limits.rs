@@ -396,6 +396,9 @@ pub const RULE_SPANS_MAX: usize = 1024;
 pub const RULE_CHANGES_MAX: usize = 4096;
 const _: () = assert!(RULE_QUEUES_MAX <= RULE_CHANGES_MAX, "one rule must fit into one update");
 
+/// Updates that a starting core has not read; whoever reads the rules waits then.
+pub const RULE_UPDATES_UNREAD_MAX: usize = 4;
+
 /// Causes of suppressions that are allocated at a time.
 pub const CAUSES_A_CHUNK: usize = 4096;
 

@@ -126,8 +126,10 @@ impl World {
 
     fn at(directory: TestDirectory, census: Box<dyn Census>, clock: fn() -> Now) -> Self {
         let store = Store::open(directory.path()).unwrap();
-        let mut prepared = authority::prepare(store, CORES, KEY, Arc::new(|_| 1), clock()).unwrap();
-        let cores = Tables::new(std::mem::take(&mut prepared.updates));
+        let mut prepared = authority::prepare(store, CORES, KEY, Arc::new(|_| 1)).unwrap();
+        let mut updates = vec![Vec::new(); CORES];
+        prepared.read(clock(), |core, update| updates[usize::from(core.0)].push(update)).unwrap();
+        let cores = Tables::new(updates);
         let within = Duration::from_millis(300);
         let (authority, thread) = authority::start(prepared, cores.clone(), "node-1".into(), clock, within).unwrap();
         let configured = Configured::default();

@@ -6,7 +6,8 @@
 //! | `change` | what can be asked for, and what came of it |
 //! | `store`, `schema` | SQLite; the one door to it |
 //! | `publish` | which core is owed what, and who waits for it; decides, sends nothing |
-//! | `authority` | the thread that owns store and publication |
+//! | `publisher` | the thread that owns the publication |
+//! | `authority` | the thread that owns the store |
 //! | `pools` | pools made by the API, laid over those of the configuration |
 //! | `preview` | what is asked of the cores about a rule: how much it covers |
 
@@ -16,6 +17,7 @@ pub mod entry;
 pub mod pools;
 pub mod preview;
 pub mod publish;
+mod publisher;
 pub mod schedule;
 pub mod schema;
 pub mod store;

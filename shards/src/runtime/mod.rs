@@ -21,6 +21,7 @@ pub mod pump;
 pub mod reply;
 pub mod report;
 pub mod resolution;
+pub mod rule_feed;
 pub mod socket;
 pub mod spool_disk;
 pub mod spool_file;

@@ -203,7 +203,11 @@ impl Group<'_> {
         let mut overwrite = self.transaction.prepare_cached(
             "UPDATE suppression SET code = ?2, extended = ?3, description = ?4, token = ?5 WHERE value = ?1",
         )?;
-        for entry in entries {
+        // In the order of the table, so that each page of it is looked for once. Of a value that is there twice the
+        // later one stays, since the order among equals is kept.
+        let mut ordered: Vec<&Suppression> = entries.iter().collect();
+        ordered.sort_by(|a, b| a.value.cmp(&b.value));
+        for entry in ordered {
             let verdict = &entry.verdict;
             let extended = verdict.extended.map(|extended| extended.to_string());
             let row =
