@@ -169,7 +169,7 @@ impl Shard {
         let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);
         let covers = |recipient: &&u16| {
             let address = entry.envelope.recipient(usize::from(**recipient));
-            let message = Some(MessageFacts { address, tags });
+            let message = Some(MessageFacts { address, tags, tag_hashes: &[] });
             queued.covers(&Facts { bucket: facts, message, path: crate::rules::PathFacts::default() })
         };
         entry.recipients.iter().filter(covers).count() as u64
