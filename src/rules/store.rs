@@ -21,9 +21,12 @@ const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// Prepared statements kept; there are fewer.
 const STATEMENTS_MAX: usize = 64;
 
-/// Pages of the database in memory, in KiB, at most. An import in no order touches most pages of its table in each
-/// transaction; with SQLite's own 2 MB it would read and write them several times over.
-const PAGE_CACHE_KIB: i64 = 64 << 10;
+/// Pages of the database in memory, in KiB, at most.
+const PAGE_CACHE_KIB: i64 = 4 << 10;
+
+/// The same during an import. One in no order touches most pages of its table in each transaction; with fewer in
+/// memory it would read and write them several times over.
+const IMPORT_CACHE_KIB: i64 = 64 << 10;
 
 /// Pages in the journal before they go into the database (64 MB). A page that many transactions of an import change
 /// is then written there once for all of them. A stop empties the journal.
@@ -136,7 +139,14 @@ impl Store {
     /// Gives back the memory of pages that are kept in case they are wanted again.
     pub fn shrink(&self) {
         // It is only memory: whatever is in the way now is so again the next time.
+        let _ = self.connection.pragma_update(None, "cache_size", -PAGE_CACHE_KIB);
         let _ = self.connection.execute_batch("PRAGMA shrink_memory");
+    }
+
+    /// Takes memory for an import, until [`Self::shrink`].
+    fn expand(&self) {
+        // Without it everything works, only slower.
+        let _ = self.connection.pragma_update(None, "cache_size", -IMPORT_CACHE_KIB);
     }
 
     /// Whether another process changed the database since the last call (or since it was opened). Costs no
