@@ -386,22 +386,6 @@ fn a_clock_set_back_brings_a_lapsed_rule_back_into_force() {
     assert_eq!(acting(&table, &facts(&[]), Moment::Queued, back), "hold w");
 }
 
-/// Between two ticks: nothing was advanced to the moment at which the rule was put.
-#[test]
-fn a_clock_set_back_behind_a_rule_that_was_just_put_does_not_delay_it() {
-    let span = Span { start: Timestamp(31), end: Timestamp(35) };
-    let windows = Validity::windows(&[span], Timestamp::NEVER).unwrap();
-    let mut table = RuleTable::new(KEY);
-    let mut changed = Vec::new();
-    assert!(!table.expire(Timestamp(20), 10, &mut changed));
-    let changes = vec![Change::Put(rule("r", 1, Kind::Pause, domain("a.test"), windows))];
-    table.apply(Update { after: 0, epoch: 1, changes }, Timestamp(40)).unwrap();
-    while table.expire(Timestamp(30), 10, &mut changed) {}
-    assert_eq!(table.next_transition(), span.start);
-    assert!(!table.expire(Timestamp(31), 10, &mut changed));
-    assert_eq!(phases(&changed), [("r".to_owned(), Phase::Began)]);
-}
-
 #[test]
 fn bad_validities_and_answers_are_refused() {
     let span = Span { start: NOW, end: NOW };

@@ -370,3 +370,33 @@ fn key_of(fields: Fields, hashes: &Hashes) -> u64 {
 fn marks_of(hashes: &Hashes) -> impl Iterator<Item = u64> {
     hashes.iter().enumerate().filter_map(|(bit, hash)| hash.map(|hash| mark(Fields(1 << bit), hash)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Change, HashKey, Phase, Rule, RuleTable, Timestamp, Update};
+    use crate::rules::{Kind, Scope, Span, Validity};
+    use std::sync::Arc;
+
+    /// Between two ticks: nothing was advanced to the moment at which the rule was put.
+    #[test]
+    fn a_clock_set_back_behind_a_rule_that_was_just_put_does_not_delay_it() {
+        let span = Span { start: Timestamp(31), end: Timestamp(35) };
+        let rule = Rule {
+            id: "r".into(),
+            order: 1,
+            kind: Kind::Pause,
+            scope: Scope { domain: Some("a.test".into()), ..Scope::default() },
+            validity: Validity::windows(&[span], Timestamp::NEVER).unwrap(),
+            by: "t".into(),
+        };
+        let mut table = RuleTable::new(HashKey(1, 2));
+        let mut changed = Vec::new();
+        assert!(!table.expire(Timestamp(20), 10, &mut changed));
+        let update = Update { after: 0, epoch: 1, changes: vec![Change::Put(Arc::new(rule))] };
+        table.apply(update, Timestamp(40)).unwrap();
+        while table.expire(Timestamp(30), 10, &mut changed) {}
+        assert_eq!(table.next_transition(), span.start);
+        assert!(!table.expire(Timestamp(31), 10, &mut changed));
+        assert!(matches!(&changed[..], [one] if one.phase == Phase::Began), "{changed:?}");
+    }
+}
