@@ -126,9 +126,10 @@ fn add(to: &mut QueueView, view: &QueueView) {
 }
 
 impl Census for Cores {
-    fn matched<'a>(&'a self, rule: &'a Rule) -> Counting<'a, Matched> {
-        Box::pin(async {
-            let Answers { answers, missing } = self.ask(Question::Covered(rule.scope.clone())).await;
+    fn matched<'a>(&'a self, rule: &'a Rule, within: Duration) -> Counting<'a, Matched> {
+        Box::pin(async move {
+            let question = Question::Covered { scope: rule.scope.clone(), within };
+            let Answers { answers, missing } = self.ask(question).await;
             let mut matched = Matched { counting: missing > 0, ..Matched::default() };
             let mut destinations: HashMap<Arc<str>, u64> = HashMap::new();
             for answer in answers {

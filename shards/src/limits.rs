@@ -370,6 +370,13 @@ pub const ASK_ENTRIES_PER_TICK: usize = 4096;
 /// A question is answered with what is known after this time.
 pub const ASK_MILLIS: u64 = 4_500;
 
+/// Whoever wants an answer within this time gets it before longer questions go on.
+pub const ASK_AT_ONCE_MILLIS: u64 = 100;
+const _: () = assert!(ASK_AT_ONCE_MILLIS < ASK_MILLIS, "only some questions are short");
+
+/// Destinations that are added up at once for such an answer; the others are not in its first figure.
+pub const ASK_DESTINATIONS_AT_ONCE: usize = 16_384;
+
 /// Destinations in an answer; the largest are named.
 pub const ASK_DESTINATIONS_MAX: usize = 1000;
 

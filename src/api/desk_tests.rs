@@ -80,7 +80,7 @@ impl Cores for Tables {
 struct Busy;
 
 impl Census for Busy {
-    fn matched<'a>(&'a self, rule: &'a Rule) -> Counting<'a, Matched> {
+    fn matched<'a>(&'a self, rule: &'a Rule, _: Duration) -> Counting<'a, Matched> {
         let busy = rule.scope.domain.as_deref().is_none_or(|domain| domain == "busy.test");
         let matched = Matched {
             matched: 7,
