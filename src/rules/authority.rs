@@ -28,6 +28,9 @@ use std::time::Duration;
 /// How long whoever changed a rule waits for the cores; then the answer is that it is stored and where it is late.
 pub const IN_FORCE_WITHIN: Duration = Duration::from_secs(2);
 
+/// For so many changes made by one call, whoever made them waits that long once more.
+const CHANGES_A_PART: usize = 1000;
+
 /// Requests that wait for the thread. A further one is refused (503).
 const TASKS_MAX: usize = 1024;
 
@@ -395,8 +398,11 @@ impl Keeper {
         if effects.iter().any(|effect| matches!(effect, Effect::Pools)) {
             self.renew_pools();
         }
-        let changes = effects.into_iter().filter_map(|effect| self.translator.translate(effect, now.utc)).collect();
-        let deadline = now.instant.after(self.in_force_within);
+        let changes: Vec<_> =
+            effects.into_iter().filter_map(|effect| self.translator.translate(effect, now.utc)).collect();
+        // A batch of an import is several updates, and others may be before it.
+        let parts = u32::try_from(changes.len() / CHANGES_A_PART).unwrap_or(u32::MAX).max(1);
+        let deadline = now.instant.after(self.in_force_within.saturating_mul(parts));
         self.publisher.publish(changes, deadline, reply.map(|reply| (reply, changed)));
     }
 
