@@ -403,7 +403,7 @@ impl Keeper {
         // A batch of an import is several updates, and others may be before it.
         let parts = u32::try_from(changes.len() / CHANGES_A_PART).unwrap_or(u32::MAX).max(1);
         let deadline = now.instant.after(self.in_force_within.saturating_mul(parts));
-        self.publisher.publish(changes, deadline, reply.map(|reply| (reply, changed)));
+        self.publisher.publish(changes, deadline, reply.map(|reply| Box::new((reply, changed))));
     }
 
     fn renew_pools(&mut self) {

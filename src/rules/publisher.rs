@@ -18,9 +18,12 @@ use std::time::Duration;
 /// How long the thread rests when nobody waits for anything.
 const REST: Duration = Duration::from_secs(60);
 
+/// Who hears what came of a change, and what they are told then.
+pub(super) type Waiter = Box<(ChangeReply, Changed)>;
+
 /// What the thread is given, in this order. Bounded by whoever makes changes: each waits for its answer.
 enum Owed {
-    Changes { changes: Vec<(Target, Change)>, deadline: Instant, waiter: Option<(ChangeReply, Changed)> },
+    Changes { changes: Vec<(Target, Change)>, deadline: Instant, waiter: Option<Waiter> },
     Pools(ApiPools),
 }
 
@@ -42,12 +45,7 @@ impl Publisher {
     }
 
     /// Changes that belong together and are stored. The waiter hears by `deadline` how it is with them.
-    pub(super) fn publish(
-        &self,
-        changes: Vec<(Target, Change)>,
-        deadline: Instant,
-        waiter: Option<(ChangeReply, Changed)>,
-    ) {
+    pub(super) fn publish(&self, changes: Vec<(Target, Change)>, deadline: Instant, waiter: Option<Waiter>) {
         self.give(Owed::Changes { changes, deadline, waiter });
     }
 
@@ -77,7 +75,7 @@ struct Own {
     cores: Box<dyn Cores>,
     applied: Sender<(CoreId, u64)>,
     clock: fn() -> Now,
-    waiting: HashMap<Ticket, (ChangeReply, Changed)>,
+    waiting: HashMap<Ticket, Waiter>,
 }
 
 impl Own {
@@ -125,7 +123,8 @@ impl Own {
         }
         for (ticket, standing) in self.publication.settle((self.clock)().instant) {
             // What time alone has changed has nobody waiting.
-            let Some((reply, changed)) = self.waiting.remove(&ticket) else { continue };
+            let Some(waiter) = self.waiting.remove(&ticket) else { continue };
+            let (reply, changed) = *waiter;
             reply.say(match standing {
                 Standing::InForce => Ok(changed),
                 Standing::Late(cores) => Err(Failure::Late(cores, Box::new(changed))),
