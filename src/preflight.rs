@@ -28,7 +28,7 @@ const LISTENER_PAUSE: Duration = Duration::from_millis(50);
 const OPEN_FILES_MIN: u64 = 256;
 
 /// The first kernel with every io_uring operation the engine uses.
-const KERNEL_MIN: (u32, u32) = (5, 8);
+const KERNEL_MIN: (u32, u32) = (5, 13);
 
 /// What the checks found.
 #[derive(Debug, Default)]

@@ -422,6 +422,14 @@ pub const ALARM_SCAN_MILLIS: u64 = 100;
 
 /// Octets of one read from a socket.
 pub const READ_BYTES: usize = 16 * 1024;
+/// Requests that a core's ring for sockets takes at once; further ones wait for the next round.
+pub const RING_ENTRIES: u32 = 256;
+/// Answers that it holds; the kernel keeps further ones, and gives up watching, which is begun anew.
+pub const RING_COMPLETIONS: u32 = 4096;
+/// How long a core that has something to do goes on without a turn of its executor, whose timers wait meanwhile.
+pub const RING_BUSY_MICROS: u64 = 1000;
+/// Rounds of requests and answers in one turn of the ring; the next turn comes with the next tick at the latest.
+pub const RING_ROUNDS_PER_TURN: usize = 64;
 
 /// Octets that a session makes ready to send at a time; bounds the copy of a large body in memory.
 pub const FILL_BYTES: usize = 64 * 1024;
@@ -436,6 +444,10 @@ pub const LOG_SYNC_RECORDS: usize = 1000;
 
 /// How long a record may be written but not synced.
 pub const LOG_SYNC_LAG_MS: u64 = 50;
+
+/// How long the log's thread lets records gather before it looks again.
+pub const LOG_GATHER_MS: u64 = 10;
+const _: () = assert!(LOG_GATHER_MS * 2 < LOG_SYNC_LAG_MS);
 
 /// How long a log that failed waits before it tries again.
 pub const LOG_RETRY_MS: u64 = 1000;

@@ -32,6 +32,7 @@ const MIDDLE: &[&str] = &["queue", "path", "smtp", "dns", "spool", "rules"];
 /// For each crate that has a door: who may name it. A name that ends with a slash is a directory.
 const DOORS: &[(&str, &[&str])] = &[
     ("glommio", &["shards/src/runtime/", "shards/tests/"]),
+    ("io_uring", &["shards/src/runtime/ring.rs"]),
     ("hickory_proto", &["shards/src/dns/query.rs", "shards/tests/", "perf/src/"]),
     ("rustls", &["shards/src/runtime/tls.rs", "src/http/tls.rs", "src/certificate.rs", "tests/", "perf/src/"]),
     ("rusqlite", &["src/rules/store.rs", "src/rules/store/", "src/rules/store_tests.rs"]),

@@ -9,10 +9,12 @@ use crate::runtime::local::{Helpers, Local, LocalParts};
 use crate::runtime::mailbox::{Completion, Mailbox, Postbox};
 use crate::runtime::outcome_log::OutcomeLog;
 use crate::runtime::report::report;
+use crate::runtime::ring::Ring;
 use crate::runtime::rule_feed::RuleFeed;
 use crate::runtime::spool_file::{SpoolOptions, SpoolWriter};
 use crate::runtime::spool_reader::BodyReader;
-use crate::runtime::{clock, injection, socket};
+use crate::runtime::stream::Listener;
+use crate::runtime::{clock, injection};
 use crate::settings::Settings;
 use crate::shard::{Shard, ShardConfig};
 use crate::spool::report::RecoveredMessage;
@@ -94,20 +96,26 @@ pub fn run_core(mut start: CoreStart) {
             Ok(dns) => dns,
             Err(error) => return drop(ready.send(Err(format!("the resolver: {error}")))),
         };
+        let ring = match Ring::new() {
+            Ok(ring) => ring,
+            Err(error) => return drop(ready.send(Err(format!("the sockets' io_uring: {error}")))),
+        };
         let mut listeners = Vec::new();
         for socket in std::mem::take(&mut start.listeners) {
-            match socket.try_clone() {
-                Ok(ours) => listeners.push((socket::adopt_listener(socket), ours)),
+            let ours = socket.try_clone();
+            match ours.and_then(|ours| Ok((Listener::new(socket, &ring)?, ours))) {
+                Ok(listener) => listeners.push(listener),
                 Err(error) => return drop(ready.send(Err(format!("a listener: {error}")))),
             }
         }
-        let (local, rules) = assemble(start, &writers, log, reader, dns);
+        let (local, rules) = assemble(start, &writers, log, reader, dns, ring);
         // Before the mail that was recovered: none of it may be picked without them.
         if let Err(error) = rules.drain(|update| local.with_shard(|shard, now| shard.handle_rules(update, now))) {
             return drop(ready.send(Err(format!("shard {}: {error}", local.core.0))));
         }
         local.take_orders();
         local.with_shard(|shard, _| recovered.into_iter().for_each(|message| shard.handle_recovered(message)));
+        local.spawn(local.clone().run_ring());
         local.spawn(local.clone().run_mailbox());
         local.spawn(local.clone().run_flusher());
         for (listener, ours) in listeners {
@@ -160,6 +168,7 @@ fn assemble(
     log: OutcomeLog,
     reader: BodyReader,
     dns: DnsClient,
+    ring: Ring,
 ) -> (Rc<Local>, RuleFeed) {
     let shard = Shard::new(ShardConfig {
         core: start.mailbox.core(),
@@ -175,6 +184,7 @@ fn assemble(
         mailbox: start.mailbox,
         postbox: start.postbox,
         helpers: Helpers { spools, log, reader, dns },
+        ring,
         settings: start.settings,
         shared: start.shared,
     });
@@ -187,6 +197,7 @@ async fn turn(local: &Rc<Local>) {
     loop {
         glommio::timer::sleep(Duration::from_millis(TICK_MILLIS)).await;
         ticks += 1;
+        local.turn_ring();
         local.with_shard(|shard, now| shard.tick(now));
         let flushed = local.flush();
         if ticks.is_multiple_of(ALARM_SCAN_MILLIS / TICK_MILLIS) {

@@ -48,7 +48,7 @@ pub fn start(local: Rc<Local>, order: Connect) {
 async fn run(local: &Rc<Local>, order: Connect) -> Option<Failure> {
     let slot = local.slot(order.session);
     let deadline = clock::now().instant.after(Duration::from_secs(CONNECT_TIMEOUT_SECONDS));
-    let stream = match connect(order.source, order.peer, deadline, &slot.alarm).await {
+    let stream = match connect(order.source, order.peer, deadline, &slot.alarm, &local.ring).await {
         Ok(stream) => stream,
         Err(error) => return Some(connect_failure(&error, &order)),
     };
@@ -116,7 +116,7 @@ impl Carrier {
                 self.local.with_shard(|shard, now| shard.handle_aborted(id, token, now));
             }
             ClientEvent::Closed { failure } => {
-                self.pump.close().await;
+                self.pump.close();
                 return Some(failure);
             }
         }

@@ -17,26 +17,45 @@ impl Local {
     pub async fn run_mailbox(self: Rc<Self>) {
         std::future::poll_fn(|cx| {
             self.mailbox.listen(cx.waker());
-            self.take_orders();
-            while let Some(completion) = self.mailbox.next_completion() {
-                self.complete(completion);
-                self.take_orders();
+            if self.take_inbox() == MAIL_BATCHES_PER_TURN {
+                cx.waker().wake_by_ref();
             }
-            for _ in 0..MAIL_BATCHES_PER_TURN {
-                let Some(batch) = self.mailbox.next_mail() else {
-                    return Poll::<()>::Pending;
-                };
-                self.take_orders();
-                self.with_shard(|shard, now| {
-                    for mail in batch {
-                        shard.handle_mail(mail, now);
-                    }
-                });
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
+            Poll::<()>::Pending
         })
         .await;
+    }
+
+    /// The task of the sockets' ring, which looks into the mailbox too as long as it is busy.
+    pub async fn run_ring(self: Rc<Self>) {
+        let inbox = || self.take_inbox() > 0;
+        if let Err(error) = self.ring.clone().run(inbox).await {
+            // Without its sockets a core is of no use; what was acknowledged is in the spools.
+            panic!("the sockets' io_uring has failed: {error}");
+        }
+    }
+
+    /// Takes what other threads have sent: how many batches.
+    fn take_inbox(self: &Rc<Self>) -> usize {
+        self.take_orders();
+        let mut taken = 0;
+        while let Some(completion) = self.mailbox.next_completion() {
+            self.complete(completion);
+            self.take_orders();
+            taken = 1;
+        }
+        for _ in 0..MAIL_BATCHES_PER_TURN {
+            let Some(batch) = self.mailbox.next_mail() else {
+                break;
+            };
+            self.take_orders();
+            self.with_shard(|shard, now| {
+                for mail in batch {
+                    shard.handle_mail(mail, now);
+                }
+            });
+            taken += 1;
+        }
+        taken
     }
 
     /// Carries out the orders that have come. The gate calls this before every write that completes a message.

@@ -6,18 +6,17 @@ use crate::runtime::clock;
 use crate::runtime::local::{Local, SessionSlot};
 use crate::runtime::report::report;
 use crate::runtime::socket;
+use crate::runtime::stream::{Listener, Stream};
 use crate::runtime::tls::Tls;
 use crate::settings::Network;
 use crate::shard::Submission;
 use crate::smtp::server::{Accepted, Credentials, PeerFacts, ServerEvent, Session, StoreRefusal};
-use futures_lite::{AsyncRead, AsyncWrite, FutureExt};
-use glommio::net::{TcpListener, TcpStream};
+use futures_lite::FutureExt;
 use socket2::Socket;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -28,12 +27,12 @@ thread_local! {
 }
 
 /// Accepts connections until a stop is ordered, then closes the door: `ours` is the same socket.
-pub async fn listen(local: Rc<Local>, listener: TcpListener, ours: Socket) {
+pub async fn listen(local: Rc<Local>, listener: Listener, ours: Socket) {
     accept(&local, &listener).await;
     socket::stop_listening(&ours);
 }
 
-async fn accept(local: &Rc<Local>, listener: &TcpListener) {
+async fn accept(local: &Rc<Local>, listener: &Listener) {
     let slot = Rc::new(SessionSlot { alarm: local.alarms.alarm(), woken: Cell::new(false) });
     while !local.stopping() {
         let accepted = futures_lite::future::or(async { Some(listener.accept().await) }, async {
@@ -62,7 +61,7 @@ async fn stop_ordered(local: &Local, slot: &SessionSlot) {
     .await;
 }
 
-fn start(local: Rc<Local>, stream: TcpStream) {
+fn start(local: Rc<Local>, stream: Stream) {
     if local.injecting.get() >= local.shared.injectors_per_core {
         glommio::spawn_local(turn_away(stream)).detach();
         return;
@@ -81,13 +80,13 @@ fn start(local: Rc<Local>, stream: TcpStream) {
     .detach();
 }
 
-async fn turn_away(mut stream: TcpStream) {
+async fn turn_away(stream: Stream) {
     let words = b"421 4.3.2 too many connections, try again later\r\n";
-    let _ = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, words)).await;
-    let _ = stream.shutdown(Shutdown::Both).await;
+    let _ = poll_fn(|cx| stream.poll_write(cx, words)).await;
+    stream.shut_down();
 }
 
-async fn run(local: Rc<Local>, stream: TcpStream) {
+async fn run(local: Rc<Local>, stream: Stream) {
     let Ok(address) = stream.peer_addr() else {
         return;
     };
@@ -115,7 +114,7 @@ async fn run(local: Rc<Local>, stream: TcpStream) {
         peer: canonical(address),
     };
     injection.converse().await;
-    let _ = injection.stream.shutdown(Shutdown::Both).await;
+    injection.stream.shut_down();
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -126,7 +125,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 /// One injecting connection.
 struct Injection {
     session: Session,
-    stream: TcpStream,
+    stream: Stream,
     tls: Option<Tls>,
     /// Octets read that the session has not taken yet.
     pending: Vec<u8>,
@@ -249,7 +248,7 @@ impl Injection {
         let until = clock::now().instant.after(COMMAND_WAIT);
         poll_fn(|cx| {
             while self.sent < self.out.len() && !self.gone {
-                match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.sent..]) {
+                match self.stream.poll_write(cx, &self.out[self.sent..]) {
                     Poll::Ready(Ok(count)) => self.sent += count,
                     Poll::Ready(Err(_)) => self.gone = true,
                     Poll::Pending => {
@@ -303,7 +302,7 @@ impl Injection {
                 self.session.shutdown(clock::now());
                 return Poll::Ready(());
             }
-            let read = READ.with_borrow_mut(|buffer| match Pin::new(&mut self.stream).poll_read(cx, buffer) {
+            let read = READ.with_borrow_mut(|buffer| match self.stream.poll_read(cx, buffer) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Ok(0) | Err(_)) => {
                     self.session.handle_eof();

@@ -15,6 +15,7 @@ use crate::runtime::intake::Injectors;
 use crate::runtime::mailbox::{Mailbox, Postbox};
 use crate::runtime::outcome_log::OutcomeLog;
 use crate::runtime::report::report;
+use crate::runtime::ring::Ring;
 use crate::runtime::spool_file::{Full, SpoolHandle};
 use crate::runtime::spool_reader::BodyReader;
 use crate::runtime::tls::ClientTls;
@@ -116,6 +117,8 @@ pub struct Local {
     pub(super) log: RefCell<Option<OutcomeLog>>,
     reader: BodyReader,
     dns: DnsClient,
+    /// Tells which sockets are ready.
+    pub ring: Ring,
     /// Session deadlines.
     pub alarms: Alarms,
     slots: RefCell<HashMap<SessionId, Rc<SessionSlot>>>,
@@ -147,6 +150,8 @@ pub struct LocalParts {
     pub postbox: Postbox,
     /// Threads of this core.
     pub helpers: Helpers,
+    /// Ring of this core's sockets.
+    pub ring: Ring,
     /// Settings.
     pub settings: Arc<Settings>,
     /// What all cores share.
@@ -157,7 +162,7 @@ impl Local {
     /// Ties a core together.
     #[must_use]
     pub fn new(parts: LocalParts) -> Rc<Self> {
-        let LocalParts { shard, mailbox, postbox, helpers, settings, shared } = parts;
+        let LocalParts { shard, mailbox, postbox, helpers, ring, settings, shared } = parts;
         let outbox = Outbox { mail: (0..postbox.cores()).map(|_| Vec::new()).collect(), ..Outbox::default() };
         Rc::new(Self {
             core: mailbox.core(),
@@ -170,6 +175,7 @@ impl Local {
             log: RefCell::new(Some(helpers.log)),
             reader: helpers.reader,
             dns: helpers.dns,
+            ring,
             alarms: Alarms::default(),
             slots: RefCell::default(),
             injectors: Injectors::default(),
@@ -225,6 +231,13 @@ impl Local {
             }
         };
         glommio::spawn_local(guarded).detach();
+    }
+
+    /// Looks at the sockets' ring, in case that its own task was not woken.
+    pub fn turn_ring(&self) {
+        if let Err(error) = self.ring.turn() {
+            report(&format!("the sockets' io_uring: {error}"));
+        }
     }
 
     /// The settings in force.

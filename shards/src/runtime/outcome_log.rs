@@ -5,7 +5,7 @@ use super::outcome_file::LogFile;
 use super::outcome_line::put_line;
 use super::spool_disk::StopProcessOnPanic;
 use super::spool_file::{Full, monotonic};
-use crate::limits::{LOG_QUEUE_BATCHES, LOG_RETRY_MS, LOG_SYNC_LAG_MS, LOG_SYNC_RECORDS};
+use crate::limits::{LOG_GATHER_MS, LOG_QUEUE_BATCHES, LOG_RETRY_MS, LOG_SYNC_LAG_MS, LOG_SYNC_RECORDS};
 use crate::outcome::Outcome;
 use crate::settings::LogSettings;
 use crate::time::Timestamp;
@@ -166,6 +166,11 @@ impl Worker {
                 break;
             }
             self.write_and_sync(false);
+            // Nobody waits for a record sooner than for its sync. To be woken for every few of them would cost more
+            // than to write them.
+            if self.commands.is_empty() {
+                std::thread::sleep(Duration::from_millis(LOG_GATHER_MS));
+            }
         }
         while let Ok(command) = self.commands.try_recv() {
             self.take(command);

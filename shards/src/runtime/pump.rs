@@ -9,15 +9,13 @@ use crate::event::SessionId;
 use crate::limits::{FILL_BYTES, READ_BYTES};
 use crate::runtime::clock;
 use crate::runtime::local::{Local, SessionSlot};
+use crate::runtime::stream::Stream;
 use crate::runtime::tls::Tls;
 use crate::smtp::client::{EndOfDataMark, Session, Withdrawal};
-use futures_lite::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Shutdown};
-use std::pin::Pin;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -28,7 +26,7 @@ thread_local! {
 
 /// One connection's octets.
 pub struct Pump {
-    stream: TcpStream,
+    stream: Stream,
     /// The SMTP session.
     pub client: Session,
     /// TLS, once it was begun.
@@ -46,7 +44,7 @@ pub struct Pump {
 impl Pump {
     /// Over a connection that stands.
     #[must_use]
-    pub fn new(stream: TcpStream, client: Session) -> Self {
+    pub fn new(stream: Stream, client: Session) -> Self {
         Self {
             stream,
             client,
@@ -108,7 +106,7 @@ impl Pump {
             if !self.marks.is_empty() && !self.pass_gate(local, id) {
                 return true;
             }
-            match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.sent..]) {
+            match self.stream.poll_write(cx, &self.out[self.sent..]) {
                 Poll::Ready(Ok(count)) => {
                     self.sent += count;
                     happened |= self.note_sent(local, id);
@@ -180,7 +178,7 @@ impl Pump {
 
     /// Reads what has come. Whether the session changed.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> bool {
-        READ.with_borrow_mut(|buffer| match Pin::new(&mut self.stream).poll_read(cx, buffer) {
+        READ.with_borrow_mut(|buffer| match self.stream.poll_read(cx, buffer) {
             Poll::Pending => false,
             Poll::Ready(Ok(0)) => {
                 self.failed = true;
@@ -237,8 +235,8 @@ impl Pump {
     }
 
     /// Closes the connection. What is unsent stays unsent.
-    pub async fn close(&mut self) {
+    pub fn close(&self) {
         // The descriptor itself may be closed a turn later; the peer hears of the end now.
-        let _ = self.stream.shutdown(Shutdown::Both).await;
+        self.stream.shut_down();
     }
 }

@@ -3,15 +3,15 @@
 
 use crate::runtime::alarm::Alarm;
 use crate::runtime::clock;
+use crate::runtime::ring::Ring;
+use crate::runtime::stream::Stream;
 use crate::time::Instant;
-use futures_lite::AsyncWrite;
-use glommio::net::{TcpListener, TcpStream};
+use glommio::net::TcpListener;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
-use std::pin::Pin;
 use std::task::Poll;
 
 /// Why a connection was not made.
@@ -31,7 +31,8 @@ pub async fn connect(
     peer: SocketAddr,
     deadline: Instant,
     alarm: &Alarm,
-) -> Result<TcpStream, ConnectError> {
+    ring: &Ring,
+) -> Result<Stream, ConnectError> {
     let socket =
         Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP)).map_err(ConnectError::Peer)?;
     socket.set_nonblocking(true).map_err(ConnectError::Peer)?;
@@ -47,11 +48,10 @@ pub async fn connect(
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => return Err(ConnectError::Source(error)),
         Err(error) => return Err(ConnectError::Peer(error)),
     }
-    let mut stream = adopt_stream(socket);
+    let stream = Stream::new(socket, ring);
     poll_fn(|cx| {
-        // An empty write waits until the connection stands or fails, and moves no octet.
-        if let Poll::Ready(result) = Pin::new(&mut stream).poll_write(cx, &[]) {
-            return Poll::Ready(result.map(|_| ()).map_err(ConnectError::Peer));
+        if let Poll::Ready(result) = stream.poll_connected(cx) {
+            return Poll::Ready(result.map_err(ConnectError::Peer));
         }
         if clock::now().instant >= deadline {
             return Poll::Ready(Err(ConnectError::TimedOut));
@@ -97,12 +97,6 @@ fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-#[expect(unsafe_code, reason = "glommio takes sockets that it did not make only as raw descriptors")]
-fn adopt_stream(socket: Socket) -> TcpStream {
-    // SAFETY: `into_raw_fd` gives up ownership, so the descriptor has exactly one owner after this line.
-    unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
-}
-
 /// Nobody may connect to a listening socket any more, and whoever waits to be accepted is reset. Dropping the socket is
 /// not enough: an accept that the ring still holds would keep it listening.
 pub fn stop_listening(socket: &Socket) {
@@ -114,6 +108,6 @@ pub fn stop_listening(socket: &Socket) {
 #[must_use]
 #[expect(unsafe_code, reason = "glommio takes sockets that it did not make only as raw descriptors")]
 pub fn adopt_listener(socket: Socket) -> TcpListener {
-    // SAFETY: as above.
+    // SAFETY: `into_raw_fd` gives up ownership, so the descriptor has exactly one owner after this line.
     unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) }
 }

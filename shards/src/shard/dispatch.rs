@@ -261,10 +261,12 @@ impl Shard {
             PermitId::UNLIMITED
         };
         let id = self.new_session(path, destination, &limits, permit, eligible);
+        if permit != PermitId::UNLIMITED {
+            // One that is granted at once may be recalled like any other.
+            self.permit_sessions.insert(permit, id);
+        }
         if permit == PermitId::UNLIMITED || self.permits.state(permit) == Some(PermitState::Granted) {
             self.start_connecting(id, now);
-        } else {
-            self.permit_sessions.insert(permit, id);
         }
         // A request may be for the home on another core.
         self.carry_permits(now);

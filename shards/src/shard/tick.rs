@@ -8,6 +8,7 @@ use crate::limits::{DESTINATION_KEPT_SECONDS, DUE_ENTRIES_PER_TICK, RULE_TRANSIT
 use crate::queue::{BucketId, DestinationId, Due, State};
 use crate::settings::Settings;
 use crate::time::Now;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -173,7 +174,22 @@ impl Shard {
                 self.eligible(self.queue.buckets(destination)[at], now);
             }
         }
+        self.tell_limits(now);
+        self.carry_permits(now);
         self.attend_all(now);
+    }
+
+    /// Tells whoever counts connections and messages what counts from now on, as far as connections are in force
+    /// that count: those beyond a lower limit are recalled.
+    fn tell_limits(&mut self, now: Now) {
+        let in_force: BTreeSet<_> =
+            self.sessions.iter().map(|(_, session)| (session.destination, session.path)).collect();
+        for (destination, path) in in_force {
+            for at in 0..self.queue.buckets(destination).len() {
+                let limits = self.limits_for(self.queue.buckets(destination)[at], path);
+                self.permits.changed(&limits, now.instant);
+            }
+        }
     }
 
     pub(super) fn attend_all(&mut self, now: Now) {

@@ -5,6 +5,7 @@ use mailrace_shards::limits::{PATH_CONNECTIONS_DEFAULT, WINDOW_START};
 use mailrace_shards::message::Extras;
 use mailrace_shards::settings::{LimitPer, LimitSettings, Rate, Settings};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 fn with(limits: Vec<LimitSettings>) -> Settings {
@@ -162,4 +163,52 @@ fn buckets_of_a_destination_take_turns() {
         .collect();
     assert_eq!(world.sent.len(), 103);
     assert!(places.iter().all(|at| *at < 10), "{places:?}");
+}
+
+#[test]
+fn a_limit_that_a_reload_lowers_holds_for_connections_in_force() {
+    for cores in [1, 2] {
+        let allowed = |connections| vec![LimitSettings { connections: Some(connections), ..limit(LimitPer::Path) }];
+        let mut world = World::with_cores(with(allowed(8)), cores);
+        let domains: Vec<String> = (0..20).map(|number| format!("d{number}.test")).collect();
+        let names: Vec<&str> = domains.iter().map(String::as_str).collect();
+        world.everything_at(&names, &[("mx.hoster.test", peer(1))]);
+        world.hosts.insert(peer(1), Behaviour::Sluggish(Duration::from_millis(300)));
+        for domain in &domains {
+            for _ in 0..40 {
+                world.post(&[&format!("r@{domain}")]);
+            }
+        }
+        world.run(seconds(5));
+        assert_eq!(world.open.len(), 8, "{cores} cores");
+        let now = world.now;
+        for core in 0..cores {
+            let settings = Settings { shards: cores, ..with(allowed(2)) };
+            world.ask(core, |shard| shard.handle_reload(Arc::new(settings), now));
+        }
+        world.run(seconds(2));
+        assert!(world.open.len() <= 2, "{cores} cores: {} connections are open", world.open.len());
+        world.run(seconds(200));
+        assert_eq!((world.delivered(), world.states()), (800, (0, 0, 0, 0)), "{cores} cores");
+    }
+}
+
+/// The home of a limit grants its own requests at once; such a permit is recalled like any other.
+#[test]
+fn a_permit_that_was_granted_at_once_comes_back_when_another_site_waits() {
+    let mut world = World::new(with(vec![LimitSettings { connections: Some(1), ..limit(LimitPer::Source) }]));
+    world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
+    world.everything_at(&["b.test"], &[("mx.b.test", peer(2))]);
+    for host in [peer(1), peer(2)] {
+        world.hosts.insert(host, Behaviour::Sluggish(Duration::from_millis(100)));
+    }
+    for _ in 0..300 {
+        world.post(&["r@a.test"]);
+    }
+    world.run(seconds(2));
+    world.post(&["r@b.test"]);
+    world.run(seconds(3));
+    assert!(world.sent.iter().any(|sent| sent.envelope.domain(0) == "b.test"), "b.test waits for all of a.test");
+    world.run(seconds(60));
+    assert_eq!(world.delivered(), 301);
 }
