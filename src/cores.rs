@@ -76,7 +76,9 @@ impl Cores {
 
     /// How many queued recipients a scope covers.
     pub async fn covered(&self, scope: Scope) -> u64 {
-        let answers = self.ask(Question::Covered(scope)).await.answers.into_iter().map(|answer| match answer {
+        // Less than is waited for the answer.
+        let question = Question::Covered { scope, within: ANSWER_WITHIN / 2 };
+        let answers = self.ask(question).await.answers.into_iter().map(|answer| match answer {
             Answer::Covered(coverage) => coverage.matched,
             _ => 0,
         });
@@ -145,9 +147,10 @@ fn add(to: &mut QueueView, view: &QueueView) {
 }
 
 impl Census for Cores {
-    fn matched<'a>(&'a self, rule: &'a Rule) -> Counting<'a, Matched> {
-        Box::pin(async {
-            let Answers { answers, missing } = self.ask(Question::Covered(rule.scope.clone())).await;
+    fn matched<'a>(&'a self, rule: &'a Rule, within: Duration) -> Counting<'a, Matched> {
+        Box::pin(async move {
+            let question = Question::Covered { scope: rule.scope.clone(), within };
+            let Answers { answers, missing } = self.ask(question).await;
             let mut matched = Matched { counting: missing > 0, ..Matched::default() };
             let mut destinations: HashMap<Arc<str>, u64> = HashMap::new();
             let mut by_queue: HashMap<Arc<str>, u64> = HashMap::new();

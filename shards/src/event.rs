@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Recipients of one message for the core that owns their domain.
 #[derive(Clone, Debug)]
@@ -187,7 +188,12 @@ impl<T> fmt::Debug for ReplyTo<T> {
 #[derive(Clone, Debug)]
 pub enum Question {
     /// How much queued mail a scope covers.
-    Covered(Scope),
+    Covered {
+        /// The scope.
+        scope: Scope,
+        /// What is known after this time is the answer; [`crate::limits::ASK_MILLIS`] at most.
+        within: Duration,
+    },
     /// Messages that pass a filter, at most `limit`.
     Messages {
         /// Which.

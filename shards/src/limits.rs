@@ -370,6 +370,13 @@ pub const ASK_ENTRIES_PER_TICK: usize = 4096;
 /// A question is answered with what is known after this time.
 pub const ASK_MILLIS: u64 = 4_500;
 
+/// Whoever wants an answer within this time gets it before longer questions go on.
+pub const ASK_AT_ONCE_MILLIS: u64 = 100;
+const _: () = assert!(ASK_AT_ONCE_MILLIS < ASK_MILLIS, "only some questions are short");
+
+/// Destinations that are added up at once for such an answer; the others are not in its first figure.
+pub const ASK_DESTINATIONS_AT_ONCE: usize = 16_384;
+
 /// Destinations in an answer; the largest are named.
 pub const ASK_DESTINATIONS_MAX: usize = 1000;
 
@@ -420,6 +427,9 @@ pub const RULE_SPANS_MAX: usize = 1024;
 /// well below a tick of 20 ms. More is a bug and stops the core.
 pub const RULE_CHANGES_MAX: usize = 4096;
 const _: () = assert!(RULE_QUEUES_MAX <= RULE_CHANGES_MAX, "one rule must fit into one update");
+
+/// Updates that a starting core has not read; whoever reads the rules waits then.
+pub const RULE_UPDATES_UNREAD_MAX: usize = 4;
 
 /// Causes of suppressions that are allocated at a time.
 pub const CAUSES_A_CHUNK: usize = 4096;

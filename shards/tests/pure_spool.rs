@@ -67,6 +67,7 @@ fn awkward_envelopes() -> Vec<Envelope> {
         max_attempts: Some(1),
         retries: vec![0, 60, u32::MAX],
         meta: "{\"k\":[1,2]}".into(),
+        ..Extras::default()
     };
     let only = |change: fn(&mut Extras)| {
         let mut extras = Extras::default();

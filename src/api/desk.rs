@@ -19,9 +19,13 @@ use mailrace_shards::time::{Now, Timestamp};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 /// Entries of a list that are in memory at a time.
 pub const PAGE: u32 = 500;
+
+/// A dry run is answered with what is counted by then, which the cores bound.
+pub const COUNTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How soon a client should try again what cannot be done now.
 const RETRY_SECONDS: u32 = 1;
@@ -179,7 +183,7 @@ impl Desk {
     pub async fn make(&self, by: &Identity, draft: Draft, dry_run: bool) -> Result<Made, Refusal> {
         let now = (self.clock)().utc;
         if dry_run {
-            let matched = self.census.matched(&thought(&draft, now)).await;
+            let matched = self.census.matched(&thought(&draft, now), COUNTED_WITHIN).await;
             return Ok(Made::Thought(Response::json(200, &matched.to_json())));
         }
         let (id, rule) = (new_id(now), thought(&draft, now));
@@ -197,12 +201,12 @@ impl Desk {
     ) -> Result<(Changed, Matched), Refusal> {
         if rule.kind.record().is_none() {
             let changed = self.change(by, change).await?;
-            return Ok((changed, self.census.matched(rule).await));
+            return Ok((changed, self.census.matched(rule, glance(rule)).await));
         }
         // What such a rule covers may have ended before it can be counted, so that is counted meanwhile.
-        let (before, changed) = zip(self.census.matched(rule), self.change(by, change)).await;
+        let (before, changed) = zip(self.census.matched(rule, glance(rule)), self.change(by, change)).await;
         let changed = changed?;
-        let after = self.census.matched(rule).await;
+        let after = self.census.matched(rule, glance(rule)).await;
         let counting = before.counting || after.counting;
         let (matched, queues) = if before.matched >= after.matched {
             (before.matched, before.queues)
@@ -216,6 +220,13 @@ impl Desk {
     pub async fn change(&self, by: &Identity, change: Change) -> Result<Changed, Refusal> {
         self.authority.change(change, self.origin(by)).await.map_err(refusal)
     }
+}
+
+/// How long the answer of a call that made a rule waits for the figure of what it covers. Of whole queues the cores
+/// know their sizes; of the rest some is counted. The call is to answer in no time, however deep the queue.
+fn glance(rule: &Rule) -> Duration {
+    let by_message = rule.scope.tag.is_some() || rule.scope.address.is_some();
+    if by_message { Duration::from_millis(50) } else { Duration::ZERO }
 }
 
 /// A rule that is not made.

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Something that the cores are asked for.
 pub type Counting<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -46,8 +47,9 @@ pub struct RuleCounts {
 
 /// Asks the cores. Every answer comes within a bound of time (5 s), with what is known by then.
 pub trait Census {
-    /// How much a rule covers: one that is in force, or one that is only thought of.
-    fn matched<'a>(&'a self, rule: &'a Rule) -> Counting<'a, Matched>;
+    /// How much a rule covers: one that is in force, or one that is only thought of. What is known after `within` is
+    /// the answer; for a rule over whole queues that is much even after no time at all.
+    fn matched<'a>(&'a self, rule: &'a Rule, within: Duration) -> Counting<'a, Matched>;
 
     /// What rules have done; those of which nothing is known are left out.
     fn rule_counts<'a>(&'a self, ids: &'a [Arc<str>]) -> Counting<'a, HashMap<Arc<str>, RuleCounts>>;

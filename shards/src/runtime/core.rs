@@ -2,7 +2,7 @@
 
 use crate::limits::{ALARM_SCAN_MILLIS, TICK_MILLIS};
 use crate::message::MessageId;
-use crate::rules::{HashKey, Update};
+use crate::rules::HashKey;
 use crate::runtime::dns_socket::DnsClient;
 use crate::runtime::engine::{CoreReport, Shared};
 use crate::runtime::local::{Helpers, Local, LocalParts};
@@ -10,6 +10,7 @@ use crate::runtime::mailbox::{Completion, Mailbox, Postbox};
 use crate::runtime::outcome_log::OutcomeLog;
 use crate::runtime::report::report;
 use crate::runtime::ring::Ring;
+use crate::runtime::rule_feed::RuleFeed;
 use crate::runtime::spool_file::{SpoolOptions, SpoolWriter};
 use crate::runtime::spool_reader::BodyReader;
 use crate::runtime::stream::Listener;
@@ -42,7 +43,7 @@ pub struct CoreStart {
     /// Messages over which the engine died twice.
     pub quarantine: Arc<HashSet<MessageId>>,
     /// Rules to apply before anything else.
-    pub rules: Vec<Update>,
+    pub rules: RuleFeed,
     /// Settings.
     pub settings: Arc<Settings>,
     /// Spool directories of this core, its own number first.
@@ -107,10 +108,11 @@ pub fn run_core(mut start: CoreStart) {
                 Err(error) => return drop(ready.send(Err(format!("a listener: {error}")))),
             }
         }
-        let rules = std::mem::take(&mut start.rules);
-        let local = assemble(start, &writers, log, reader, dns, ring);
+        let (local, rules) = assemble(start, &writers, log, reader, dns, ring);
         // Before the mail that was recovered: none of it may be picked without them.
-        rules.into_iter().for_each(|update| local.with_shard(|shard, now| shard.handle_rules(update, now)));
+        if let Err(error) = rules.drain(|update| local.with_shard(|shard, now| shard.handle_rules(update, now))) {
+            return drop(ready.send(Err(format!("shard {}: {error}", local.core.0))));
+        }
         local.take_orders();
         local.with_shard(|shard, _| recovered.into_iter().for_each(|message| shard.handle_recovered(message)));
         local.spawn(local.clone().run_ring());
@@ -168,7 +170,7 @@ fn assemble(
     reader: BodyReader,
     dns: DnsClient,
     ring: Ring,
-) -> Rc<Local> {
+) -> (Rc<Local>, RuleFeed) {
     let shard = Shard::new(ShardConfig {
         core: start.mailbox.core(),
         cores: start.cores,
@@ -178,7 +180,7 @@ fn assemble(
         settings: start.settings.clone(),
     });
     let spools = writers.iter().map(|(spool, writer)| (*spool, writer.handle())).collect();
-    Local::new(LocalParts {
+    let local = Local::new(LocalParts {
         shard,
         mailbox: start.mailbox,
         postbox: start.postbox,
@@ -186,7 +188,8 @@ fn assemble(
         ring,
         settings: start.settings,
         shared: start.shared,
-    })
+    });
+    (local, start.rules)
 }
 
 /// The ticker, until the core has stopped.

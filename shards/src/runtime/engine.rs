@@ -6,13 +6,14 @@ use crate::dns::DnsStats;
 use crate::event::Order;
 use crate::limits::{DESCRIPTORS_RESERVED, HEARTBEAT_LATE_SECONDS, LISTEN_BACKLOG};
 use crate::message::CoreId;
-use crate::rules::{HashKey, Update};
+use crate::rules::HashKey;
 use crate::runtime::bodies::BodyBudget;
 use crate::runtime::clock;
 use crate::runtime::core::{CoreStart, run_core};
 use crate::runtime::mailbox::{Postbox, mailboxes};
 use crate::runtime::memory::MemoryWatch;
 use crate::runtime::report::report;
+use crate::runtime::rule_feed::RuleFeed;
 use crate::runtime::socket;
 use crate::runtime::spool_file::spool_directories;
 use crate::runtime::spool_generation::next_generation;
@@ -45,8 +46,8 @@ pub struct EngineStart {
     pub authenticate: Authenticate,
     /// Secret of the rule tables' hashes.
     pub rule_key: HashKey,
-    /// The rules of each core, in force before its first delivery. Empty: no core has any.
-    pub rules: Vec<Vec<Update>>,
+    /// The rules of each core, in force before its first delivery.
+    pub rules: Vec<RuleFeed>,
 }
 
 /// What all cores share: few values, rarely written.
@@ -218,11 +219,10 @@ impl Engine {
     /// # Errors
     /// What could not be opened, read or bound.
     pub fn start(start: EngineStart) -> Result<Self, StartError> {
-        let EngineStart { settings, cpus, authenticate, rule_key, mut rules } = start;
+        let EngineStart { settings, cpus, authenticate, rule_key, rules } = start;
         let cores = settings.shards;
         assert_eq!(cpus.len(), cores, "each shard has a processor");
-        assert!(rules.is_empty() || rules.len() == cores, "each shard has its own updates");
-        rules.resize_with(cores, Vec::new);
+        assert_eq!(rules.len(), cores, "each shard has its own rules");
         let spool_root = settings.data_dir.join("spool");
         let wrong = |what: &str, error: &dyn fmt::Display| StartError(format!("{what}: {error}"));
         let seconds = u32::try_from(clock::now().utc.seconds()).unwrap_or(0);

@@ -23,6 +23,7 @@ pub mod reply;
 pub mod report;
 pub mod resolution;
 pub mod ring;
+pub mod rule_feed;
 pub mod socket;
 pub mod spool_disk;
 pub mod spool_file;

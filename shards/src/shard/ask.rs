@@ -5,11 +5,12 @@
 use super::Shard;
 use super::site::Route;
 use crate::event::{Answer, Coverage, MessageFilter, MessageView, Question, QueueView, ReplyTo, RuleCount, Waits};
-use crate::limits::{ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_TICK, ASK_MILLIS, ASKS_MAX};
+use crate::limits::ASK_DESTINATIONS_AT_ONCE;
+use crate::limits::{ASK_AT_ONCE_MILLIS, ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_TICK, ASK_MILLIS, ASKS_MAX};
 use crate::message::MessageId;
 use crate::outcome::{EnhancedCode, RecordType, Response, RuleMark, Verb};
-use crate::queue::{Entry, EntryId, NextHop, State};
-use crate::rules::{BucketFacts, Facts, MessageFacts, Scope};
+use crate::queue::{BucketId, Entry, EntryId, NextHop, State};
+use crate::rules::{BucketFacts, Decision, Facts, Fields, MessageFacts, Moment, Scope};
 use crate::time::{Instant, Now, Timestamp};
 use hashbrown::HashMap;
 use std::cmp::Reverse;
@@ -23,6 +24,8 @@ struct Ask {
     question: Question,
     after: Option<EntryId>,
     coverage: Coverage,
+    /// What the scope certainly covers, by the totals of whole buckets; 0 when these do not tell.
+    at_least: u64,
     by_destination: HashMap<Arc<str>, u64>,
     by_queue: HashMap<Arc<str>, u64>,
     in_flight_by_queue: HashMap<Arc<str>, u64>,
@@ -44,47 +47,78 @@ impl Shard {
     /// A question. Those that need no walk over the queue are answered at once.
     pub fn handle_question(&mut self, question: Question, reply: ReplyTo<Answer>, now: Now) {
         let answer = match &question {
-            Question::Message(id) => Answer::Messages(self.views_of(*id)),
+            Question::Message(id) => Answer::Messages(self.views_of(*id, now)),
             Question::Retry(id) => Answer::Count(self.retry(*id, now)),
             Question::Cancel { id, by } => Answer::Count(self.cancel(*id, by, now)),
             Question::RuleCounts(ids) => Answer::RuleCounts(ids.iter().map(|id| self.rule_count(id)).collect()),
-            Question::Covered(_) | Question::Messages { .. } | Question::Flush(_) | Question::Queues => {
+            Question::Covered { .. } | Question::Messages { .. } | Question::Flush(_) | Question::Queues => {
                 return self.begin_walk(question, reply, now);
             }
         };
         reply.send(answer);
     }
 
-    fn begin_walk(&mut self, question: Question, reply: ReplyTo<Answer>, now: Now) {
+    fn begin_walk(&mut self, mut question: Question, reply: ReplyTo<Answer>, now: Now) {
         if self.asks.open.len() >= ASKS_MAX {
             return reply.send(Answer::Busy);
         }
         let mut coverage = Coverage::default();
         let mut in_flight_by_queue = HashMap::new();
-        if let Question::Covered(scope) = &question {
-            in_flight_by_queue = self.in_flight(scope);
-            coverage.in_flight = in_flight_by_queue.values().sum();
+        let (mut at_least, mut within) = (0, Duration::from_millis(ASK_MILLIS));
+        match &mut question {
+            Question::Covered { scope, within: wanted } => {
+                *scope = of_queued(scope);
+                in_flight_by_queue = self.in_flight(scope);
+                coverage.in_flight = in_flight_by_queue.values().sum();
+                at_least = self.in_whole_buckets(scope);
+                within = within.min(*wanted);
+            }
+            Question::Flush(scope) => *scope = of_queued(scope),
+            _ => {}
         }
-        self.asks.open.push_back(Ask {
+        self.asks.open.push_front(Ask {
             question,
             after: None,
             coverage,
+            at_least,
             by_destination: HashMap::new(),
             by_queue: HashMap::new(),
             in_flight_by_queue,
             queues: HashMap::new(),
             messages: Vec::new(),
             flushed: 0,
-            until: now.instant.after(Duration::from_millis(ASK_MILLIS)),
+            until: now.instant.after(within),
             reply,
         });
-        if self.asks.open.len() == 1 {
-            // A short queue is answered for at once.
+        // A short queue is answered for at once, and whoever wants to know soon does not wait for the others.
+        if self.asks.open.len() == 1 || within <= Duration::from_millis(ASK_AT_ONCE_MILLIS) {
             self.answer_slice(now);
+        } else {
+            self.asks.open.rotate_left(1);
         }
     }
 
-    /// One slice of the oldest question.
+    /// How many entries are in the buckets that a scope covers as a whole. Entries count once, so there may be more
+    /// recipients.
+    fn in_whole_buckets(&self, scope: &Scope) -> u64 {
+        if scope.fields().meets(Fields::OF_MESSAGE) {
+            return 0;
+        }
+        let mut sum = 0;
+        for destination in self.queue.destination_ids().into_iter().take(ASK_DESTINATIONS_AT_ONCE) {
+            let (domain, _) = self.queue.destination(destination);
+            if scope.domain.as_ref().is_some_and(|wanted| wanted != domain) {
+                continue;
+            }
+            for &bucket in self.queue.buckets(destination) {
+                let facts = Facts { bucket: self.facts_of(bucket), ..Facts::default() };
+                sum += if scope.covers(&facts) { u64::from(self.queue.bucket_total(bucket)) } else { 0 };
+            }
+        }
+        sum
+    }
+
+    /// One slice of the question whose turn it is.
     pub(super) fn answer_slice(&mut self, now: Now) {
         let Some(mut ask) = self.asks.open.pop_front() else {
             return;
@@ -103,7 +137,7 @@ impl Shard {
         ask.coverage.counting = more;
         if more && now.instant < ask.until {
             ask.after = Some(EntryId(u32::try_from(reached - 1).expect("entry ids have 32 bits")));
-            self.asks.open.push_front(ask);
+            self.asks.open.push_back(ask);
             return;
         }
         ask.answer();
@@ -112,7 +146,7 @@ impl Shard {
     /// Whether nothing more is wanted.
     fn consider(&mut self, ask: &mut Ask, id: EntryId, now: Now) -> bool {
         match &ask.question {
-            Question::Covered(scope) => {
+            Question::Covered { scope, .. } => {
                 let recipients = self.covered(id, scope);
                 if recipients > 0 {
                     let entry = self.queue.entry(id);
@@ -129,7 +163,7 @@ impl Shard {
             }
             Question::Messages { filter, limit } => {
                 if self.passes(id, filter) {
-                    ask.messages.push(self.view(id));
+                    ask.messages.push(self.view(id, now));
                 }
                 ask.messages.len() >= *limit
             }
@@ -167,26 +201,29 @@ impl Shard {
         view.ages[age.min(9)] += 1;
     }
 
-    /// How many recipients of an entry a scope covers. What belongs to an attempt (own and remote address, path)
-    /// is not known of queued mail and counts as fitting.
+    /// How many recipients of an entry a scope [`of_queued`] mail covers.
     fn covered(&self, id: EntryId, scope: &Scope) -> u64 {
         let entry = self.queue.entry(id);
-        let facts = self.bucket_facts(entry);
-        let queued = Scope { source_ip: None, remote_ip: None, path: None, ..scope.clone() };
+        let facts = self.facts_of(entry.bucket);
         let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);
         let covers = |recipient: &&u16| {
             let address = entry.envelope.recipient(usize::from(**recipient));
-            let message = Some(MessageFacts { address, tags });
-            queued.covers(&Facts { bucket: facts, message, path: crate::rules::PathFacts::default() })
+            let message = Some(MessageFacts { address, tags, tag_hashes: &[] });
+            scope.covers(&Facts { bucket: facts, message, path: crate::rules::PathFacts::default() })
         };
         entry.recipients.iter().filter(covers).count() as u64
     }
 
     /// What is known of all messages of an entry's bucket.
     pub(super) fn bucket_facts(&self, entry: &Entry) -> BucketFacts<'_> {
-        let key = self.queue.bucket_key(entry.bucket);
-        let (domain, next_hop) = self.queue.destination(self.queue.destination_of(entry.bucket));
-        let pool = self.buckets.get(entry.bucket).and_then(|state| state.eligible.pool.as_deref());
+        self.facts_of(entry.bucket)
+    }
+
+    /// What is known of all messages of a bucket.
+    fn facts_of(&self, bucket: BucketId) -> BucketFacts<'_> {
+        let key = self.queue.bucket_key(bucket);
+        let (domain, next_hop) = self.queue.destination(self.queue.destination_of(bucket));
+        let pool = self.buckets.get(bucket).and_then(|state| state.eligible.pool.as_deref());
         BucketFacts {
             domain,
             routing_domain: match next_hop {
@@ -196,7 +233,7 @@ impl Shard {
             campaign: key.campaign.as_deref(),
             tenant: key.tenant.as_deref(),
             pool: pool.or(key.pool.as_deref()),
-            queue: self.queue.bucket_name(entry.bucket),
+            queue: self.queue.bucket_name(bucket),
         }
     }
 
@@ -211,11 +248,11 @@ impl Shard {
         by_queue
     }
 
-    fn views_of(&self, id: MessageId) -> Vec<MessageView> {
-        self.queue.of_message(id).map(|entry| self.view(entry)).collect()
+    fn views_of(&self, id: MessageId, now: Now) -> Vec<MessageView> {
+        self.queue.of_message(id).map(|entry| self.view(entry, now)).collect()
     }
 
-    fn view(&self, id: EntryId) -> MessageView {
+    fn view(&self, id: EntryId, now: Now) -> MessageView {
         let entry = self.queue.entry(id);
         MessageView {
             envelope: entry.envelope.clone(),
@@ -225,20 +262,16 @@ impl Shard {
             attempts: entry.attempts,
             expires: entry.expires,
             maybe_delivered: entry.maybe_delivered,
-            waits: self.waits(id),
+            waits: self.waits(id, now),
         }
     }
 
-    fn waits(&self, id: EntryId) -> Waits {
+    fn waits(&self, id: EntryId, now: Now) -> Waits {
         let entry = self.queue.entry(id);
         match entry.state {
             State::InFlight => Waits::InFlight,
             State::Waiting => Waits::BackOff { until: entry.timer },
-            State::Held => {
-                let holds = |held: &super::sweep::Held| held.entries.contains(&(id, entry.place));
-                let rule = self.held.iter().find(|(_, held)| holds(held)).map(|(rule, _)| rule.clone());
-                Waits::Rule { rule, until: Timestamp::NEVER }
-            }
+            State::Held => self.held_by(id, now),
             State::Ready => match self.queue.bucket_held(entry.bucket) {
                 Some(by) => Waits::Rule { rule: Some(by.rule.clone()), until: by.until },
                 None => match self.routes.get(self.queue.destination_of(entry.bucket)) {
@@ -249,13 +282,36 @@ impl Shard {
         }
     }
 
+    /// What holds an entry on its own. The rules know at once, unless it is one over the attempt: only then are the
+    /// lists of what each rule holds gone through, which may be long.
+    fn held_by(&self, id: EntryId, now: Now) -> Waits {
+        let entry = self.queue.entry(id);
+        let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);
+        let bucket = self.facts_of(entry.bucket);
+        for recipient in &entry.recipients {
+            let address = entry.envelope.recipient(usize::from(*recipient));
+            let message = Some(MessageFacts { address, tags, tag_hashes: &[] });
+            let facts = Facts { bucket, message, ..Facts::default() };
+            if let Decision::Hold { rule, until } = self.rules.verdict(&facts, Moment::Attempt, now.utc).decision {
+                return Waits::Rule { rule: Some(rule.id.clone()), until };
+            }
+        }
+        let is_of_attempt = |rule: &Arc<str>| {
+            self.rules.rule(rule).is_some_and(|rule| rule.scope.fields().meets(Fields::OF_PATH.with(Fields::POOL)))
+        };
+        let holding = self.held.iter().filter(|(rule, _)| is_of_attempt(rule));
+        let rule = holding.into_iter().find(|(_, held)| held.entries.contains(&(id, entry.place)));
+        Waits::Rule { rule: rule.map(|(rule, _)| rule.clone()), until: Timestamp::NEVER }
+    }
+
     fn passes(&self, id: EntryId, filter: &MessageFilter) -> bool {
         let entry = self.queue.entry(id);
-        let state = match self.waits(id) {
-            Waits::InFlight => "in_flight",
-            Waits::BackOff { .. } => "waiting",
-            Waits::Rule { .. } => "held",
-            Waits::Connection | Waits::Resolution => "ready",
+        let state = match entry.state {
+            State::InFlight => "in_flight",
+            State::Waiting => "waiting",
+            State::Held => "held",
+            State::Ready if self.queue.bucket_held(entry.bucket).is_some() => "held",
+            State::Ready => "ready",
         };
         let scope = Scope {
             domain: filter.domain.clone(),
@@ -330,10 +386,18 @@ fn largest(counts: HashMap<Arc<str>, u64>) -> Vec<(Arc<str>, u64)> {
     counts
 }
 
+/// What belongs to an attempt (own and remote address, path) is not known of queued mail and counts as fitting.
+fn of_queued(scope: &Scope) -> Scope {
+    Scope { source_ip: None, remote_ip: None, path: None, ..scope.clone() }
+}
+
 impl Ask {
     fn answer(mut self) {
         let answer = match self.question {
-            Question::Covered(_) => {
+            Question::Covered { .. } => {
+                if self.coverage.counting {
+                    self.coverage.matched = self.coverage.matched.max(self.at_least);
+                }
                 for (queue, count) in &mut self.by_queue {
                     let in_flight = self.in_flight_by_queue.get(queue).copied().unwrap_or(0);
                     *count = count.saturating_sub(in_flight);

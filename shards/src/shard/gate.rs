@@ -141,12 +141,16 @@ impl Shard {
             return Judgement::HoldBucket(entry.bucket, HeldBy { rule: rule.id.clone(), until });
         }
         let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);
+        let tag_hashes = match entry.envelope.extras() {
+            Some(extras) if rules.names_tags() => rules.tag_hashes(extras),
+            _ => &[][..],
+        };
         let mut stamp = verdict.stamp;
         let mut fates = Fates::new();
         let mut all_pass = true;
         for &recipient in &entry.recipients {
             let address = entry.envelope.recipient(usize::from(recipient));
-            let message = Some(MessageFacts { address, tags });
+            let message = Some(MessageFacts { address, tags, tag_hashes });
             let facts = Facts { bucket: bucket_facts, message, path };
             let answer = rules.complete(verdict, &facts, moment, now.utc);
             stamp.next_transition = stamp.next_transition.min(answer.next_transition());

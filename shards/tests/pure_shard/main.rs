@@ -8,6 +8,7 @@ mod given;
 mod hosts;
 mod largest;
 mod limits;
+mod questions;
 mod rules;
 mod stranded;
 mod ways;
