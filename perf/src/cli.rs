@@ -198,6 +198,12 @@ pub struct GenerateArgs {
 /// How a sink behaves.
 #[derive(Args, Clone)]
 pub struct SinkProfileArgs {
+    /// The sink offers no PIPELINING
+    #[arg(long)]
+    pub sink_no_pipelining: bool,
+    /// The sink offers STARTTLS
+    #[arg(long)]
+    pub sink_tls: bool,
     /// The sink offers CHUNKING
     #[arg(long)]
     pub sink_chunking: bool,
@@ -240,6 +246,8 @@ impl SinkProfileArgs {
     /// The profile asked for.
     pub fn profile(&self) -> Profile {
         Profile {
+            pipelining: !self.sink_no_pipelining,
+            tls: self.sink_tls,
             chunking: self.sink_chunking,
             delay: Duration::from_millis(self.sink_delay_ms),
             tempfail_share: self.sink_tempfail,
@@ -265,9 +273,12 @@ impl SinkProfileArgs {
             format!("--sink-connections={}", self.sink_connections),
             format!("--sink-messages-per-connection={}", self.sink_messages_per_connection),
         ];
-        if self.sink_chunking {
-            arguments.push("--sink-chunking".to_owned());
-        }
+        let flags = [
+            (self.sink_no_pipelining, "--sink-no-pipelining"),
+            (self.sink_tls, "--sink-tls"),
+            (self.sink_chunking, "--sink-chunking"),
+        ];
+        arguments.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()));
         arguments
     }
 }
@@ -319,7 +330,16 @@ mod tests {
 
     #[test]
     fn a_sink_process_gets_the_profile_that_was_asked_for() {
-        let asked = ["x", "sink", "--sink-chunking", "--sink-tempfail=0.25", "--sink-refuse-at=rcpt", "--sink-seed=9"];
+        let asked = [
+            "x",
+            "sink",
+            "--sink-chunking",
+            "--sink-tls",
+            "--sink-no-pipelining",
+            "--sink-tempfail=0.25",
+            "--sink-refuse-at=rcpt",
+            "--sink-seed=9",
+        ];
         let Command::Sink(asked) = Cli::parse_from(asked).command else { panic!("not a sink") };
         let again = ["x".to_owned(), "sink".to_owned()].into_iter().chain(asked.profile.arguments());
         let Command::Sink(again) = Cli::parse_from(again).command else { panic!("not a sink") };
