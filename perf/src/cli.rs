@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::generator::{Load, Pipelining, Spread};
+use crate::rules::RuleArgs;
 use crate::sink::profile::{Profile, RefusalStage};
 
 /// Load harness for mail servers: generator, sink, sampler and side-by-side comparison.
@@ -51,6 +52,12 @@ pub enum Command {
 pub enum ScenarioName {
     /// 20,000 messages of 4 KiB to 100 domains over 50 connections that stay open.
     Canonical,
+    /// `canonical` with and without 100 rule changes a second beside it, in alternation.
+    #[value(name = "rule_churn")]
+    RuleChurn,
+    /// From rule call to answer, idle and with the shards saturated by `canonical`.
+    #[value(name = "rule_latency")]
+    RuleLatency,
 }
 
 /// The server under test.
@@ -166,6 +173,8 @@ pub struct RunArgs {
     pub rounds: u32,
     #[command(flatten)]
     pub shape: ShapeArgs,
+    #[command(flatten)]
+    pub rules: RuleArgs,
 }
 
 #[derive(Args)]
@@ -310,7 +319,8 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+/// A number above 0.
+pub fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
         _ => Err("a rate is a number above 0".to_owned()),
