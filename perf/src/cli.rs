@@ -55,6 +55,8 @@ pub enum ScenarioName {
     /// `canonical` with and without 100 rule changes a second beside it, in alternation.
     #[value(name = "rule_churn")]
     RuleChurn,
+    /// Every kind of rule over mail that is on its way: what is completed after the rule's answer, to be zero.
+    Gate,
     /// From rule call to answer, idle and with the shards saturated by `canonical`.
     #[value(name = "rule_latency")]
     RuleLatency,

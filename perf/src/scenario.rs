@@ -33,6 +33,7 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
     warn_of_tmpfs(&machine.work_filesystem);
     match arguments.scenario {
         ScenarioName::RuleChurn => return rules::churn::run(arguments, machine),
+        ScenarioName::Gate => return rules::gate::run(arguments, machine),
         ScenarioName::RuleLatency => return rules::latency::run(arguments, machine),
         ScenarioName::Canonical => {}
     }

@@ -4,6 +4,7 @@
 
 mod caller;
 pub mod churn;
+pub mod gate;
 pub mod http;
 pub mod latency;
 mod mix;
@@ -23,6 +24,8 @@ pub struct RuleArgs {
     /// rule_latency: rule calls in each half, at least
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     pub rule_calls: u32,
+    #[command(flatten)]
+    pub gate: gate::GateArgs,
 }
 
 /// The API of the server under test.
