@@ -114,6 +114,31 @@ impl Cores {
         views.truncate(limit);
         views
     }
+
+    /// The sum of what the cores answer to a question of coverage.
+    async fn covered(&self, question: Question) -> Matched {
+        let Answers { answers, missing } = self.ask(question).await;
+        let mut matched = Matched { counting: missing > 0, ..Matched::default() };
+        let mut destinations: HashMap<Arc<str>, u64> = HashMap::new();
+        for answer in answers {
+            let Answer::Covered(coverage) = answer else { continue };
+            let Coverage { matched: count, in_flight, held, first_expiry, destinations: of_core, counting } = coverage;
+            matched.matched += count;
+            matched.in_flight += in_flight;
+            matched.held += held;
+            matched.counting |= counting;
+            matched.first_expiry = matched.first_expiry.into_iter().chain(first_expiry).min();
+            for (domain, count) in of_core {
+                *destinations.entry(domain).or_default() += count;
+            }
+        }
+        let mut destinations: Vec<(String, u64)> =
+            destinations.into_iter().map(|(domain, count)| (domain.to_string(), count)).collect();
+        destinations.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
+        destinations.truncate(DESTINATIONS);
+        matched.destinations = destinations;
+        matched
+    }
 }
 
 fn add(to: &mut QueueView, view: &QueueView) {
@@ -126,31 +151,12 @@ fn add(to: &mut QueueView, view: &QueueView) {
 }
 
 impl Census for Cores {
+    fn matched_at_once<'a>(&'a self, rule: &'a Rule) -> Counting<'a, Matched> {
+        Box::pin(self.covered(Question::CoveredAtOnce(rule.scope.clone())))
+    }
+
     fn matched<'a>(&'a self, rule: &'a Rule) -> Counting<'a, Matched> {
-        Box::pin(async {
-            let Answers { answers, missing } = self.ask(Question::Covered(rule.scope.clone())).await;
-            let mut matched = Matched { counting: missing > 0, ..Matched::default() };
-            let mut destinations: HashMap<Arc<str>, u64> = HashMap::new();
-            for answer in answers {
-                let Answer::Covered(coverage) = answer else { continue };
-                let Coverage { matched: count, in_flight, held, first_expiry, destinations: of_core, counting } =
-                    coverage;
-                matched.matched += count;
-                matched.in_flight += in_flight;
-                matched.held += held;
-                matched.counting |= counting;
-                matched.first_expiry = matched.first_expiry.into_iter().chain(first_expiry).min();
-                for (domain, count) in of_core {
-                    *destinations.entry(domain).or_default() += count;
-                }
-            }
-            let mut destinations: Vec<(String, u64)> =
-                destinations.into_iter().map(|(domain, count)| (domain.to_string(), count)).collect();
-            destinations.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
-            destinations.truncate(DESTINATIONS);
-            matched.destinations = destinations;
-            matched
-        })
+        Box::pin(self.covered(Question::Covered(rule.scope.clone())))
     }
 
     fn rule_counts<'a>(&'a self, ids: &'a [Arc<str>]) -> Counting<'a, HashMap<Arc<str>, RuleCounts>> {

@@ -188,6 +188,9 @@ impl<T> fmt::Debug for ReplyTo<T> {
 pub enum Question {
     /// How much queued mail a scope covers.
     Covered(Scope),
+    /// The same of what can be looked at without a wait: a lower bound where the queue is long. What is in flight is
+    /// always complete.
+    CoveredAtOnce(Scope),
     /// Messages that pass a filter, at most `limit`.
     Messages {
         /// Which.
@@ -234,7 +237,7 @@ pub struct MessageFilter {
 /// What a core answers.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// To `Covered`.
+    /// To `Covered` and `CoveredAtOnce`.
     Covered(Coverage),
     /// To `Messages` and `Message`.
     Messages(Vec<MessageView>),

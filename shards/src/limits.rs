@@ -364,7 +364,7 @@ pub const BODY_MOVED_WAIT_MILLIS: u64 = 100;
 /// Questions of the control side that a core has open at once; more are answered `Busy`.
 pub const ASKS_MAX: usize = 64;
 
-/// Entries that a tick looks at for a question.
+/// Entries that a tick looks at for a question; and all that is looked at for one that is answered at once.
 pub const ASK_ENTRIES_PER_TICK: usize = 4096;
 
 /// A question is answered with what is known after this time.

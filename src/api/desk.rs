@@ -187,7 +187,8 @@ impl Desk {
         Ok(Made::Rule(Box::new(changed), matched))
     }
 
-    /// Makes a change that puts a rule in force, and counts what that covers.
+    /// Makes a change that puts a rule in force, and counts what that covers, as far as it can be counted without making
+    /// whoever waits for the rule wait for a long queue.
     pub async fn change_counted(
         &self,
         by: &Identity,
@@ -196,12 +197,12 @@ impl Desk {
     ) -> Result<(Changed, Matched), Refusal> {
         if rule.kind.record().is_none() {
             let changed = self.change(by, change).await?;
-            return Ok((changed, self.census.matched(rule).await));
+            return Ok((changed, self.census.matched_at_once(rule).await));
         }
         // What such a rule covers may have ended before it can be counted, so that is counted meanwhile.
-        let (before, changed) = zip(self.census.matched(rule), self.change(by, change)).await;
+        let (before, changed) = zip(self.census.matched_at_once(rule), self.change(by, change)).await;
         let changed = changed?;
-        let after = self.census.matched(rule).await;
+        let after = self.census.matched_at_once(rule).await;
         let counting = before.counting || after.counting;
         let matched = before.matched.max(after.matched);
         Ok((changed, Matched { matched, counting, ..after }))

@@ -80,6 +80,10 @@ impl Cores for Tables {
 struct Busy;
 
 impl Census for Busy {
+    fn matched_at_once<'a>(&'a self, rule: &'a Rule) -> Counting<'a, Matched> {
+        self.matched(rule)
+    }
+
     fn matched<'a>(&'a self, rule: &'a Rule) -> Counting<'a, Matched> {
         let busy = rule.scope.domain.as_deref().is_none_or(|domain| domain == "busy.test");
         let matched = Matched {

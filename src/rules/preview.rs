@@ -17,7 +17,7 @@ pub type Counting<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 pub struct Matched {
     /// Recipients in queues that it covers.
     pub matched: u64,
-    /// Of these, those whose end of data had left already: they may get through.
+    /// Of these, those whose end of data had left already: they may get through. Never a lower bound.
     pub in_flight: u64,
     /// Of these, those that some rule holds now.
     pub held: u64,
@@ -25,7 +25,7 @@ pub struct Matched {
     pub first_expiry: Option<Timestamp>,
     /// Most of them by recipient domain, largest first, 100 at most.
     pub destinations: Vec<(String, u64)>,
-    /// Counting has not ended: all figures are lower bounds.
+    /// Counting has not ended: the figures are lower bounds.
     pub counting: bool,
 }
 
@@ -44,7 +44,10 @@ pub struct RuleCounts {
 
 /// Asks the cores. Every answer comes within a bound of time (5 s), with what is known by then.
 pub trait Census {
-    /// How much a rule covers: one that is in force, or one that is only thought of.
+    /// How much a rule covers, without a wait for long queues: the figures but `in_flight` may be lower bounds.
+    fn matched_at_once<'a>(&'a self, rule: &'a Rule) -> Counting<'a, Matched>;
+
+    /// How much a rule covers that is only thought of.
     fn matched<'a>(&'a self, rule: &'a Rule) -> Counting<'a, Matched>;
 
     /// What rules have done; those of which nothing is known are left out.

@@ -9,7 +9,7 @@ use crate::limits::{ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_TICK, ASK_MILLIS, ASKS
 use crate::message::MessageId;
 use crate::outcome::{EnhancedCode, RecordType, Response, RuleMark, Verb};
 use crate::queue::{Entry, EntryId, NextHop, State};
-use crate::rules::{BucketFacts, Facts, MessageFacts, Scope};
+use crate::rules::{BucketFacts, Facts, MessageFacts, PathFacts, Scope};
 use crate::time::{Instant, Now, Timestamp};
 use hashbrown::HashMap;
 use std::cmp::Reverse;
@@ -46,22 +46,26 @@ impl Shard {
             Question::Retry(id) => Answer::Count(self.retry(*id, now)),
             Question::Cancel { id, by } => Answer::Count(self.cancel(*id, by, now)),
             Question::RuleCounts(ids) => Answer::RuleCounts(ids.iter().map(|id| self.rule_count(id)).collect()),
-            Question::Covered(_) | Question::Messages { .. } | Question::Flush(_) | Question::Queues => {
-                return self.begin_walk(question, reply, now);
-            }
+            Question::Covered(_)
+            | Question::CoveredAtOnce(_)
+            | Question::Messages { .. }
+            | Question::Flush(_)
+            | Question::Queues => return self.begin_walk(question, reply, now),
         };
         reply.send(answer);
     }
 
-    fn begin_walk(&mut self, question: Question, reply: ReplyTo<Answer>, now: Now) {
-        if self.asks.open.len() >= ASKS_MAX {
+    fn begin_walk(&mut self, mut question: Question, reply: ReplyTo<Answer>, now: Now) {
+        let at_once = matches!(question, Question::CoveredAtOnce(_));
+        if !at_once && self.asks.open.len() >= ASKS_MAX {
             return reply.send(Answer::Busy);
         }
         let mut coverage = Coverage::default();
-        if let Question::Covered(scope) = &question {
+        if let Question::Covered(scope) | Question::CoveredAtOnce(scope) | Question::Flush(scope) = &mut question {
+            without_attempt(scope);
             coverage.in_flight = self.in_flight(scope);
         }
-        self.asks.open.push_back(Ask {
+        let mut ask = Ask {
             question,
             after: None,
             coverage,
@@ -71,7 +75,13 @@ impl Shard {
             flushed: 0,
             until: now.instant.after(Duration::from_millis(ASK_MILLIS)),
             reply,
-        });
+        };
+        if at_once {
+            // Whoever made a rule waits for this answer: it takes no turn behind questions over the whole queue.
+            self.look(&mut ask, now);
+            return ask.answer();
+        }
+        self.asks.open.push_back(ask);
         if self.asks.open.len() == 1 {
             // A short queue is answered for at once.
             self.answer_slice(now);
@@ -83,11 +93,20 @@ impl Shard {
         let Some(mut ask) = self.asks.open.pop_front() else {
             return;
         };
+        if self.look(&mut ask, now) && now.instant < ask.until {
+            self.asks.open.push_front(ask);
+            return;
+        }
+        ask.answer();
+    }
+
+    /// Looks at the next entries for a question; whether there are more.
+    fn look(&mut self, ask: &mut Ask, now: Now) -> bool {
         let from = ask.after.map_or(0, |id| id.0 as usize + 1);
         let ids: Vec<EntryId> = self.queue.entries_after(ask.after, ASK_ENTRIES_PER_TICK).map(|(id, _)| id).collect();
         let mut enough = false;
         for id in ids {
-            enough |= self.consider(&mut ask, id, now);
+            enough |= self.consider(ask, id, now);
             if enough {
                 break;
             }
@@ -95,18 +114,16 @@ impl Shard {
         let reached = from + ASK_ENTRIES_PER_TICK;
         let more = !enough && reached < self.queue.entry_id_bound();
         ask.coverage.counting = more;
-        if more && now.instant < ask.until {
+        if more {
             ask.after = Some(EntryId(u32::try_from(reached - 1).expect("entry ids have 32 bits")));
-            self.asks.open.push_front(ask);
-            return;
         }
-        ask.answer();
+        more
     }
 
     /// Whether nothing more is wanted.
     fn consider(&mut self, ask: &mut Ask, id: EntryId, now: Now) -> bool {
         match &ask.question {
-            Question::Covered(scope) => {
+            Question::Covered(scope) | Question::CoveredAtOnce(scope) => {
                 let recipients = self.covered(id, scope);
                 if recipients > 0 {
                     let entry = self.queue.entry(id);
@@ -160,17 +177,15 @@ impl Shard {
         view.ages[age.min(9)] += 1;
     }
 
-    /// How many recipients of an entry a scope covers. What belongs to an attempt (own and remote address, path)
-    /// is not known of queued mail and counts as fitting.
+    /// How many recipients of an entry a scope covers that names nothing of an attempt (see [`without_attempt`]).
     fn covered(&self, id: EntryId, scope: &Scope) -> u64 {
         let entry = self.queue.entry(id);
         let facts = self.bucket_facts(entry);
-        let queued = Scope { source_ip: None, remote_ip: None, path: None, ..scope.clone() };
         let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);
         let covers = |recipient: &&u16| {
             let address = entry.envelope.recipient(usize::from(**recipient));
             let message = Some(MessageFacts { address, tags });
-            queued.covers(&Facts { bucket: facts, message, path: crate::rules::PathFacts::default() })
+            scope.covers(&Facts { bucket: facts, message, path: PathFacts::default() })
         };
         entry.recipients.iter().filter(covers).count() as u64
     }
@@ -311,10 +326,15 @@ impl Shard {
     }
 }
 
+/// What belongs to an attempt (own and remote address, path) is not known of queued mail and counts as fitting.
+fn without_attempt(scope: &mut Scope) {
+    (scope.source_ip, scope.remote_ip, scope.path) = (None, None, None);
+}
+
 impl Ask {
     fn answer(mut self) {
         let answer = match self.question {
-            Question::Covered(_) => {
+            Question::Covered(_) | Question::CoveredAtOnce(_) => {
                 let mut destinations: Vec<(Arc<str>, u64)> = self.by_destination.into_iter().collect();
                 destinations.sort_unstable_by_key(|(_, count)| Reverse(*count));
                 destinations.truncate(ASK_DESTINATIONS_MAX);
