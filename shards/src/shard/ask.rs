@@ -62,8 +62,8 @@ impl Shard {
         }
         let mut coverage = Coverage::default();
         if let Question::Covered(scope) | Question::CoveredAtOnce(scope) | Question::Flush(scope) = &mut question {
-            without_attempt(scope);
             coverage.in_flight = self.in_flight(scope);
+            without_attempt(scope);
         }
         let mut ask = Ask {
             question,
@@ -124,7 +124,7 @@ impl Shard {
     fn consider(&mut self, ask: &mut Ask, id: EntryId, now: Now) -> bool {
         match &ask.question {
             Question::Covered(scope) | Question::CoveredAtOnce(scope) => {
-                let recipients = self.covered(id, scope);
+                let recipients = self.covered(id, scope, PathFacts::default());
                 if recipients > 0 {
                     let entry = self.queue.entry(id);
                     let held = entry.state == State::Held || self.queue.bucket_held(entry.bucket).is_some();
@@ -144,7 +144,7 @@ impl Shard {
                 ask.messages.len() >= *limit
             }
             Question::Flush(scope) => {
-                if self.queue.entry(id).state == State::Waiting && self.covered(id, scope) > 0 {
+                if self.queue.entry(id).state == State::Waiting && self.covered(id, scope, PathFacts::default()) > 0 {
                     self.make_due(id, now);
                     ask.flushed += 1;
                 }
@@ -177,15 +177,16 @@ impl Shard {
         view.ages[age.min(9)] += 1;
     }
 
-    /// How many recipients of an entry a scope covers that names nothing of an attempt (see [`without_attempt`]).
-    fn covered(&self, id: EntryId, scope: &Scope) -> u64 {
+    /// How many recipients of an entry a scope covers, given what is known of its attempt. Of queued mail that is
+    /// nothing, and the scope must not name it (see [`without_attempt`]).
+    fn covered(&self, id: EntryId, scope: &Scope, path: PathFacts<'_>) -> u64 {
         let entry = self.queue.entry(id);
         let facts = self.bucket_facts(entry);
         let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);
         let covers = |recipient: &&u16| {
             let address = entry.envelope.recipient(usize::from(**recipient));
             let message = Some(MessageFacts { address, tags });
-            scope.covers(&Facts { bucket: facts, message, path: PathFacts::default() })
+            scope.covers(&Facts { bucket: facts, message, path })
         };
         entry.recipients.iter().filter(covers).count() as u64
     }
@@ -208,10 +209,20 @@ impl Shard {
         }
     }
 
-    /// Messages that `scope` covers whose end-of-data has left and is not answered.
+    /// Messages that `scope` covers, on the path that they take, whose end-of-data has left and is not answered.
     fn in_flight(&self, scope: &Scope) -> u64 {
-        let flights = self.sessions.iter().flat_map(|(_, session)| &session.flights);
-        flights.filter(|flight| flight.end_of_data_sent).map(|flight| self.covered(flight.entry, scope)).sum()
+        let mut count = 0;
+        for (_, session) in &self.sessions {
+            for flight in session.flights.iter().filter(|flight| flight.end_of_data_sent) {
+                let path = PathFacts {
+                    source_ip: session.carrier.source_address,
+                    path: Some(&self.sites.path(session.path).name),
+                    remote_ip: session.carrier.peer.map(|peer| peer.ip()),
+                };
+                count += self.covered(flight.entry, scope, path);
+            }
+        }
+        count
     }
 
     fn views_of(&self, id: MessageId) -> Vec<MessageView> {
@@ -269,7 +280,7 @@ impl Shard {
         };
         filter.state.as_deref().is_none_or(|wanted| wanted == state)
             && filter.after.is_none_or(|after| entry.envelope.id() > after)
-            && self.covered(id, &scope) > 0
+            && self.covered(id, &scope, PathFacts::default()) > 0
     }
 
     fn retry(&mut self, id: MessageId, now: Now) -> u64 {

@@ -1,6 +1,6 @@
 //! What the control side asks of the queue: exact where there is time, at once where somebody waits.
 
-use crate::world::{World, peer, seconds, settings};
+use crate::world::{Behaviour, World, peer, seconds, settings};
 use mailrace_shards::event::{Answer, Coverage, Question, ReplyTo};
 use mailrace_shards::limits::{ASK_ENTRIES_PER_TICK, ASKS_MAX};
 use mailrace_shards::rules::{Kind, Rule, Scope, Validity};
@@ -61,4 +61,33 @@ fn whoever_made_a_rule_never_waits_for_a_long_queue() {
     world.run(seconds(5));
     let found = coverage(&walks[0]);
     assert_eq!((found.matched, found.held, found.counting), (count as u64, count as u64, false));
+}
+
+/// The answer to a suspension of one egress path named what was in flight on every other as well.
+#[test]
+fn in_flight_is_what_is_on_the_path_that_the_rule_names() {
+    let mut world = World::new(settings());
+    for (domain, host, number) in [("a.test", "mx.a.test", 1), ("b.test", "mx.b.test", 2)] {
+        world.everything_at(&[domain], &[(host, peer(number))]);
+        world.hosts.insert(peer(number), Behaviour::Silent);
+    }
+    world.post(&["r@a.test"]);
+    world.post(&["r@b.test"]);
+    world.run(seconds(1));
+    let path = |host: &str| Scope { path: Some(format!("unspecified->{host}@smtp_client").into()), ..Scope::default() };
+    let remote = |number| Scope { remote_ip: Some(peer(number).ip()), ..Scope::default() };
+    let cases = [
+        (Scope::default(), 2),
+        (path("mx.a.test"), 1),
+        (path("mx.b.test"), 1),
+        (path("mx.c.test"), 0),
+        (remote(2), 1),
+        (remote(3), 0),
+        (Scope { domain: Some("a.test".into()), ..path("mx.b.test") }, 0),
+    ];
+    for (scope, expected) in cases {
+        for question in [Question::Covered(scope.clone()), Question::CoveredAtOnce(scope.clone())] {
+            assert_eq!(coverage(&ask(&mut world, question)).in_flight, expected, "{scope:?}");
+        }
+    }
 }
