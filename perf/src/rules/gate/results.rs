@@ -21,6 +21,8 @@ pub struct Cell {
     rounds: u32,
     /// Rounds in which none was.
     too_late: u32,
+    /// Rule calls that were answered with 503 and made again.
+    put_off: u32,
     /// Messages completed after the answer: in flight, or violations.
     late: u64,
     /// Messages that should not have been completed.
@@ -52,6 +54,7 @@ impl Results {
                     size,
                     rounds: 0,
                     too_late: 0,
+                    put_off: 0,
                     late: 0,
                     violations: 0,
                     least_unread: None,
@@ -70,6 +73,7 @@ impl Results {
         } else {
             cell.rounds += 1;
         }
+        cell.put_off += found.put_off;
         cell.late += found.judgement.late;
         cell.violations += found.judgement.violations;
         if size == Size::Large && !found.too_late {
@@ -101,6 +105,7 @@ pub struct GateReport {
     /// Rounds made, those included that came too late to show anything.
     rounds: u64,
     too_late: u64,
+    put_off: u64,
     /// The result.
     violations: u64,
     /// Mail lost, delivered twice or not sent as meant, and the first of these in words.
@@ -129,6 +134,7 @@ impl GateReport {
             seconds: seconds_between(start_ns, now_ns()),
             rounds,
             too_late: results.cells.iter().map(|cell| u64::from(cell.too_late)).sum(),
+            put_off: results.cells.iter().map(|cell| u64::from(cell.put_off)).sum(),
             violations,
             wrong: results.wrong_count,
             wrong_words: results.wrong,
@@ -156,6 +162,12 @@ impl GateReport {
                     row.iter().map(|cell| format!("  {:>14}", format!("{}/{}", cell.violations, cell.rounds)));
                 println!("{:<28}{}", row[0].kind.name(), figures.collect::<String>());
             }
+        }
+        if self.put_off > 0 {
+            println!(
+                "{} rule calls were answered with 503, not in force everywhere in time, and made again",
+                self.put_off
+            );
         }
         let late: u64 = self.cells.iter().map(|cell| cell.late).sum();
         println!(
