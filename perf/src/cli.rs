@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::generator::{Load, Pipelining, Spread};
+use crate::rules::RuleArgs;
 use crate::sink::profile::{Profile, RefusalStage};
 
 /// Load harness for mail servers: generator, sink, sampler and side-by-side comparison.
@@ -51,6 +52,14 @@ pub enum Command {
 pub enum ScenarioName {
     /// 20,000 messages of 4 KiB to 100 domains over 50 connections that stay open.
     Canonical,
+    /// `canonical` with and without 100 rule changes a second beside it, in alternation.
+    #[value(name = "rule_churn")]
+    RuleChurn,
+    /// Every kind of rule over mail that is on its way: what is completed after the rule's answer, to be zero.
+    Gate,
+    /// From rule call to answer, idle and with the shards saturated by `canonical`.
+    #[value(name = "rule_latency")]
+    RuleLatency,
 }
 
 /// The server under test.
@@ -166,6 +175,8 @@ pub struct RunArgs {
     pub rounds: u32,
     #[command(flatten)]
     pub shape: ShapeArgs,
+    #[command(flatten)]
+    pub rules: RuleArgs,
 }
 
 #[derive(Args)]
@@ -198,6 +209,12 @@ pub struct GenerateArgs {
 /// How a sink behaves.
 #[derive(Args, Clone)]
 pub struct SinkProfileArgs {
+    /// The sink offers no PIPELINING
+    #[arg(long)]
+    pub sink_no_pipelining: bool,
+    /// The sink offers STARTTLS
+    #[arg(long)]
+    pub sink_tls: bool,
     /// The sink offers CHUNKING
     #[arg(long)]
     pub sink_chunking: bool,
@@ -240,6 +257,8 @@ impl SinkProfileArgs {
     /// The profile asked for.
     pub fn profile(&self) -> Profile {
         Profile {
+            pipelining: !self.sink_no_pipelining,
+            tls: self.sink_tls,
             chunking: self.sink_chunking,
             delay: Duration::from_millis(self.sink_delay_ms),
             tempfail_share: self.sink_tempfail,
@@ -265,9 +284,12 @@ impl SinkProfileArgs {
             format!("--sink-connections={}", self.sink_connections),
             format!("--sink-messages-per-connection={}", self.sink_messages_per_connection),
         ];
-        if self.sink_chunking {
-            arguments.push("--sink-chunking".to_owned());
-        }
+        let flags = [
+            (self.sink_no_pipelining, "--sink-no-pipelining"),
+            (self.sink_tls, "--sink-tls"),
+            (self.sink_chunking, "--sink-chunking"),
+        ];
+        arguments.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()));
         arguments
     }
 }
@@ -299,7 +321,8 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+/// A number above 0.
+pub fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
         _ => Err("a rate is a number above 0".to_owned()),
@@ -319,7 +342,16 @@ mod tests {
 
     #[test]
     fn a_sink_process_gets_the_profile_that_was_asked_for() {
-        let asked = ["x", "sink", "--sink-chunking", "--sink-tempfail=0.25", "--sink-refuse-at=rcpt", "--sink-seed=9"];
+        let asked = [
+            "x",
+            "sink",
+            "--sink-chunking",
+            "--sink-tls",
+            "--sink-no-pipelining",
+            "--sink-tempfail=0.25",
+            "--sink-refuse-at=rcpt",
+            "--sink-seed=9",
+        ];
         let Command::Sink(asked) = Cli::parse_from(asked).command else { panic!("not a sink") };
         let again = ["x".to_owned(), "sink".to_owned()].into_iter().chain(asked.profile.arguments());
         let Command::Sink(again) = Cli::parse_from(again).command else { panic!("not a sink") };

@@ -15,6 +15,7 @@ mod mta;
 mod numbers;
 mod progress;
 mod report;
+mod rules;
 mod sampler;
 mod scenario;
 mod sink;

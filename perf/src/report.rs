@@ -62,7 +62,7 @@ impl Round {
 /// What was asked for.
 #[derive(Clone, Debug, Serialize)]
 pub struct Asked {
-    pub scenario: &'static str,
+    pub scenario: String,
     pub messages: u32,
     pub size: u32,
     pub domains: u32,

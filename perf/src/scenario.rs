@@ -5,12 +5,14 @@
 
 use std::process::ExitCode;
 
+use clap::ValueEnum;
 use tempfile::TempDir;
 
 use crate::cli::{CompareArgs, MtaName, OpponentName, RunArgs, ScenarioName, ShapeArgs, ToolsName};
 use crate::error::{Context, Result, fail};
 use crate::mta::{self, Mta};
 use crate::report::{self, Asked, CompareReport, Figures, Round, RunReport, ratio, summarise};
+use crate::rules;
 use crate::sampler::machine;
 use crate::sampler::peak::{Peak, PeakSampler};
 use crate::sampler::process::{Usage, usage};
@@ -29,6 +31,12 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
     stop::watch().context("watch for signals")?;
     let machine = machine::facts(&arguments.shape.work_dir);
     warn_of_tmpfs(&machine.work_filesystem);
+    match arguments.scenario {
+        ScenarioName::RuleChurn => return rules::churn::run(arguments, machine),
+        ScenarioName::Gate => return rules::gate::run(arguments, machine),
+        ScenarioName::RuleLatency => return rules::latency::run(arguments, machine),
+        ScenarioName::Canonical => {}
+    }
     let mut rounds = Vec::new();
     for number in 1..=arguments.rounds {
         rounds.push(round(arguments.mta, &arguments.shape, &format!("round {number}"))?);
@@ -79,25 +87,41 @@ pub fn compare(arguments: &CompareArgs) -> Result<ExitCode> {
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn round(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Round> {
+/// A server with what sends through it and what it delivers to. Dropped in this order: the server before the sink, the
+/// directory last.
+pub struct Scene {
+    /// The server.
+    pub mta: Box<dyn Mta>,
+    /// Generator and sink.
+    pub traffic: Box<dyn Traffic>,
+    _directory: TempDir,
+}
+
+/// Starts sink and server on a directory of their own.
+pub fn begin(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Scene> {
     let mut directory = TempDir::with_prefix_in("mailrace-perf-", &shape.work_dir)
         .context(format_args!("make a directory in {}", shape.work_dir.display()))?;
     directory.disable_cleanup(shape.keep);
     if shape.keep {
         eprintln!("{title}: files stay in {}", directory.path().display());
     }
-    let mut traffic: Box<dyn Traffic> = match shape.tools {
+    let traffic: Box<dyn Traffic> = match shape.tools {
         ToolsName::Perf => Box::new(OwnTraffic::start(shape)?),
         ToolsName::Postfix => Box::new(PostfixTraffic::start(shape)?),
     };
-    // Declared after the directory and the sink, so it is stopped before they go.
-    let mut mta = mta::start(name, traffic.sink(), shape, directory.path())?;
-    let mut round = measure(mta.as_mut(), traffic.as_mut(), shape, title)?;
-    round.stop_failure = mta.stop().err().map(|failure| failure.to_string());
+    let mta = mta::start(name, traffic.sink(), shape, directory.path())?;
+    Ok(Scene { mta, traffic, _directory: directory })
+}
+
+fn round(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Round> {
+    let mut scene = begin(name, shape, title)?;
+    let mut round = measure(scene.mta.as_mut(), scene.traffic.as_mut(), shape, title)?;
+    round.stop_failure = scene.mta.stop().err().map(|failure| failure.to_string());
     Ok(round)
 }
 
-fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, title: &str) -> Result<Round> {
+/// Warm-up, window and figures of one round.
+pub fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, title: &str) -> Result<Round> {
     if shape.warm_up > 0 {
         send(mta, traffic, shape.warm_up, &format!("{title} warm-up"))?;
     }
@@ -130,7 +154,7 @@ fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, titl
 }
 
 /// Sends one batch; a server that ended meanwhile is a failure with the end of its log.
-fn send(mta: &mut dyn Mta, traffic: &mut dyn Traffic, messages: u32, title: &str) -> Result<Outcome> {
+pub fn send(mta: &mut dyn Mta, traffic: &mut dyn Traffic, messages: u32, title: &str) -> Result<Outcome> {
     let outcome = traffic.send(mta, messages, title)?;
     if stop::requested() {
         return fail("stopped");
@@ -192,10 +216,10 @@ fn figures(
     }
 }
 
-fn asked(scenario: ScenarioName, shape: &ShapeArgs) -> Asked {
-    let ScenarioName::Canonical = scenario;
+/// What was asked for, as a report says it.
+pub fn asked(scenario: ScenarioName, shape: &ShapeArgs) -> Asked {
     Asked {
-        scenario: "canonical",
+        scenario: scenario.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned()),
         messages: shape.sending.messages,
         size: shape.sending.size,
         domains: shape.sending.domains,
@@ -217,7 +241,7 @@ fn warn_of_tmpfs(filesystem: &str) {
 }
 
 /// Names what was not as asked for; whether nothing was.
-fn complain(rounds: &[Round]) -> bool {
+pub fn complain(rounds: &[Round]) -> bool {
     for round in rounds.iter().filter(|round| !round.is_complete()) {
         eprintln!(
             "mailrace-perf: {}: {} of {} accepted, {} lost, refused {:?}, failures {:?}{}",

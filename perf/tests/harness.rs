@@ -241,3 +241,17 @@ fn a_server_that_is_no_server_is_named_and_nothing_is_left() {
     }
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn a_server_without_rules_is_refused_by_the_scenarios_that_judge_them() {
+    let directory = tempfile::tempdir().unwrap();
+    for scenario in ["gate", "rule_churn", "rule_latency"] {
+        let command = &mut Command::new(PROGRAM);
+        command.args(["run", scenario, "--mta=none", "--messages=100", "--warm-up=0", "--gate-transports=tls_bdat"]);
+        let output = command.arg("--work-dir").arg(directory.path()).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{scenario}: {errors}");
+        assert!(errors.contains("has no API for rules"), "{scenario}: {errors}");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "a temporary directory was left");
+    }
+}

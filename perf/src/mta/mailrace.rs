@@ -10,6 +10,7 @@ use super::{Mta, beside_ourselves, free_port, tail};
 use crate::cli::ShapeArgs;
 use crate::error::{Context, Result, fail};
 use crate::guard::{Guarded, output};
+use crate::rules::http::Api;
 
 /// SIGTERM, then this long to finish what is in progress.
 const GRACE: Duration = Duration::from_secs(40);
@@ -19,6 +20,8 @@ pub struct Mailrace {
     process: Guarded,
     version: String,
     address: SocketAddr,
+    api: SocketAddr,
+    token: PathBuf,
     log: PathBuf,
 }
 
@@ -53,7 +56,7 @@ impl Mailrace {
             command.args(["serve", "--config"]).arg(&config).stdin(Stdio::null()).stdout(lines).stderr(errors)
         })?;
         let version = version.map_or_else(|_| "mailrace".to_owned(), |text| text.trim().to_owned());
-        Ok(Mailrace { process, version, address, log })
+        Ok(Mailrace { process, version, address, api, token: data.join("token"), log })
     }
 }
 
@@ -76,6 +79,12 @@ impl Mta for Mailrace {
 
     fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    fn api(&self) -> Option<Result<Api>> {
+        // The first start writes it before the greeting.
+        let token = fs::read_to_string(&self.token).context(format_args!("read {}", self.token.display()));
+        Some(token.map(|token| Api { address: self.api, token: token.trim().to_owned() }))
     }
 
     fn roots(&self) -> Vec<u32> {

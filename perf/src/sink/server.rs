@@ -12,8 +12,10 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
 use super::control::{Control, ControlFlow};
+use super::conversation::Conversation;
 use super::profile::Profile;
-use super::session::{Flow, Session, Shared};
+use super::session::{Flow, Shared};
+use super::tls;
 use crate::clock::now_ns;
 use crate::stop;
 
@@ -28,7 +30,7 @@ const MAX_UNSENT_OCTETS: usize = 4 << 20;
 
 struct Connection {
     stream: TcpStream,
-    session: Session,
+    conversation: Conversation,
     out: Vec<u8>,
     written: usize,
     paused: bool,
@@ -58,12 +60,16 @@ impl Server {
             true => Some(Control::register(poll.registry(), CONTROL)?),
             false => None,
         };
+        let mut shared = Shared::new(profile);
+        if shared.profile.tls {
+            shared.tls = Some(tls::self_signed()?.0);
+        }
         Ok(Server {
             poll,
             listener,
             control,
             connections: Slab::new(),
-            shared: Shared::new(profile),
+            shared,
             delayed: VecDeque::new(),
             serial: 0,
             scratch: vec![0; READ_OCTETS].into_boxed_slice(),
@@ -137,11 +143,11 @@ impl Server {
             self.serial += 1;
             let _ = stream.set_nodelay(true);
             let mut out = Vec::new();
-            let session = Session::new(&mut out);
+            let conversation = Conversation::new(&mut out);
             let entry = self.connections.vacant_entry();
             let key = entry.key();
             self.poll.registry().register(&mut stream, Token(key), Interest::READABLE | Interest::WRITABLE)?;
-            entry.insert(Connection { stream, session, out, written: 0, paused: false, serial: self.serial });
+            entry.insert(Connection { stream, conversation, out, written: 0, paused: false, serial: self.serial });
             self.flush(key);
         }
     }
@@ -160,7 +166,7 @@ impl Server {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(_) => return self.drop_connection(key),
             };
-            let flow = connection.session.receive(&self.scratch[..count], &mut self.shared, &mut connection.out);
+            let flow = connection.conversation.receive(&self.scratch[..count], &mut self.shared, &mut connection.out);
             self.after(key, flow);
             if count < self.scratch.len() {
                 return;
@@ -174,7 +180,7 @@ impl Server {
         let Some(connection) = self.connections.get_mut(key) else { return };
         match flow {
             Flow::Open if connection.out.len() > MAX_UNSENT_OCTETS => self.drop_connection(key),
-            Flow::Open => {}
+            Flow::Open | Flow::StartTls => {}
             // The replies are small: what the socket did not take at once, the client was not going to read.
             Flow::Close => self.drop_connection(key),
             Flow::Delayed => {
@@ -196,7 +202,7 @@ impl Server {
                 continue;
             };
             connection.paused = false;
-            let flow = connection.session.resume(&mut self.shared, &mut connection.out);
+            let flow = connection.conversation.resume(&mut self.shared, &mut connection.out);
             self.after(key, flow);
             // What arrived during the pause raised its event then.
             self.read(key);

@@ -21,6 +21,10 @@ pub struct Totals {
     pub connections_refused: u64,
     /// Messages answered with 250.
     pub messages: u64,
+    /// Of those, over TLS.
+    pub tls_messages: u64,
+    /// Of those, by BDAT.
+    pub chunked_messages: u64,
     /// Recipients of those.
     pub recipients: u64,
     /// Octets of content received, refused messages included.
@@ -114,6 +118,11 @@ impl Tally {
     /// Different messages of the run so far.
     pub fn delivered(&self) -> u32 {
         self.seen.count()
+    }
+
+    /// Further copies of messages of the run so far.
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates
     }
 
     /// Everything, for the runner or the operator.

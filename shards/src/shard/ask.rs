@@ -10,7 +10,7 @@ use crate::limits::{ASK_AT_ONCE_MILLIS, ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_TI
 use crate::message::MessageId;
 use crate::outcome::{EnhancedCode, RecordType, Response, RuleMark, Verb};
 use crate::queue::{BucketId, Entry, EntryId, NextHop, State};
-use crate::rules::{BucketFacts, Decision, Facts, Fields, MessageFacts, Moment, Scope};
+use crate::rules::{BucketFacts, Decision, Facts, Fields, MessageFacts, Moment, PathFacts, Scope};
 use crate::time::{Instant, Now, Timestamp};
 use hashbrown::HashMap;
 use std::cmp::Reverse;
@@ -59,7 +59,8 @@ impl Shard {
     }
 
     fn begin_walk(&mut self, mut question: Question, reply: ReplyTo<Answer>, now: Now) {
-        if self.asks.open.len() >= ASKS_MAX {
+        let full = self.asks.open.len() >= ASKS_MAX;
+        if full && !matches!(question, Question::Covered { .. }) {
             return reply.send(Answer::Busy);
         }
         let mut coverage = Coverage::default();
@@ -67,8 +68,8 @@ impl Shard {
         let (mut at_least, mut within) = (0, Duration::from_millis(ASK_MILLIS));
         match &mut question {
             Question::Covered { scope, within: wanted } => {
-                *scope = of_queued(scope);
                 in_flight_by_queue = self.in_flight(scope);
+                *scope = of_queued(scope);
                 coverage.in_flight = in_flight_by_queue.values().sum();
                 at_least = self.in_whole_buckets(scope);
                 within = within.min(*wanted);
@@ -76,7 +77,7 @@ impl Shard {
             Question::Flush(scope) => *scope = of_queued(scope),
             _ => {}
         }
-        self.asks.open.push_front(Ask {
+        let ask = Ask {
             question,
             after: None,
             coverage,
@@ -89,7 +90,12 @@ impl Shard {
             flushed: 0,
             until: now.instant.after(within),
             reply,
-        });
+        };
+        if full {
+            // What is in flight has to be said whatever else is asked.
+            return ask.answer_early();
+        }
+        self.asks.open.push_front(ask);
         // A short queue is answered for at once, and whoever wants to know soon does not wait for the others.
         if self.asks.open.len() == 1 || within <= Duration::from_millis(ASK_AT_ONCE_MILLIS) {
             self.answer_slice(now);
@@ -118,8 +124,21 @@ impl Shard {
         sum
     }
 
+    /// Answers what may wait no longer, and looks at one slice for the question whose turn it is.
+    pub(super) fn answer_some(&mut self, now: Now) {
+        for _ in 0..self.asks.open.len() {
+            let Some(ask) = self.asks.open.pop_front() else { break };
+            if now.instant < ask.until {
+                self.asks.open.push_back(ask);
+            } else {
+                ask.answer_early();
+            }
+        }
+        self.answer_slice(now);
+    }
+
     /// One slice of the question whose turn it is.
-    pub(super) fn answer_slice(&mut self, now: Now) {
+    fn answer_slice(&mut self, now: Now) {
         let Some(mut ask) = self.asks.open.pop_front() else {
             return;
         };
@@ -147,7 +166,7 @@ impl Shard {
     fn consider(&mut self, ask: &mut Ask, id: EntryId, now: Now) -> bool {
         match &ask.question {
             Question::Covered { scope, .. } => {
-                let recipients = self.covered(id, scope);
+                let recipients = self.covered(id, scope, PathFacts::default());
                 if recipients > 0 {
                     let entry = self.queue.entry(id);
                     let held = entry.state == State::Held || self.queue.bucket_held(entry.bucket).is_some();
@@ -168,7 +187,7 @@ impl Shard {
                 ask.messages.len() >= *limit
             }
             Question::Flush(scope) => {
-                if self.queue.entry(id).state == State::Waiting && self.covered(id, scope) > 0 {
+                if self.queue.entry(id).state == State::Waiting && self.covered(id, scope, PathFacts::default()) > 0 {
                     self.make_due(id, now);
                     ask.flushed += 1;
                 }
@@ -201,15 +220,16 @@ impl Shard {
         view.ages[age.min(9)] += 1;
     }
 
-    /// How many recipients of an entry a scope [`of_queued`] mail covers.
-    fn covered(&self, id: EntryId, scope: &Scope) -> u64 {
+    /// How many recipients of an entry a scope covers, given what is known of its attempt. Of queued mail that is
+    /// nothing, and the scope must not name it (see [`of_queued`]).
+    fn covered(&self, id: EntryId, scope: &Scope, path: PathFacts<'_>) -> u64 {
         let entry = self.queue.entry(id);
         let facts = self.facts_of(entry.bucket);
         let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);
         let covers = |recipient: &&u16| {
             let address = entry.envelope.recipient(usize::from(**recipient));
             let message = Some(MessageFacts { address, tags, tag_hashes: &[] });
-            scope.covers(&Facts { bucket: facts, message, path: crate::rules::PathFacts::default() })
+            scope.covers(&Facts { bucket: facts, message, path })
         };
         entry.recipients.iter().filter(covers).count() as u64
     }
@@ -237,13 +257,20 @@ impl Shard {
         }
     }
 
-    /// Messages that `scope` covers whose end-of-data has left and is not answered, by scheduled queue.
+    /// Messages that `scope` covers, on the path that they take, whose end-of-data has left and is not answered, by
+    /// scheduled queue.
     fn in_flight(&self, scope: &Scope) -> HashMap<Arc<str>, u64> {
         let mut by_queue = HashMap::new();
-        let flights = self.sessions.iter().flat_map(|(_, session)| &session.flights);
-        for flight in flights.filter(|flight| flight.end_of_data_sent) {
-            let queue = self.queue.bucket_name(self.queue.entry(flight.entry).bucket);
-            *by_queue.entry(queue.clone()).or_default() += self.covered(flight.entry, scope);
+        for (_, session) in &self.sessions {
+            for flight in session.flights.iter().filter(|flight| flight.end_of_data_sent) {
+                let path = PathFacts {
+                    source_ip: session.carrier.source_address,
+                    path: Some(&self.sites.path(session.path).name),
+                    remote_ip: session.carrier.peer.map(|peer| peer.ip()),
+                };
+                let queue = self.queue.bucket_name(self.queue.entry(flight.entry).bucket);
+                *by_queue.entry(queue.clone()).or_default() += self.covered(flight.entry, scope, path);
+            }
         }
         by_queue
     }
@@ -322,7 +349,7 @@ impl Shard {
         };
         filter.state.as_deref().is_none_or(|wanted| wanted == state)
             && filter.after.is_none_or(|after| entry.envelope.id() > after)
-            && self.covered(id, &scope) > 0
+            && self.covered(id, &scope, PathFacts::default()) > 0
     }
 
     fn retry(&mut self, id: MessageId, now: Now) -> u64 {
@@ -392,6 +419,12 @@ fn of_queued(scope: &Scope) -> Scope {
 }
 
 impl Ask {
+    /// With what is known so far.
+    fn answer_early(mut self) {
+        self.coverage.counting = true;
+        self.answer();
+    }
+
     fn answer(mut self) {
         let answer = match self.question {
             Question::Covered { .. } => {

@@ -25,7 +25,7 @@ impl Shard {
         self.handle_transitions(transitions, now);
         self.ring_due(now);
         self.sweep(now);
-        self.answer_slice(now);
+        self.answer_some(now);
         self.attend_stalled(now);
         self.end_idle(now);
         self.forget_empty(now);

@@ -1,8 +1,8 @@
 //! Questions about a deep queue: what is answered at once, and what waits for its slices.
 
-use crate::world::{KEY, World, peer, seconds, settings};
+use crate::world::{Behaviour, KEY, World, peer, seconds, settings};
 use mailrace_shards::event::{Answer, Coverage, MessageFilter, Question, ReplyTo, Waits};
-use mailrace_shards::limits::ASK_ENTRIES_PER_TICK;
+use mailrace_shards::limits::{ASK_ENTRIES_PER_TICK, ASKS_MAX};
 use mailrace_shards::message::Extras;
 use mailrace_shards::rules::{Change, Kind, Rule, Scope, Validity};
 use std::sync::mpsc::{Receiver, channel};
@@ -80,4 +80,51 @@ fn of_held_mail_is_told_which_rule_holds_it() {
     world.change(&[Change::Remove("held".into())]);
     world.run(seconds(60));
     assert_eq!(world.states(), (0, 0, 0, 0));
+}
+
+/// The answer to a suspension of one egress path named what was in flight on every other as well.
+#[test]
+fn in_flight_is_what_is_on_the_path_that_the_rule_names() {
+    let mut world = World::new(settings());
+    for (name, host, number) in [("a.test", "mx.a.test", 1), ("b.test", "mx.b.test", 2)] {
+        world.everything_at(&[name], &[(host, peer(number))]);
+        world.hosts.insert(peer(number), Behaviour::Silent);
+    }
+    world.post(&["r@a.test"]);
+    world.post(&["r@b.test"]);
+    world.run(seconds(1));
+    let path = |host: &str| Scope { path: Some(format!("unspecified->{host}@smtp_client").into()), ..Scope::default() };
+    let remote = |number| Scope { remote_ip: Some(peer(number).ip()), ..Scope::default() };
+    let cases = [
+        (Scope::default(), 2),
+        (path("mx.a.test"), 1),
+        (path("mx.b.test"), 1),
+        (path("mx.c.test"), 0),
+        (remote(2), 1),
+        (remote(3), 0),
+        (Scope { domain: Some("a.test".into()), ..path("mx.b.test") }, 0),
+    ];
+    for (scope, expected) in cases {
+        for within in [Duration::ZERO, seconds(5)] {
+            let answer = ask(&mut world, Question::Covered { scope: scope.clone(), within });
+            assert_eq!(covered(&answer).expect("a short queue").in_flight, expected, "{scope:?}");
+        }
+    }
+}
+
+/// However much is asked, who makes a rule hears what is in flight, and hears it in time.
+#[test]
+fn more_questions_than_are_open_at_once_still_say_what_is_in_flight() {
+    let mut world = deep();
+    world.hosts.insert(peer(1), Behaviour::Silent);
+    world.post(&["r@b.test"]);
+    world.run(seconds(1));
+    let within = Duration::from_millis(50);
+    let answers: Vec<_> =
+        (0..2 * ASKS_MAX).map(|_| ask(&mut world, Question::Covered { scope: Scope::default(), within })).collect();
+    world.run(2 * within);
+    for answer in answers {
+        let coverage = covered(&answer).expect("answered in time");
+        assert!(coverage.in_flight == 1 && coverage.matched > 0, "{coverage:?}");
+    }
 }

@@ -44,6 +44,8 @@ pub enum Behaviour {
     Picky,
     /// A message takes so long.
     Sluggish(Duration),
+    /// The end of a message is sent, and never answered.
+    Silent,
 }
 
 /// Something that will happen.
@@ -356,6 +358,9 @@ impl World {
             return self.close(core, session, None);
         }
         self.ask(core, |shard| shard.handle_end_of_data_sent(session, token));
+        if matches!(self.hosts.get(&connect.peer), Some(Behaviour::Silent)) {
+            return;
+        }
         let behaviour = self.hosts.get(&connect.peer).cloned().unwrap_or(Behaviour::Works);
         let results: Results = recipients
             .iter()
