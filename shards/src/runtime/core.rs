@@ -14,7 +14,7 @@ use crate::runtime::spool_reader::BodyReader;
 use crate::runtime::{clock, injection, socket};
 use crate::settings::Settings;
 use crate::shard::{Shard, ShardConfig};
-use crate::spool::report::RecoveredMessage;
+use crate::spool::report::Recovered;
 use crossbeam::channel::Sender;
 use futures_lite::FutureExt;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
@@ -60,7 +60,7 @@ pub struct CoreStart {
 /// What a core opened before its executor runs.
 struct Opened {
     writers: Vec<(u16, SpoolWriter)>,
-    recovered: Vec<RecoveredMessage>,
+    recovered: Vec<(u16, Recovered)>,
     log: OutcomeLog,
     reader: BodyReader,
 }
@@ -105,7 +105,12 @@ pub fn run_core(mut start: CoreStart) {
         // Before the mail that was recovered: none of it may be picked without them.
         rules.into_iter().for_each(|update| local.with_shard(|shard, now| shard.handle_rules(update, now)));
         local.take_orders();
-        local.with_shard(|shard, _| recovered.into_iter().for_each(|message| shard.handle_recovered(message)));
+        for (spool, recovered) in recovered {
+            local.with_shard(|shard, _| {
+                shard.handle_unrecorded(spool, &recovered.unrecorded, recovered.recorded);
+                recovered.messages.into_iter().for_each(|message| shard.handle_recovered(message));
+            });
+        }
         local.spawn(local.clone().run_mailbox());
         local.spawn(local.clone().run_flusher());
         for (listener, ours) in listeners {
@@ -138,7 +143,13 @@ fn open(start: &CoreStart) -> Result<Opened, String> {
         if !found.messages.is_empty() {
             report(&format!("spool {spool:03}: {} messages found, delivery goes on", found.messages.len()));
         }
-        recovered.extend(found.messages);
+        if !found.unrecorded.is_empty() {
+            let count = found.unrecorded.len();
+            report(&format!(
+                "spool {spool:03}: the outcome log may lack the reception of {count} messages, it is recorded again"
+            ));
+        }
+        recovered.push((spool, found));
         writers.push((spool, writer));
     }
     let slot = start.mailbox.completion_slot();

@@ -7,6 +7,7 @@ mod delivery;
 mod given;
 mod hosts;
 mod limits;
+mod receptions;
 mod rules;
 mod stranded;
 mod world;
