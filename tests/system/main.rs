@@ -4,7 +4,7 @@
 //!
 //! The long form is asked for by the environment: `MAILRACE_SYSTEM_MESSAGES` (messages that are counted, 10,000),
 //! `MAILRACE_SYSTEM_LARGE_MIB` (size of the large message, 20; 50 is the most that is accepted) and
-//! `MAILRACE_SYSTEM_KILLS` (rounds of SIGKILL under load, 5).
+//! `MAILRACE_CRASH_ROUNDS` (rounds of SIGKILL under load, 5).
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
