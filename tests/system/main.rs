@@ -24,5 +24,6 @@ mod rules;
 mod rules_ending;
 mod rules_survival;
 mod signals;
+mod stalls;
 mod support;
 mod tls;

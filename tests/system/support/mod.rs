@@ -20,6 +20,7 @@ pub mod random;
 pub mod received;
 pub mod rest;
 pub mod sink;
+pub mod strace;
 pub mod valve;
 pub mod wait;
 pub mod wire;
