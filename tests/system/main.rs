@@ -18,6 +18,7 @@ mod gate;
 mod independent;
 mod inject;
 mod limits;
+mod power_cut;
 mod recipients;
 mod retry;
 mod rules;

@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod log;
 pub mod names;
 pub mod ports;
+pub mod power;
 pub mod programs;
 pub mod random;
 pub mod received;

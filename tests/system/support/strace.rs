@@ -10,7 +10,7 @@ pub fn strace(arguments: &[&str]) -> Option<Vec<String>> {
     let tried = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
     let why = match tried {
         Ok(output) if output.status.success() => {
-            let all = ["strace", "--daemonize", "--follow-forks", "--quiet=all"];
+            let all = ["strace", "--daemonize", "--follow-forks", "--quiet=attach,personality"];
             return Some(all.iter().chain(arguments).map(|text| (*text).to_owned()).collect());
         }
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
@@ -20,10 +20,19 @@ pub fn strace(arguments: &[&str]) -> Option<Vec<String>> {
     None
 }
 
-/// Waits until strace has written down the end of the process, and gives all that it wrote.
-pub fn finished(trace: &Path, process: u32) -> String {
-    let last = format!("{process} +++ ");
-    let read = || String::from_utf8_lossy(&std::fs::read(trace).unwrap_or_default()).into_owned();
-    until("strace has written all of it", || read().lines().rev().take(3).any(|line| line.starts_with(&last)));
-    read()
+/// The process that traces another.
+pub fn tracer_of(process: u32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).unwrap();
+    tracer.trim().parse().unwrap()
+}
+
+/// Waits until strace, which has nothing left to trace, has ended, and gives all that it wrote.
+pub fn finished(trace: &Path, tracer: u32) -> String {
+    until("strace has written all of it", || {
+        let stat = std::fs::read_to_string(format!("/proc/{tracer}/stat")).unwrap_or_default();
+        // Nobody may be there to bury it.
+        stat.is_empty() || stat.contains(") Z ")
+    });
+    String::from_utf8_lossy(&std::fs::read(trace).unwrap()).into_owned()
 }
