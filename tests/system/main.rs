@@ -12,6 +12,8 @@ mod bodies;
 mod clients;
 mod count;
 mod crash;
+mod disk_faults;
+mod disk_full;
 mod dns;
 mod failures;
 mod gate;

@@ -93,12 +93,19 @@ impl Engine {
         self.child = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap());
     }
 
-    /// Starts a process that must end by itself, and gives its status and what it said to its operator.
-    pub fn run_to_its_end(&mut self) -> (ExitStatus, String) {
+    /// Starts the process and waits until it greets, or ends with a failure: then gives what it said to its operator.
+    pub fn try_run(&mut self) -> Option<String> {
         let said = self.stderr().len();
         self.spawn();
-        let status = self.await_end();
-        (status, self.stderr()[said..].to_owned())
+        let mut ended = false;
+        until("the engine starts, or ends", || {
+            ended = !self.is_running();
+            ended || self.greets()
+        });
+        ended.then(|| {
+            assert!(!self.await_end().success(), "an end at the start is a failure");
+            self.stderr()[said..].to_owned()
+        })
     }
 
     /// Starts the process and waits until it greets.

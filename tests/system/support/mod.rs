@@ -13,6 +13,8 @@ pub mod dns;
 pub mod engine;
 pub mod ledger;
 pub mod log;
+pub mod mail;
+pub mod mounts;
 pub mod names;
 pub mod ports;
 pub mod power;
