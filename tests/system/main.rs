@@ -20,6 +20,7 @@ mod gate;
 mod independent;
 mod inject;
 mod limits;
+mod overload;
 mod power_cut;
 mod recipients;
 mod retry;
