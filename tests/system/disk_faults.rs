@@ -195,6 +195,24 @@ fn missing_directories_are_made_and_what_is_in_their_place_is_named() {
 }
 
 #[test]
+fn a_spool_that_is_removed_under_the_engine_takes_no_mail_into_nowhere() {
+    let mut engine = Engine::start(&Config::to(free_address()).shards(1));
+    let mut client = engine.client();
+    (0..5).for_each(|_| assert_eq!(Handed::default().hand(&mut client, 10), 250));
+    std::fs::remove_dir_all(engine.data().join("spool/shard-000")).unwrap();
+    let mut handed = Handed::default();
+    for _ in 0..20 {
+        handed.hand(&mut client, 10);
+    }
+    assert!(handed.taken.count() > 0, "the directory is made again");
+    assert!(engine.stderr().contains("somebody has removed the file"), "{}", engine.stderr());
+    engine.kill();
+    let (_sink, receipts) = deliver(&mut engine);
+    handed.assert_arrived(&engine, &receipts);
+    assert!(engine.stop().success());
+}
+
+#[test]
 fn an_owner_who_is_not_the_user_is_named() {
     let (mut engine, handed) = waiting(5);
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
