@@ -445,6 +445,12 @@ pub const TICK_MILLIS: u64 = 10;
 /// Period of the scan of session deadlines; a deadline rings at most this late.
 pub const ALARM_SCAN_MILLIS: u64 = 100;
 
+/// How long an executor may take from its start to its first task. Then it is given up and another started.
+pub const EXECUTOR_START_WAIT: Duration = Duration::from_secs(2);
+
+/// Executors that are tried for one core. Then the start fails.
+pub const EXECUTOR_STARTS: usize = 3;
+
 /// Octets of one read from a socket.
 pub const READ_BYTES: usize = 16 * 1024;
 /// Requests that a core's ring for sockets takes at once; further ones wait for the next round.

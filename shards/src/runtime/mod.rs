@@ -8,6 +8,7 @@ pub mod core;
 pub mod delivery;
 pub mod dns_socket;
 pub mod engine;
+mod executor;
 mod inbox;
 pub mod injection;
 pub mod intake;

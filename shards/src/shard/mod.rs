@@ -48,7 +48,7 @@ use crate::spool::report::Progress;
 use crate::time::Instant;
 use ask::Asks;
 use hashbrown::{HashMap, HashSet};
-use intake::Storing;
+use intake::{Receptions, Storing};
 use largest::Largest;
 use session::Session;
 use site::{BucketStates, RouteTable, Sites};
@@ -171,6 +171,7 @@ pub struct Shard {
     synced: u64,
     /// What spools will hear once records are durable, in the order of records.
     unsynced: VecDeque<(u64, u16, Progress)>,
+    receptions: Receptions,
     /// A session was turned away because too many records are not durable.
     unsynced_waits: bool,
     log_failing: bool,
@@ -223,6 +224,7 @@ impl Shard {
             recorded: 0,
             synced: 0,
             unsynced: VecDeque::new(),
+            receptions: Receptions::default(),
             unsynced_waits: false,
             log_failing: false,
             stopping: false,

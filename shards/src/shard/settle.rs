@@ -214,6 +214,7 @@ impl Shard {
                 self.commands.push_back(Command::Post(home, Mail::Progress(spool, progress)));
             }
         }
+        self.tell_receptions(number);
         self.synced = self.synced.max(number);
         if self.unsynced_waits && self.unsynced.len() <= UNSYNCED_RECORDS_MAX {
             self.unsynced_waits = false;

@@ -9,6 +9,7 @@ mod hosts;
 mod largest;
 mod limits;
 mod questions;
+mod receptions;
 mod rules;
 mod stranded;
 mod ways;
