@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::sink::{SinkArgs, SinkProfileArgs};
 use crate::generator::{Load, Pipelining, Spread};
-use crate::sink::profile::{Profile, RefusalStage};
+
+mod sink;
 
 /// Load harness for mail servers: generator, sink, sampler and side-by-side comparison.
 #[derive(Parser)]
@@ -48,9 +50,20 @@ pub enum Command {
 
 /// What is sent, in which way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
 pub enum ScenarioName {
     /// 20,000 messages of 4 KiB to 100 domains over 50 connections that stay open.
     Canonical,
+    /// Messages of 100 KiB.
+    Large,
+    /// 100,000 destination domains, a message for each.
+    ManyDomains,
+    /// Everything to one domain, on two lanes.
+    OneHotDomain,
+    /// A next hop 50 ms away, each way, that takes ten connections.
+    DistantPeers,
+    /// Half of the messages are answered with 4xx at each attempt, until all have got through.
+    DeferralStorm,
 }
 
 /// The server under test.
@@ -64,11 +77,13 @@ pub enum MtaName {
     None,
 }
 
-/// What another server may be compared with mailrace.
+/// What mailrace may be compared with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum OpponentName {
     /// A private Postfix instance, tuned for bulk.
     Postfix,
+    /// mailrace itself, another build or otherwise set: see --opponent-with.
+    Mailrace,
 }
 
 /// Whose generator and sink are used.
@@ -139,6 +154,17 @@ pub struct ShapeArgs {
     /// Keep the temporary directories
     #[arg(long)]
     pub keep: bool,
+    /// How the server is set
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// What the sink does
+    #[command(flatten)]
+    pub sink: SinkProfileArgs,
+}
+
+/// How the server under test is set, whichever it is; what one doesn't know is left out of its configuration.
+#[derive(Args, Clone)]
+pub struct ServerArgs {
     /// The mailrace program (default: beside this one)
     #[arg(long)]
     pub mailrace: Option<PathBuf>,
@@ -148,9 +174,18 @@ pub struct ShapeArgs {
     /// Postfix parameters in place of our own, NAME=VALUE, repeatable
     #[arg(long = "postfix-set", value_name = "NAME=VALUE")]
     pub postfix_set: Vec<String>,
-    /// What the sink does
-    #[command(flatten)]
-    pub sink: SinkProfileArgs,
+    /// Connections that the server may hold to the next hop at once (default: its own, Postfix 50)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub destination_connections: Option<u32>,
+    /// Seconds after which the server tries again what was deferred (default: its own schedule)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub retry_seconds: Option<u32>,
+    /// mailrace: cores on which the first domain is served ([[limit]] lanes)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub lanes: Option<u32>,
+    /// mailrace: shards (server.shards)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub shards: Option<u32>,
 }
 
 #[derive(Args)]
@@ -179,8 +214,14 @@ pub struct CompareArgs {
     /// How often each is measured, in alternation
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub rounds: u32,
+    /// Words of the command line that hold for the opponent's rounds only, such as "--shards 1"
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub opponent_with: Option<String>,
     #[command(flatten)]
     pub shape: ShapeArgs,
+    /// The shape of the opponent's rounds where it differs.
+    #[arg(skip)]
+    pub opponent_shape: Option<Box<ShapeArgs>>,
 }
 
 #[derive(Args)]
@@ -193,83 +234,6 @@ pub struct GenerateArgs {
     pub run: u32,
     #[command(flatten)]
     pub sending: SendingArgs,
-}
-
-/// How a sink behaves.
-#[derive(Args, Clone)]
-pub struct SinkProfileArgs {
-    /// The sink offers CHUNKING
-    #[arg(long)]
-    pub sink_chunking: bool,
-    /// Milliseconds that the sink withholds each reply to an end of data
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=600_000))]
-    pub sink_delay_ms: u64,
-    /// Share of messages that the sink answers with 451
-    #[arg(long, default_value_t = 0.0, value_parser = share)]
-    pub sink_tempfail: f64,
-    /// Share of messages that the sink answers with 550
-    #[arg(long, default_value_t = 0.0, value_parser = share)]
-    pub sink_permfail: f64,
-    /// The command whose reply carries a refusal
-    #[arg(long, value_enum, default_value = "dot")]
-    pub sink_refuse_at: RefusalStage,
-    /// Picks the refused messages
-    #[arg(long, default_value_t = 1)]
-    pub sink_seed: u64,
-    /// Connections that the sink serves at once
-    #[arg(long, default_value_t = 10_000)]
-    pub sink_connections: u32,
-    /// The sink closes a connection after so many messages (0: never)
-    #[arg(long, default_value_t = 0)]
-    pub sink_messages_per_connection: u64,
-}
-
-#[derive(Args)]
-pub struct SinkArgs {
-    /// Address and port; port 0 lets the kernel choose
-    #[arg(long, default_value = "127.0.0.1:0")]
-    pub listen: SocketAddr,
-    /// Take commands on standard input (count, report, reset RUN CAPACITY); its end ends the sink
-    #[arg(long)]
-    pub control: bool,
-    #[command(flatten)]
-    pub profile: SinkProfileArgs,
-}
-
-impl SinkProfileArgs {
-    /// The profile asked for.
-    pub fn profile(&self) -> Profile {
-        Profile {
-            chunking: self.sink_chunking,
-            delay: Duration::from_millis(self.sink_delay_ms),
-            tempfail_share: self.sink_tempfail,
-            permfail_share: self.sink_permfail,
-            stage: self.sink_refuse_at,
-            seed: self.sink_seed,
-            max_connections: self.sink_connections as usize,
-            messages_per_connection: self.sink_messages_per_connection,
-            ..Profile::default()
-        }
-    }
-
-    /// The same as arguments, for the sink's own process.
-    pub fn arguments(&self) -> Vec<String> {
-        let stage =
-            self.sink_refuse_at.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-        let mut arguments = vec![
-            format!("--sink-delay-ms={}", self.sink_delay_ms),
-            format!("--sink-tempfail={}", self.sink_tempfail),
-            format!("--sink-permfail={}", self.sink_permfail),
-            format!("--sink-refuse-at={stage}"),
-            format!("--sink-seed={}", self.sink_seed),
-            format!("--sink-connections={}", self.sink_connections),
-            format!("--sink-messages-per-connection={}", self.sink_messages_per_connection),
-        ];
-        if self.sink_chunking {
-            arguments.push("--sink-chunking".to_owned());
-        }
-        arguments
-    }
 }
 
 impl SendingArgs {
@@ -292,13 +256,6 @@ impl SendingArgs {
     }
 }
 
-fn share(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        _ => Err("a share is a number from 0 to 1".to_owned()),
-    }
-}
-
 fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
@@ -315,14 +272,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_sink_process_gets_the_profile_that_was_asked_for() {
-        let asked = ["x", "sink", "--sink-chunking", "--sink-tempfail=0.25", "--sink-refuse-at=rcpt", "--sink-seed=9"];
-        let Command::Sink(asked) = Cli::parse_from(asked).command else { panic!("not a sink") };
-        let again = ["x".to_owned(), "sink".to_owned()].into_iter().chain(asked.profile.arguments());
-        let Command::Sink(again) = Cli::parse_from(again).command else { panic!("not a sink") };
-        assert_eq!(format!("{:?}", asked.profile.profile()), format!("{:?}", again.profile.profile()));
     }
 }

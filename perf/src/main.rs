@@ -28,14 +28,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use clap::Parser;
-
-use crate::cli::{Cli, Command, GenerateArgs, SinkArgs};
+use crate::cli::{Command, GenerateArgs, SinkArgs};
 use crate::error::{Context, Result};
 use crate::progress::Progress;
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let cli = scenario::preset::parse(std::env::args_os().collect()).unwrap_or_else(|wrong| wrong.exit());
+    let done = match cli.command {
         Command::Run(arguments) => scenario::run(&arguments),
         Command::Compare(arguments) => scenario::compare(&arguments),
         Command::Generate(arguments) => generate(&arguments),

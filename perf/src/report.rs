@@ -17,8 +17,12 @@ use crate::sampler::machine::Machine;
 #[derive(Clone, Debug, Serialize)]
 pub struct Figures {
     pub cpu_us_per_message: Option<f64>,
+    pub cpu_us_per_megabyte: Option<f64>,
     pub accepted_per_second: f64,
     pub delivered_per_second: f64,
+    pub connections_at_once: Option<u64>,
+    pub delivered_per_second_per_connection: Option<f64>,
+    pub attempts_per_message: Option<f64>,
     pub latency_ms: Option<LatencySummary>,
     pub delivery_latency_ms: Option<LatencySummary>,
     pub syscalls_per_message: Option<f64>,
@@ -62,7 +66,9 @@ impl Round {
 /// What was asked for.
 #[derive(Clone, Debug, Serialize)]
 pub struct Asked {
-    pub scenario: &'static str,
+    pub scenario: String,
+    /// The words on the command line.
+    pub command: Vec<String>,
     pub messages: u32,
     pub size: u32,
     pub domains: u32,
@@ -113,8 +119,12 @@ pub fn summarise<'a>(rounds: impl Iterator<Item = &'a Round>) -> Figures {
     };
     Figures {
         cpu_us_per_message: middle(&|figures| figures.cpu_us_per_message),
+        cpu_us_per_megabyte: middle(&|figures| figures.cpu_us_per_megabyte),
         accepted_per_second: middle(&|figures| Some(figures.accepted_per_second)).unwrap_or(0.0),
         delivered_per_second: middle(&|figures| Some(figures.delivered_per_second)).unwrap_or(0.0),
+        connections_at_once: all.iter().filter_map(|figures| figures.connections_at_once).max(),
+        delivered_per_second_per_connection: middle(&|figures| figures.delivered_per_second_per_connection),
+        attempts_per_message: middle(&|figures| figures.attempts_per_message),
         latency_ms: latency(&|figures| figures.latency_ms),
         delivery_latency_ms: latency(&|figures| figures.delivery_latency_ms),
         syscalls_per_message: middle(&|figures| figures.syscalls_per_message),
@@ -155,10 +165,14 @@ pub fn write(report: &impl Serialize, path: &Path) -> Result<()> {
 /// One column of the table for each set of figures.
 pub fn print_table(columns: &[(String, &Figures)]) {
     type Row = (&'static str, fn(&Figures) -> Option<String>);
-    let rows: [Row; 14] = [
+    let rows: [Row; 18] = [
         ("CPU per message, µs", |figures| Some(format!("{:.1}", figures.cpu_us_per_message?))),
+        ("CPU per megabyte, µs", |figures| Some(format!("{:.1}", figures.cpu_us_per_megabyte?))),
         ("accepted per second", |figures| Some(format!("{:.0}", figures.accepted_per_second))),
         ("delivered per second", |figures| Some(format!("{:.0}", figures.delivered_per_second))),
+        ("connections at once", |figures| Some(figures.connections_at_once?.to_string())),
+        ("delivered per second, each", |figures| Some(format!("{:.2}", figures.delivered_per_second_per_connection?))),
+        ("attempts per message", |figures| Some(format!("{:.3}", figures.attempts_per_message?))),
         ("dot to 250, ms p50/p99/max", |figures| Some(latency(figures.latency_ms?))),
         ("dot to sink, ms p50/p99/max", |figures| Some(latency(figures.delivery_latency_ms?))),
         ("system calls per message", |figures| Some(format!("{:.1}", figures.syscalls_per_message?))),

@@ -3,6 +3,8 @@
 //! The window opens before the first message is sent and closes after the last one was delivered and the server has
 //! settled, so that work put off counts as well. It must never measure CPU while anything else is attached to the server.
 
+pub mod preset;
+
 use std::process::ExitCode;
 
 use tempfile::TempDir;
@@ -46,17 +48,22 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
 /// `mailrace-perf compare`: A B A B …, so that what disturbs the machine disturbs both.
 pub fn compare(arguments: &CompareArgs) -> Result<ExitCode> {
     stop::watch().context("watch for signals")?;
-    let OpponentName::Postfix = arguments.opponent;
+    let opponent = match arguments.opponent {
+        OpponentName::Postfix => MtaName::Postfix,
+        OpponentName::Mailrace => MtaName::Mailrace,
+    };
     let machine = machine::facts(&arguments.shape.work_dir);
     warn_of_tmpfs(&machine.work_filesystem);
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     let mut rounds = Vec::new();
+    let their_shape = arguments.opponent_shape.as_deref().unwrap_or(&arguments.shape);
     for number in 1..=arguments.rounds {
-        for (name, title, found) in
-            [(MtaName::Mailrace, "mailrace", &mut ours), (MtaName::Postfix, "Postfix", &mut theirs)]
-        {
-            let measured = round(name, &arguments.shape, &format!("{title} {number}"))?;
+        for (name, title, shape, found) in [
+            (MtaName::Mailrace, "mailrace", &arguments.shape, &mut ours),
+            (opponent, "opponent", their_shape, &mut theirs),
+        ] {
+            let measured = round(name, shape, &format!("{title} {number}"))?;
             found.push(measured.clone());
             rounds.push(measured);
         }
@@ -125,7 +132,7 @@ fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, titl
         sink_protocol_errors: outcome.sink_protocol_errors,
         syscalls_unavailable,
         stop_failure: None,
-        figures: figures(&outcome, before, after, peak, syscalls, roots.is_empty()),
+        figures: figures(&outcome, before, after, peak, syscalls, roots.is_empty(), shape),
     })
 }
 
@@ -168,16 +175,25 @@ fn figures(
     peak: Peak,
     syscalls: Option<f64>,
     no_server: bool,
+    shape: &ShapeArgs,
 ) -> Figures {
     // Of a message that wasn't delivered the server bore a part only; the cost of all is shared by those that got through.
     let per_message = |from: u64, until: u64| {
         (!no_server && outcome.delivered > 0).then(|| until.saturating_sub(from) as f64 / f64::from(outcome.delivered))
     };
     let per_second = |count: u32, seconds: f64| if seconds > 0.0 { f64::from(count) / seconds } else { 0.0 };
+    let cpu_us_per_message = per_message(before.cpu_us, after.cpu_us);
+    let delivered_per_second = per_second(outcome.delivered, outcome.deliver_seconds);
+    let connections = outcome.sink_peak_connections.filter(|count| *count > 0);
+    let attempts = outcome.sink_refusals.map(|refusals| refusals + u64::from(outcome.delivered));
     Figures {
-        cpu_us_per_message: per_message(before.cpu_us, after.cpu_us),
+        cpu_us_per_message,
+        cpu_us_per_megabyte: cpu_us_per_message.map(|cost| cost * 1e6 / f64::from(shape.sending.size)),
         accepted_per_second: per_second(outcome.accepted, outcome.accept_seconds),
-        delivered_per_second: per_second(outcome.delivered, outcome.deliver_seconds),
+        delivered_per_second,
+        connections_at_once: outcome.sink_peak_connections,
+        delivered_per_second_per_connection: connections.map(|count| delivered_per_second / count as f64),
+        attempts_per_message: attempts.map(|count| count as f64 / f64::from(outcome.delivered.max(1))),
         latency_ms: outcome.accept_latency,
         delivery_latency_ms: outcome.delivery_latency,
         syscalls_per_message: syscalls,
@@ -193,9 +209,9 @@ fn figures(
 }
 
 fn asked(scenario: ScenarioName, shape: &ShapeArgs) -> Asked {
-    let ScenarioName::Canonical = scenario;
     Asked {
-        scenario: "canonical",
+        scenario: scenario.name(),
+        command: std::env::args().collect(),
         messages: shape.sending.messages,
         size: shape.sending.size,
         domains: shape.sending.domains,

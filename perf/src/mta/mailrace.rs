@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::{Mta, beside_ourselves, free_port, tail};
-use crate::cli::ShapeArgs;
+use crate::cli::{ServerArgs, ShapeArgs};
 use crate::error::{Context, Result, fail};
 use crate::guard::{Guarded, output};
 
@@ -25,7 +25,7 @@ pub struct Mailrace {
 impl Mailrace {
     /// Writes the configuration into `directory` and starts the program on it.
     pub fn start(sink: SocketAddr, shape: &ShapeArgs, directory: &Path) -> Result<Mailrace> {
-        let program = match &shape.mailrace {
+        let program = match &shape.server.mailrace {
             Some(path) => path.clone(),
             None => beside_ourselves("mailrace")?,
         };
@@ -37,13 +37,13 @@ impl Mailrace {
         }
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let api = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let extra = match &shape.mailrace_config {
+        let extra = match &shape.server.mailrace_config {
             Some(path) => fs::read_to_string(path).context(format_args!("read {}", path.display()))?,
             None => String::new(),
         };
         let config = directory.join("mailrace.toml");
         let data = directory.join("data");
-        fs::write(&config, configuration(&data, address, api, sink) + &extra)
+        fs::write(&config, configuration(&data, address, api, sink, &shape.server) + &extra)
             .context(format_args!("write {}", config.display()))?;
         let log = directory.join("mailrace.log");
         let lines = File::create(&log).context(format_args!("create {}", log.display()))?;
@@ -58,15 +58,26 @@ impl Mailrace {
 }
 
 /// The configuration of a measurement: everything durable, everything to the sink.
-fn configuration(data: &Path, smtp: SocketAddr, api: SocketAddr, sink: SocketAddr) -> String {
-    format!(
-        "[server]\ndata_dir = {data:?}\nhostname = \"mta.perf.test\"\n\n\
+fn configuration(data: &Path, smtp: SocketAddr, api: SocketAddr, sink: SocketAddr, server: &ServerArgs) -> String {
+    let shards = server.shards.map_or_else(String::new, |count| format!("shards = {count}\n"));
+    let mut text = format!(
+        "[server]\ndata_dir = {data:?}\nhostname = \"mta.perf.test\"\n{shards}\n\
          [smtp]\nlisten = [\"{smtp}\"]\n\n\
          [api]\nlisten = \"{api}\"\n\n\
          [spool]\nsync = \"always\"\n\n\
          [egress]\nallow_private = true\n\n\
          [[route]]\ndomain = \"*\"\nhosts = [\"{sink}\"]\n"
-    )
+    );
+    if let Some(connections) = server.destination_connections {
+        text += &format!("\n[[limit]]\nper = \"site\"\nconnections = {connections}\n");
+    }
+    if let Some(lanes) = server.lanes {
+        text += &format!("\n[[limit]]\nper = \"domain\"\ndomain = \"d00000.perf.test\"\nlanes = {lanes}\n");
+    }
+    if let Some(seconds) = server.retry_seconds {
+        text += &format!("\n[retry]\nintervals = [\"{seconds}s\"]\n");
+    }
+    text
 }
 
 impl Mta for Mailrace {

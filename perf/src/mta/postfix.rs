@@ -155,7 +155,21 @@ impl Postfix {
         ] {
             parameters.insert(name.to_owned(), value);
         }
-        for set in &shape.postfix_set {
+        if let Some(connections) = shape.server.destination_connections {
+            for name in ["default_destination_concurrency_limit", "initial_destination_concurrency"] {
+                parameters.insert(name.to_owned(), connections.to_string());
+            }
+        }
+        if let Some(seconds) = shape.server.retry_seconds {
+            for name in ["minimal_backoff_time", "maximal_backoff_time", "queue_run_delay"] {
+                parameters.insert(name.to_owned(), format!("{seconds}s"));
+            }
+        }
+        if shape.sink.sink_line_ms > 0 {
+            // Over a long line a new connection costs three round trips, so that the cache pays.
+            parameters.insert("smtp_connection_cache_on_demand".to_owned(), "yes".to_owned());
+        }
+        for set in &shape.server.postfix_set {
             let Some((name, value)) = set.split_once('=') else {
                 return fail(format!("--postfix-set {set}: NAME=VALUE"));
             };

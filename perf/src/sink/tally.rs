@@ -29,8 +29,17 @@ pub struct Totals {
     pub tempfailed: u64,
     /// Messages answered with 550 on purpose.
     pub permfailed: u64,
+    /// Connections closed on purpose in the place of a reply.
+    pub dropped: u64,
     /// Commands that a correct client doesn't send: unknown, out of order, too long, bare LF.
     pub protocol_errors: u64,
+}
+
+impl Totals {
+    /// Messages that the profile kept from being taken.
+    pub fn refusals(&self) -> u64 {
+        self.tempfailed + self.permfailed + self.dropped
+    }
 }
 
 /// What the sink knows of the current run, as sent to the runner.
@@ -46,6 +55,8 @@ pub struct Report {
     pub duplicates: u64,
     /// Messages without a marker, or of another run.
     pub foreign: u64,
+    /// Most connections at once since the run began.
+    pub peak_connections: u64,
     /// When the first message of the run was accepted ([`now_ns`]); 0 before.
     pub first_ns: u64,
     /// When the newest message of the run (not a duplicate) was accepted; 0 before.
@@ -66,6 +77,8 @@ pub struct Tally {
     seen: NumberSet,
     duplicates: u64,
     foreign: u64,
+    connections: u64,
+    peak_connections: u64,
     first_ns: u64,
     last_ns: u64,
     latency: Latency,
@@ -80,6 +93,8 @@ impl Tally {
             seen: NumberSet::default(),
             duplicates: 0,
             foreign: 0,
+            connections: 0,
+            peak_connections: 0,
             first_ns: 0,
             last_ns: 0,
             latency: Latency::new(),
@@ -88,7 +103,15 @@ impl Tally {
 
     /// Starts counting a run with the numbers below `capacity`; the totals go on.
     pub fn reset(&mut self, run: u32, capacity: u32) {
-        *self = Tally { totals: self.totals, run, seen: NumberSet::new(capacity), ..Tally::new() };
+        let (totals, connections) = (self.totals, self.connections);
+        let seen = NumberSet::new(capacity);
+        *self = Tally { totals, run, seen, connections, peak_connections: connections, ..Tally::new() };
+    }
+
+    /// So many connections are open now.
+    pub fn open_connections(&mut self, count: usize) {
+        self.connections = count as u64;
+        self.peak_connections = self.peak_connections.max(self.connections);
     }
 
     /// One message answered with 250.
@@ -125,6 +148,7 @@ impl Tally {
             delivered: self.delivered(),
             duplicates: self.duplicates,
             foreign: self.foreign,
+            peak_connections: self.peak_connections,
             first_ns: self.first_ns,
             last_ns: self.last_ns,
             latency_ms: self.latency.summary(),

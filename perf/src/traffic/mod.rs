@@ -57,6 +57,10 @@ pub struct Outcome {
     pub failures: BTreeMap<String, u64>,
     /// Connections that the server opened to the sink.
     pub sink_connections: Option<u64>,
+    /// The most of them at once.
+    pub sink_peak_connections: Option<u64>,
+    /// Messages that the sink answered otherwise than with 250, as its profile asked.
+    pub sink_refusals: Option<u64>,
     /// Commands that a correct client doesn't send.
     pub sink_protocol_errors: Option<u64>,
 }
