@@ -10,6 +10,12 @@ use crate::sink::profile::{Profile, RefusalStage};
 /// How a sink behaves.
 #[derive(Args, Clone)]
 pub struct SinkProfileArgs {
+    /// The sink offers no PIPELINING
+    #[arg(long)]
+    pub sink_no_pipelining: bool,
+    /// The sink offers STARTTLS
+    #[arg(long)]
+    pub sink_tls: bool,
     /// The sink offers CHUNKING
     #[arg(long)]
     pub sink_chunking: bool,
@@ -58,6 +64,8 @@ impl SinkProfileArgs {
     /// The profile asked for.
     pub fn profile(&self) -> Profile {
         Profile {
+            pipelining: !self.sink_no_pipelining,
+            tls: self.sink_tls,
             chunking: self.sink_chunking,
             delay: Duration::from_millis(self.sink_delay_ms),
             line: Duration::from_millis(self.sink_line_ms),
@@ -87,9 +95,12 @@ impl SinkProfileArgs {
             format!("--sink-connections={}", self.sink_connections),
             format!("--sink-messages-per-connection={}", self.sink_messages_per_connection),
         ];
-        if self.sink_chunking {
-            arguments.push("--sink-chunking".to_owned());
-        }
+        let flags = [
+            (self.sink_no_pipelining, "--sink-no-pipelining"),
+            (self.sink_tls, "--sink-tls"),
+            (self.sink_chunking, "--sink-chunking"),
+        ];
+        arguments.extend(flags.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()));
         arguments
     }
 }
@@ -109,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_sink_process_gets_the_profile_that_was_asked_for() {
-        let asked = "x sink --sink-chunking --sink-tempfail=0.25 --sink-refuse-at=rcpt --sink-seed=9 --sink-line-ms=5 \
+        let asked = "x sink --sink-chunking --sink-tls --sink-no-pipelining --sink-tempfail=0.25 --sink-refuse-at=rcpt --sink-seed=9 --sink-line-ms=5 \
                      --sink-drop=0.5";
         let asked = asked.split_ascii_whitespace();
         let Command::Sink(asked) = Cli::parse_from(asked).command else { panic!("not a sink") };

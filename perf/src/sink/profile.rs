@@ -18,6 +18,10 @@ pub enum RefusalStage {
 /// The behaviour of a sink.
 #[derive(Clone, Debug)]
 pub struct Profile {
+    /// Offer PIPELINING (RFC 2920).
+    pub pipelining: bool,
+    /// Offer STARTTLS (RFC 3207), with a certificate of its own making.
+    pub tls: bool,
     /// Offer CHUNKING, hence accept BDAT (RFC 3030).
     pub chunking: bool,
     /// How long the reply to each end of data is withheld.
@@ -45,6 +49,8 @@ pub struct Profile {
 impl Default for Profile {
     fn default() -> Profile {
         Profile {
+            pipelining: true,
+            tls: false,
             chunking: false,
             delay: Duration::ZERO,
             line: Duration::ZERO,

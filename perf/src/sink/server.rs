@@ -12,9 +12,11 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
 use super::control::{Control, ControlFlow};
+use super::conversation::Conversation;
 use super::line::{Cargo, Line, Place};
 use super::profile::Profile;
-use super::session::{Flow, Session, Shared};
+use super::session::{Flow, Shared};
+use super::tls;
 use crate::clock::now_ns;
 use crate::stop;
 
@@ -29,7 +31,7 @@ const MAX_UNSENT_OCTETS: usize = 4 << 20;
 
 struct Connection {
     stream: TcpStream,
-    session: Session,
+    conversation: Conversation,
     /// Replies that the session made.
     replies: Vec<u8>,
     /// Replies that are to be written: on a long line the others are still under way.
@@ -63,13 +65,17 @@ impl Server {
             true => Some(Control::register(poll.registry(), CONTROL)?),
             false => None,
         };
+        let mut shared = Shared::new(profile);
+        if shared.profile.tls {
+            shared.tls = Some(tls::self_signed()?.0);
+        }
         Ok(Server {
-            line: Line::new(profile.line),
+            line: Line::new(shared.profile.line),
             poll,
             listener,
             control,
             connections: Slab::new(),
-            shared: Shared::new(profile),
+            shared,
             delayed: VecDeque::new(),
             serial: 0,
             scratch: vec![0; READ_OCTETS].into_boxed_slice(),
@@ -145,14 +151,22 @@ impl Server {
             self.serial += 1;
             let _ = stream.set_nodelay(true);
             let mut out = Vec::new();
-            let session = Session::new(&mut out);
+            let conversation = Conversation::new(&mut out);
             let entry = self.connections.vacant_entry();
             let (key, serial) = (entry.key(), self.serial);
             self.poll.registry().register(&mut stream, Token(key), Interest::READABLE | Interest::WRITABLE)?;
             if self.line.is_long() {
                 self.line.greet(now_ns(), Place { key, serial }, std::mem::take(&mut out));
             }
-            entry.insert(Connection { stream, session, replies: Vec::new(), out, written: 0, paused: false, serial });
+            entry.insert(Connection {
+                stream,
+                conversation,
+                replies: Vec::new(),
+                out,
+                written: 0,
+                paused: false,
+                serial,
+            });
             self.shared.tally.open_connections(self.connections.len());
             self.flush(key);
         }
@@ -178,7 +192,7 @@ impl Server {
                 self.line.send(now_ns(), place, Cargo::Inbound(self.scratch[..count].to_vec()));
             } else {
                 let flow =
-                    connection.session.receive(&self.scratch[..count], &mut self.shared, &mut connection.replies);
+                    connection.conversation.receive(&self.scratch[..count], &mut self.shared, &mut connection.replies);
                 self.after(key, flow);
             }
             if count < self.scratch.len() {
@@ -196,7 +210,7 @@ impl Server {
             match cargo {
                 Cargo::Inbound(octets) => {
                     let paused = connection.paused;
-                    let flow = connection.session.receive(&octets, &mut self.shared, &mut connection.replies);
+                    let flow = connection.conversation.receive(&octets, &mut self.shared, &mut connection.replies);
                     // A session that waits for its delay keeps what comes; it is asked again when that is over.
                     if !paused {
                         self.after(key, flow);
@@ -231,7 +245,7 @@ impl Server {
         let Some(connection) = self.connections.get_mut(key) else { return };
         match flow {
             Flow::Open if connection.out.len() > MAX_UNSENT_OCTETS => self.drop_connection(key),
-            Flow::Open => {}
+            Flow::Open | Flow::StartTls => {}
             Flow::Close if self.line.is_long() => self.line.send(now_ns(), place, Cargo::Close),
             // The replies are small: what the socket did not take at once, the client was not going to read.
             Flow::Close => self.drop_connection(key),
@@ -254,7 +268,7 @@ impl Server {
                 continue;
             };
             connection.paused = false;
-            let flow = connection.session.resume(&mut self.shared, &mut connection.replies);
+            let flow = connection.conversation.resume(&mut self.shared, &mut connection.replies);
             self.after(key, flow);
             // What arrived during the pause raised its event then.
             self.read(key);

@@ -21,6 +21,10 @@ pub struct Totals {
     pub connections_refused: u64,
     /// Messages answered with 250.
     pub messages: u64,
+    /// Of those, over TLS.
+    pub tls_messages: u64,
+    /// Of those, by BDAT.
+    pub chunked_messages: u64,
     /// Recipients of those.
     pub recipients: u64,
     /// Octets of content received, refused messages included.
