@@ -40,6 +40,18 @@ pub enum Command {
         #[arg(last = true, required = true)]
         program: Vec<OsString>,
     },
+    /// Copy octets from a socket to a file, sync it, copy them to a socket: the least that a server could do.
+    #[command(hide = true)]
+    Copy {
+        #[arg(long)]
+        to: String,
+        #[arg(long)]
+        file: PathBuf,
+        #[arg(long)]
+        size: u32,
+        #[arg(long)]
+        batch: u32,
+    },
     /// Wait for the end of standard input, then stop a private Postfix and remove its directory.
     #[command(hide = true)]
     StopPostfix {
@@ -62,6 +74,8 @@ pub enum ScenarioName {
     OneHotDomain,
     /// A next hop 50 ms away, each way, that takes ten connections.
     DistantPeers,
+    /// As canonical, with STARTTLS between the server and the next hop.
+    Tls,
     /// Half of the messages are answered with 4xx at each attempt, until all have got through.
     DeferralStorm,
 }
@@ -154,6 +168,9 @@ pub struct ShapeArgs {
     /// Keep the temporary directories
     #[arg(long)]
     pub keep: bool,
+    /// After each round copy as many octets through two sockets and a synced file, and report what that costs
+    #[arg(long)]
+    pub baseline: bool,
     /// How the server is set
     #[command(flatten)]
     pub server: ServerArgs,

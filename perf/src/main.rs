@@ -4,6 +4,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a load harness reads clocks and waits")]
 
+mod baseline;
 mod cli;
 mod clock;
 mod error;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Guard { parent, program } => {
             guard::become_program(parent, &program[0], &program[1..]).map(|()| ExitCode::SUCCESS)
         }
+        Command::Copy { to, file, size, batch } => baseline::copy(&to, &file, size, batch).map(|()| ExitCode::SUCCESS),
         Command::StopPostfix { config } => mta::postfix::stop_after_parent(&config).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|failure| {

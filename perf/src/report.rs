@@ -18,6 +18,8 @@ use crate::sampler::machine::Machine;
 pub struct Figures {
     pub cpu_us_per_message: Option<f64>,
     pub cpu_us_per_megabyte: Option<f64>,
+    /// The same of a process that only copies the octets.
+    pub baseline_cpu_us_per_megabyte: Option<f64>,
     pub accepted_per_second: f64,
     pub delivered_per_second: f64,
     pub connections_at_once: Option<u64>,
@@ -46,6 +48,7 @@ pub struct Round {
     pub refused: BTreeMap<u16, u64>,
     pub failures: BTreeMap<String, u64>,
     pub sink_connections: Option<u64>,
+    pub sink_tls_messages: Option<u64>,
     pub sink_protocol_errors: Option<u64>,
     /// Why there is no count of system calls.
     pub syscalls_unavailable: Option<String>,
@@ -120,6 +123,7 @@ pub fn summarise<'a>(rounds: impl Iterator<Item = &'a Round>) -> Figures {
     Figures {
         cpu_us_per_message: middle(&|figures| figures.cpu_us_per_message),
         cpu_us_per_megabyte: middle(&|figures| figures.cpu_us_per_megabyte),
+        baseline_cpu_us_per_megabyte: middle(&|figures| figures.baseline_cpu_us_per_megabyte),
         accepted_per_second: middle(&|figures| Some(figures.accepted_per_second)).unwrap_or(0.0),
         delivered_per_second: middle(&|figures| Some(figures.delivered_per_second)).unwrap_or(0.0),
         connections_at_once: all.iter().filter_map(|figures| figures.connections_at_once).max(),
@@ -165,9 +169,10 @@ pub fn write(report: &impl Serialize, path: &Path) -> Result<()> {
 /// One column of the table for each set of figures.
 pub fn print_table(columns: &[(String, &Figures)]) {
     type Row = (&'static str, fn(&Figures) -> Option<String>);
-    let rows: [Row; 18] = [
+    let rows: [Row; 19] = [
         ("CPU per message, µs", |figures| Some(format!("{:.1}", figures.cpu_us_per_message?))),
         ("CPU per megabyte, µs", |figures| Some(format!("{:.1}", figures.cpu_us_per_megabyte?))),
+        ("the same, copied only", |figures| Some(format!("{:.1}", figures.baseline_cpu_us_per_megabyte?))),
         ("accepted per second", |figures| Some(format!("{:.0}", figures.accepted_per_second))),
         ("delivered per second", |figures| Some(format!("{:.0}", figures.delivered_per_second))),
         ("connections at once", |figures| Some(figures.connections_at_once?.to_string())),

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use tempfile::TempDir;
 
+use crate::baseline;
 use crate::cli::{CompareArgs, MtaName, OpponentName, RunArgs, ScenarioName, ShapeArgs, ToolsName};
 use crate::error::{Context, Result, fail};
 use crate::mta::{self, Mta};
@@ -101,6 +102,11 @@ fn round(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Round> {
     let mut mta = mta::start(name, traffic.sink(), shape, directory.path())?;
     let mut round = measure(mta.as_mut(), traffic.as_mut(), shape, title)?;
     round.stop_failure = mta.stop().err().map(|failure| failure.to_string());
+    if shape.baseline {
+        let sending = &shape.sending;
+        let copied = baseline::measure(directory.path(), sending.messages, sending.size, sending.connections)?;
+        round.figures.baseline_cpu_us_per_megabyte = Some(copied.cpu_us_per_megabyte);
+    }
     Ok(round)
 }
 
@@ -129,6 +135,7 @@ fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, titl
         refused: outcome.refused.clone(),
         failures: outcome.failures.clone(),
         sink_connections: outcome.sink_connections,
+        sink_tls_messages: outcome.sink_tls_messages,
         sink_protocol_errors: outcome.sink_protocol_errors,
         syscalls_unavailable,
         stop_failure: None,
@@ -189,6 +196,7 @@ fn figures(
     Figures {
         cpu_us_per_message,
         cpu_us_per_megabyte: cpu_us_per_message.map(|cost| cost * 1e6 / f64::from(shape.sending.size)),
+        baseline_cpu_us_per_megabyte: None,
         accepted_per_second: per_second(outcome.accepted, outcome.accept_seconds),
         delivered_per_second,
         connections_at_once: outcome.sink_peak_connections,

@@ -38,12 +38,13 @@ fn every_scenario_delivers_all_of_its_mail() {
     if engine().is_none() {
         return;
     }
-    let rows: [(&str, &[&str]); 6] = [
+    let rows: [(&str, &[&str]); 7] = [
         ("canonical", &["--messages=300"]),
         ("large", &["--messages=60"]),
         ("many_domains", &["--messages=1000", "--domains=1000"]),
         ("one_hot_domain", &["--messages=300"]),
         ("distant_peers", &["--messages=40", "--sink-line-ms=5"]),
+        ("tls", &["--messages=300"]),
         ("deferral_storm", &["--messages=20", "--retry-seconds=1", "--sink-tempfail=0.3"]),
     ];
     for (scenario, words) in rows {
@@ -52,6 +53,8 @@ fn every_scenario_delivers_all_of_its_mail() {
         assert_eq!(code, Some(0), "{scenario}: {result}");
         assert_eq!((&result["lost"], &result["duplicates"]), (&0.into(), &0.into()), "{scenario}: {result}");
         assert_eq!(result["asked"]["scenario"], scenario);
+        let secured = result["rounds"][0]["sink_tls_messages"].as_u64().unwrap();
+        assert_eq!(secured, if scenario == "tls" { 300 } else { 0 }, "{scenario}: {result}");
         assert!(result["cpu_us_per_message"].as_f64().unwrap() > 0.0, "{scenario}: {result}");
     }
 }

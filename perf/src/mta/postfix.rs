@@ -26,6 +26,7 @@ pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
 tlsmgr unix - - n 1000? 1 tlsmgr
+tlsproxy unix - - n - 0 tlsproxy
 rewrite unix - - n - - trivial-rewrite
 bounce unix - - n - 0 bounce
 defer unix - - n - 0 bounce
@@ -164,6 +165,11 @@ impl Postfix {
             for name in ["minimal_backoff_time", "maximal_backoff_time", "queue_run_delay"] {
                 parameters.insert(name.to_owned(), format!("{seconds}s"));
             }
+        }
+        if shape.sink.sink_tls {
+            parameters.insert("smtp_tls_security_level".to_owned(), "may".to_owned());
+            parameters.insert("smtp_tls_connection_reuse".to_owned(), "yes".to_owned());
+            parameters.insert("smtp_connection_cache_on_demand".to_owned(), "yes".to_owned());
         }
         if shape.sink.sink_line_ms > 0 {
             // Over a long line a new connection costs three round trips, so that the cache pays.

@@ -18,7 +18,7 @@ impl ScenarioName {
     pub fn words(self) -> &'static [&'static str] {
         match self {
             ScenarioName::Canonical => &[],
-            ScenarioName::Large => &["--messages=3000", "--size=102400", "--warm-up=200"],
+            ScenarioName::Large => &["--messages=3000", "--size=102400", "--baseline", "--warm-up=200"],
             ScenarioName::ManyDomains => &["--messages=100000", "--domains=100000"],
             ScenarioName::OneHotDomain => &["--domains=1", "--lanes=2"],
             ScenarioName::DistantPeers => &[
@@ -30,6 +30,7 @@ impl ScenarioName {
                 "--patience=60",
                 "--no-syscalls",
             ],
+            ScenarioName::Tls => &["--sink-tls"],
             ScenarioName::DeferralStorm => {
                 &["--sink-tempfail=0.5", "--sink-refuse-at=rcpt", "--retry-seconds=2", "--patience=60", "--no-syscalls"]
             }

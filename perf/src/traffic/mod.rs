@@ -59,6 +59,8 @@ pub struct Outcome {
     pub sink_connections: Option<u64>,
     /// The most of them at once.
     pub sink_peak_connections: Option<u64>,
+    /// Messages that came over TLS.
+    pub sink_tls_messages: Option<u64>,
     /// Messages that the sink answered otherwise than with 250, as its profile asked.
     pub sink_refusals: Option<u64>,
     /// Commands that a correct client doesn't send.

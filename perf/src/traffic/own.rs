@@ -130,6 +130,7 @@ fn outcome(tally: &Tally, report: &Report, before: &Report) -> Outcome {
         failures: summary.failures.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
         sink_connections: Some(report.totals.connections - before.totals.connections),
         sink_peak_connections: Some(report.peak_connections),
+        sink_tls_messages: Some(report.totals.tls_messages - before.totals.tls_messages),
         sink_refusals: Some(report.totals.refusals() - before.totals.refusals()),
         sink_protocol_errors: Some(report.totals.protocol_errors - before.totals.protocol_errors),
     }
