@@ -74,6 +74,10 @@ pub enum ScenarioName {
     OneHotDomain,
     /// A next hop 50 ms away, each way, that takes ten connections.
     DistantPeers,
+    /// A million messages behind a pause, then its release.
+    Backlog,
+    /// Answers at 50 and 80 percent of the capacity, which is measured first.
+    Latency,
     /// As canonical, with STARTTLS between the server and the next hop.
     Tls,
     /// Half of the messages are answered with 4xx at each attempt, until all have got through.
@@ -200,6 +204,9 @@ pub struct ServerArgs {
     /// mailrace: cores on which the first domain is served ([[limit]] lanes)
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub lanes: Option<u32>,
+    /// mailrace: octets of bodies kept in memory (spool.body_memory_bytes)
+    #[arg(long)]
+    pub body_memory: Option<u64>,
     /// mailrace: shards (server.shards)
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub shards: Option<u32>,
@@ -216,6 +223,12 @@ pub struct RunArgs {
     /// How often
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub rounds: u32,
+    /// latency: the loads, in percent of the capacity
+    #[arg(long, default_value = "50,80", value_delimiter = ',', value_parser = positive)]
+    pub loads: Vec<f64>,
+    /// latency: seconds of each load
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub seconds: u32,
     #[command(flatten)]
     pub shape: ShapeArgs,
 }

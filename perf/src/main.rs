@@ -16,22 +16,24 @@ mod mta;
 mod numbers;
 mod progress;
 mod report;
+mod rules;
 mod sampler;
 mod scenario;
 mod sink;
 mod stop;
+mod timeline;
 mod traffic;
 
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
 use crate::cli::{Command, GenerateArgs, SinkArgs};
 use crate::error::{Context, Result};
-use crate::progress::Progress;
+use crate::generator::tally::Live;
+use crate::progress::{Progress, Shown};
 
 fn main() -> ExitCode {
     let cli = scenario::preset::parse(std::env::args_os().collect()).unwrap_or_else(|wrong| wrong.exit());
@@ -69,13 +71,13 @@ fn generate(arguments: &GenerateArgs) -> Result<ExitCode> {
     stop::watch().context("watch for signals")?;
     let load = arguments.sending.load(arguments.target, arguments.run, arguments.sending.messages);
     let messages = load.messages;
-    let accepted = Arc::new(AtomicU64::new(0));
-    let counter = Arc::clone(&accepted);
-    let sender = std::thread::spawn(move || generator::drive::run(load, counter));
+    let live = Arc::new(Live::default());
+    let shared = Arc::clone(&live);
+    let sender = std::thread::spawn(move || generator::drive::run(load, shared));
     let mut progress = Progress::start("generate", messages, false);
     while !sender.is_finished() {
         sleep(Duration::from_millis(50));
-        progress.show(accepted.load(Ordering::Relaxed), None);
+        progress.show(&Shown { accepted: live.accepted(), delivered: None, waits_ms: Some(live.waits_ms()) });
     }
     progress.finish();
     let tally = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("generate load")?;

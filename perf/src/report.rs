@@ -12,6 +12,8 @@ use crate::error::{Context, Result};
 use crate::generator::{Pipelining, Spread};
 use crate::latency::LatencySummary;
 use crate::sampler::machine::Machine;
+use crate::sampler::trace::{CpuPoint, Look};
+use crate::timeline::Point;
 
 /// The figures of one round, or the medians of several.
 #[derive(Clone, Debug, Serialize)]
@@ -56,6 +58,44 @@ pub struct Round {
     pub stop_failure: Option<String>,
     #[serde(flatten)]
     pub figures: Figures,
+    /// Where the CPU time went.
+    pub cpu_split_us_per_message: CpuSplit,
+    /// Acceptances over time.
+    pub accepted_over_time: Vec<Point>,
+    /// Deliveries over time.
+    pub delivered_over_time: Vec<Point>,
+    /// CPU and memory over time.
+    pub cpu_over_time: Vec<CpuPoint>,
+}
+
+/// CPU time of a round over messages delivered, µs.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct CpuSplit {
+    /// The server in user mode.
+    pub server_user: f64,
+    /// The server in the kernel.
+    pub server_system: f64,
+    /// The sink.
+    pub sink: f64,
+    /// The generator.
+    pub generator: f64,
+}
+
+impl CpuSplit {
+    /// Between the first and the last look, shared by `delivered` messages.
+    pub fn of(looks: &[Look], delivered: u32) -> CpuSplit {
+        let (from, until) = match looks {
+            [first, .., last] => (*first, *last),
+            _ => return CpuSplit::default(),
+        };
+        let each = |from: u64, until: u64| until.saturating_sub(from) as f64 / f64::from(delivered.max(1));
+        CpuSplit {
+            server_user: each(from.server_user_us, until.server_user_us),
+            server_system: each(from.server_system_us, until.server_system_us),
+            sink: each(from.sink_us, until.sink_us),
+            generator: each(from.generator_us, until.generator_us),
+        }
+    }
 }
 
 impl Round {
@@ -117,6 +157,7 @@ pub fn summarise<'a>(rounds: impl Iterator<Item = &'a Round>) -> Figures {
         Some(LatencySummary {
             p50: median(found.iter().map(|latency| latency.p50).collect())?,
             p99: median(found.iter().map(|latency| latency.p99).collect())?,
+            p999: median(found.iter().map(|latency| latency.p999).collect())?,
             max: found.iter().map(|latency| latency.max).fold(0.0, f64::max),
         })
     };

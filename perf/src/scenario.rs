@@ -3,6 +3,8 @@
 //! The window opens before the first message is sent and closes after the last one was delivered and the server has
 //! settled, so that work put off counts as well. It must never measure CPU while anything else is attached to the server.
 
+mod backlog;
+mod load;
 pub mod preset;
 
 use std::process::ExitCode;
@@ -13,11 +15,12 @@ use crate::baseline;
 use crate::cli::{CompareArgs, MtaName, OpponentName, RunArgs, ScenarioName, ShapeArgs, ToolsName};
 use crate::error::{Context, Result, fail};
 use crate::mta::{self, Mta};
-use crate::report::{self, Asked, CompareReport, Figures, Round, RunReport, ratio, summarise};
+use crate::report::{self, Asked, CompareReport, CpuSplit, Figures, Round, RunReport, ratio, summarise};
 use crate::sampler::machine;
 use crate::sampler::peak::{Peak, PeakSampler};
 use crate::sampler::process::{Usage, usage};
 use crate::sampler::syscalls::SyscallCount;
+use crate::sampler::trace::{self, Trace, Watched};
 use crate::stop;
 use crate::traffic::own::OwnTraffic;
 use crate::traffic::postfix::PostfixTraffic;
@@ -32,6 +35,11 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
     stop::watch().context("watch for signals")?;
     let machine = machine::facts(&arguments.shape.work_dir);
     warn_of_tmpfs(&machine.work_filesystem);
+    match arguments.scenario {
+        ScenarioName::Backlog => return backlog::run(arguments, machine),
+        ScenarioName::Latency => return load::run(arguments, machine),
+        _ => {}
+    }
     let mut rounds = Vec::new();
     for number in 1..=arguments.rounds {
         rounds.push(round(arguments.mta, &arguments.shape, &format!("round {number}"))?);
@@ -87,38 +95,57 @@ pub fn compare(arguments: &CompareArgs) -> Result<ExitCode> {
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn round(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Round> {
+/// A server with what sends through it and what it delivers to. Dropped in this order: the server before the sink, the
+/// directory last.
+pub struct Scene {
+    /// The server.
+    pub mta: Box<dyn Mta>,
+    /// Generator and sink.
+    pub traffic: Box<dyn Traffic>,
+    /// Where both work.
+    pub directory: TempDir,
+}
+
+/// Starts sink and server on a directory of their own.
+pub fn begin(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Scene> {
     let mut directory = TempDir::with_prefix_in("mailrace-perf-", &shape.work_dir)
         .context(format_args!("make a directory in {}", shape.work_dir.display()))?;
     directory.disable_cleanup(shape.keep);
     if shape.keep {
         eprintln!("{title}: files stay in {}", directory.path().display());
     }
-    let mut traffic: Box<dyn Traffic> = match shape.tools {
+    let traffic: Box<dyn Traffic> = match shape.tools {
         ToolsName::Perf => Box::new(OwnTraffic::start(shape)?),
         ToolsName::Postfix => Box::new(PostfixTraffic::start(shape)?),
     };
-    // Declared after the directory and the sink, so it is stopped before they go.
-    let mut mta = mta::start(name, traffic.sink(), shape, directory.path())?;
-    let mut round = measure(mta.as_mut(), traffic.as_mut(), shape, title)?;
-    round.stop_failure = mta.stop().err().map(|failure| failure.to_string());
+    let mta = mta::start(name, traffic.sink(), shape, directory.path())?;
+    Ok(Scene { mta, traffic, directory })
+}
+
+fn round(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Round> {
+    let mut scene = begin(name, shape, title)?;
+    let mut round = measure(scene.mta.as_mut(), scene.traffic.as_mut(), shape, title)?;
+    round.stop_failure = scene.mta.stop().err().map(|failure| failure.to_string());
     if shape.baseline {
         let sending = &shape.sending;
-        let copied = baseline::measure(directory.path(), sending.messages, sending.size, sending.connections)?;
+        let copied = baseline::measure(scene.directory.path(), sending.messages, sending.size, sending.connections)?;
         round.figures.baseline_cpu_us_per_megabyte = Some(copied.cpu_us_per_megabyte);
     }
     Ok(round)
 }
 
-fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, title: &str) -> Result<Round> {
+/// Warm-up, window and figures of one round.
+pub fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, title: &str) -> Result<Round> {
     if shape.warm_up > 0 {
         send(mta, traffic, shape.warm_up, &format!("{title} warm-up"))?;
     }
     let roots = mta.roots();
     let sampler = PeakSampler::start(roots.clone());
+    let trace = Trace::start(Watched { server: roots.clone(), sink: traffic.sink_processes() });
     let before = usage(&roots);
     let outcome = send(mta, traffic, shape.sending.messages, title)?;
     let after = usage(&roots);
+    let looks = trace.finish();
     let peak = sampler.finish();
     let (syscalls, syscalls_unavailable) = match count_syscalls(mta, traffic, shape, title) {
         Ok(count) => (Some(count), None),
@@ -139,12 +166,16 @@ fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, titl
         sink_protocol_errors: outcome.sink_protocol_errors,
         syscalls_unavailable,
         stop_failure: None,
+        cpu_split_us_per_message: CpuSplit::of(&looks, outcome.delivered),
+        accepted_over_time: outcome.accepted_over_time.clone(),
+        delivered_over_time: outcome.delivered_over_time.clone(),
+        cpu_over_time: trace::points(&looks, outcome.first_ns),
         figures: figures(&outcome, before, after, peak, syscalls, roots.is_empty(), shape),
     })
 }
 
 /// Sends one batch; a server that ended meanwhile is a failure with the end of its log.
-fn send(mta: &mut dyn Mta, traffic: &mut dyn Traffic, messages: u32, title: &str) -> Result<Outcome> {
+pub fn send(mta: &mut dyn Mta, traffic: &mut dyn Traffic, messages: u32, title: &str) -> Result<Outcome> {
     let outcome = traffic.send(mta, messages, title)?;
     if stop::requested() {
         return fail("stopped");
@@ -216,7 +247,8 @@ fn figures(
     }
 }
 
-fn asked(scenario: ScenarioName, shape: &ShapeArgs) -> Asked {
+/// What was asked for, as a report says it.
+pub fn asked(scenario: ScenarioName, shape: &ShapeArgs) -> Asked {
     Asked {
         scenario: scenario.name(),
         command: std::env::args().collect(),
@@ -241,7 +273,7 @@ fn warn_of_tmpfs(filesystem: &str) {
 }
 
 /// Names what was not as asked for; whether nothing was.
-fn complain(rounds: &[Round]) -> bool {
+pub fn complain(rounds: &[Round]) -> bool {
     for round in rounds.iter().filter(|round| !round.is_complete()) {
         eprintln!(
             "mailrace-perf: {}: {} of {} accepted, {} lost, refused {:?}, failures {:?}{}",

@@ -60,6 +60,32 @@ fn every_scenario_delivers_all_of_its_mail() {
 }
 
 #[test]
+fn a_backlog_is_held_and_all_of_it_leaves() {
+    if engine().is_none() {
+        return;
+    }
+    let (code, result) = run(&["run", "backlog", "--messages=3000", "--warm-up=10"]);
+    assert_eq!(code, Some(0), "{result}");
+    assert_eq!((&result["queued"], &result["delivered"]), (&3_000.into(), &3_000.into()), "{result}");
+    assert_eq!((&result["lost"], &result["duplicates"]), (&0.into(), &0.into()), "{result}");
+    for call in ["pause_ms_empty", "release_ms_empty", "pause_ms_full", "release_ms_full"] {
+        assert!(result[call]["max"].as_f64().unwrap() > 0.0, "{call}: {result}");
+    }
+}
+
+#[test]
+fn answers_are_timed_at_each_share_of_the_capacity() {
+    let words = ["run", "latency", "--mta=none", "--messages=2000", "--warm-up=0", "--seconds=1", "--loads=10,20"];
+    let (code, result) = run(&words);
+    assert_eq!(code, Some(0), "{result}");
+    let capacity = result["capacity_per_second"].as_f64().unwrap();
+    for (load, share) in result["loads"].as_array().unwrap().iter().zip([0.1, 0.2]) {
+        assert!((load["rate"].as_f64().unwrap() - share * capacity).abs() < 1.0, "{result}");
+        assert!(load["latency_ms"]["p999"].as_f64().unwrap() > 0.0, "{result}");
+    }
+}
+
+#[test]
 fn two_settings_of_the_engine_are_compared() {
     if engine().is_none() {
         return;

@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use mio::net::TcpStream;
@@ -13,7 +12,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::Load;
 use super::session::{FINISHED, Flow, Session, Shared};
-use super::tally::Tally;
+use super::tally::{Live, Tally};
 use super::template::Template;
 use super::work::Work;
 use crate::clock::now_ns;
@@ -54,8 +53,8 @@ struct Driver {
     scratch: Box<[u8]>,
 }
 
-/// Sends the load; returns what came of it. `progress` counts the accepted messages meanwhile.
-pub fn run(load: Load, progress: Arc<AtomicU64>) -> io::Result<Tally> {
+/// Sends the load; returns what came of it. `live` tells of it meanwhile.
+pub fn run(load: Load, live: Arc<Live>) -> io::Result<Tally> {
     let limit_ns = load.time_limit.as_nanos() as u64;
     let mut driver = Driver {
         poll: Poll::new()?,
@@ -63,7 +62,7 @@ pub fn run(load: Load, progress: Arc<AtomicU64>) -> io::Result<Tally> {
         idle: VecDeque::new(),
         shared: Shared {
             work: Work::new(load.messages, load.rate),
-            tally: Tally::new(load.messages, progress),
+            tally: Tally::new(load.messages, live),
             template: Template::new(&load),
             load,
         },

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::{Mta, beside_ourselves, free_port, tail};
 use crate::cli::{ServerArgs, ShapeArgs};
 use crate::error::{Context, Result, fail};
 use crate::guard::{Guarded, output};
+use crate::rules::http::{Api, Client};
 
 /// SIGTERM, then this long to finish what is in progress.
 const GRACE: Duration = Duration::from_secs(40);
@@ -19,7 +22,10 @@ pub struct Mailrace {
     process: Guarded,
     version: String,
     address: SocketAddr,
+    api: SocketAddr,
+    token: PathBuf,
     log: PathBuf,
+    client: Option<Client>,
 }
 
 impl Mailrace {
@@ -53,18 +59,32 @@ impl Mailrace {
             command.args(["serve", "--config"]).arg(&config).stdin(Stdio::null()).stdout(lines).stderr(errors)
         })?;
         let version = version.map_or_else(|_| "mailrace".to_owned(), |text| text.trim().to_owned());
-        Ok(Mailrace { process, version, address, log })
+        Ok(Mailrace { process, version, address, api, token: data.join("token"), log, client: None })
+    }
+}
+
+impl Mailrace {
+    /// The pause over everything, made or ended.
+    fn call(&mut self, method: &str) -> Result<()> {
+        if self.client.is_none()
+            && let Some(api) = self.api()
+        {
+            self.client = Some(Client::new(api?));
+        }
+        let Some(client) = &mut self.client else { return fail("mailrace has no API") };
+        client.must(method, "/v1/pauses", &json!({})).map(|_| ())
     }
 }
 
 /// The configuration of a measurement: everything durable, everything to the sink.
 fn configuration(data: &Path, smtp: SocketAddr, api: SocketAddr, sink: SocketAddr, server: &ServerArgs) -> String {
     let shards = server.shards.map_or_else(String::new, |count| format!("shards = {count}\n"));
+    let bodies = server.body_memory.map_or_else(String::new, |octets| format!("body_memory_bytes = {octets}\n"));
     let mut text = format!(
         "[server]\ndata_dir = {data:?}\nhostname = \"mta.perf.test\"\n{shards}\n\
          [smtp]\nlisten = [\"{smtp}\"]\n\n\
          [api]\nlisten = \"{api}\"\n\n\
-         [spool]\nsync = \"always\"\n\n\
+         [spool]\nsync = \"always\"\n{bodies}\n\
          [egress]\nallow_private = true\n\n\
          [[route]]\ndomain = \"*\"\nhosts = [\"{sink}\"]\n"
     );
@@ -87,6 +107,20 @@ impl Mta for Mailrace {
 
     fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    fn api(&self) -> Option<Result<Api>> {
+        // The first start writes it before the greeting.
+        let token = fs::read_to_string(&self.token).context(format_args!("read {}", self.token.display()));
+        Some(token.map(|token| Api { address: self.api, token: token.trim().to_owned() }))
+    }
+
+    fn pause(&mut self) -> Result<()> {
+        self.call("POST")
+    }
+
+    fn release(&mut self) -> Result<()> {
+        self.call("DELETE")
     }
 
     fn roots(&self) -> Vec<u32> {

@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::cli::{MtaName, ShapeArgs};
 use crate::clock::now_ns;
 use crate::error::{Context, Result, fail};
+use crate::rules::http::Api;
 use crate::stop;
 
 /// A server greets within this time or it has failed.
@@ -29,6 +30,18 @@ pub trait Mta {
     fn version(&self) -> &str;
     /// Where it takes mail by SMTP.
     fn address(&self) -> SocketAddr;
+    /// Its REST API for rules; a server without one has none.
+    fn api(&self) -> Option<Result<Api>> {
+        None
+    }
+    /// Holds all mail, keeps it; in force when it returns.
+    fn pause(&mut self) -> Result<()> {
+        fail(format!("no way to hold the mail of {} is known here", self.version()))
+    }
+    /// Ends what [`Mta::pause`] began.
+    fn release(&mut self) -> Result<()> {
+        fail(format!("no way to hold the mail of {} is known here", self.version()))
+    }
     /// The processes that, with all that descend from them, are the server; empty for none.
     fn roots(&self) -> Vec<u32>;
     /// How it ended, if it did.

@@ -5,3 +5,4 @@ pub mod machine;
 pub mod peak;
 pub mod process;
 pub mod syscalls;
+pub mod trace;

@@ -15,6 +15,8 @@ use super::cpu_clock::process_cpu_ns;
 pub struct Usage {
     /// User and system time of all processes, with their ended and waited-for children, microseconds.
     pub cpu_us: u64,
+    /// The system time among it, from ticks of 10 ms.
+    pub system_us: u64,
     /// Calls of the read and write families on files, `/proc/PID/io`.
     pub read_write_calls: u64,
     /// Octets sent to the block layer.
@@ -31,6 +33,8 @@ struct Stat {
     parent: u32,
     own_ticks: u64,
     children_ticks: u64,
+    /// Those of both that were spent in the kernel.
+    system_ticks: u64,
     start_ticks: u64,
     rss_pages: u64,
 }
@@ -51,6 +55,7 @@ pub fn usage(roots: &[u32]) -> Usage {
     for (pid, stat) in living(roots) {
         // One that ended since it was listed has left what it used to its parent or will be missed by a tick or two.
         cpu_ns += process_cpu_ns(pid).unwrap_or(stat.own_ticks * tick_ns) + stat.children_ticks * tick_ns;
+        usage.system_us += stat.system_ticks * tick_ns / 1_000;
         usage.rss_octets += stat.rss_pages * page_size() as u64;
         usage.processes += 1;
         let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
@@ -110,6 +115,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
         parent: number(4)? as u32,
         own_ticks: number(14)? + number(15)?,
         children_ticks: number(16)? + number(17)?,
+        system_ticks: number(15)? + number(17)?,
         start_ticks: number(22)?,
         rss_pages: number(24)?,
     })
@@ -128,7 +134,8 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_moves_no_field() {
         let text = "42 (a) b (c) S 7 1 1 0 -1 0 0 0 0 0 11 12 13 14 20 0 3 0 999 4096 55 0";
-        let expected = Stat { parent: 7, own_ticks: 23, children_ticks: 27, start_ticks: 999, rss_pages: 55 };
+        let expected =
+            Stat { parent: 7, own_ticks: 23, children_ticks: 27, system_ticks: 26, start_ticks: 999, rss_pages: 55 };
         assert_eq!(parse_stat(text), Some(expected));
         assert_eq!(parse_stat("42 (cut"), None);
     }

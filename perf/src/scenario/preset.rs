@@ -30,6 +30,15 @@ impl ScenarioName {
                 "--patience=60",
                 "--no-syscalls",
             ],
+            ScenarioName::Backlog => &[
+                "--messages=1000000",
+                "--size=1024",
+                "--domains=1000",
+                "--body-memory=16777216",
+                "--time-limit=3600",
+                "--patience=60",
+            ],
+            ScenarioName::Latency => &[],
             ScenarioName::Tls => &["--sink-tls"],
             ScenarioName::DeferralStorm => {
                 &["--sink-tempfail=0.5", "--sink-refuse-at=rcpt", "--retry-seconds=2", "--patience=60", "--no-syscalls"]

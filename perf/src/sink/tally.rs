@@ -8,6 +8,7 @@ use crate::clock::now_ns;
 use crate::latency::{Latency, LatencySummary};
 use crate::marker::Marker;
 use crate::numbers::NumberSet;
+use crate::timeline::{Point, Timeline};
 
 /// Ranges of missing numbers that a report names at most.
 const MAX_MISSING_RANGES: usize = 4_096;
@@ -67,6 +68,8 @@ pub struct Report {
     pub last_ns: u64,
     /// From the generator's end of data to the sink's.
     pub latency_ms: Option<LatencySummary>,
+    /// Deliveries over time, from `first_ns`.
+    pub timeline: Vec<Point>,
     /// Numbers of the run that did not arrive, inclusive ranges.
     pub missing: Vec<(u32, u32)>,
     /// Whether `missing` names them all.
@@ -86,6 +89,7 @@ pub struct Tally {
     first_ns: u64,
     last_ns: u64,
     latency: Latency,
+    timeline: Timeline,
 }
 
 impl Tally {
@@ -102,6 +106,7 @@ impl Tally {
             first_ns: 0,
             last_ns: 0,
             latency: Latency::new(),
+            timeline: Timeline::new(),
         }
     }
 
@@ -135,7 +140,9 @@ impl Tally {
         if self.first_ns == 0 {
             self.first_ns = self.last_ns;
         }
-        self.latency.record_ns(self.last_ns.saturating_sub(marker.sent_ns));
+        let wait_ns = self.last_ns.saturating_sub(marker.sent_ns);
+        self.latency.record_ns(wait_ns);
+        self.timeline.record(self.last_ns, wait_ns);
     }
 
     /// Different messages of the run so far.
@@ -156,6 +163,7 @@ impl Tally {
             first_ns: self.first_ns,
             last_ns: self.last_ns,
             latency_ms: self.latency.summary(),
+            timeline: self.timeline.points(self.first_ns),
             missing,
             missing_complete,
         }

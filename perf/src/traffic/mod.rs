@@ -14,8 +14,9 @@ use crate::clock::now_ns;
 use crate::error::Result;
 use crate::latency::LatencySummary;
 use crate::mta::Mta;
-use crate::progress::Progress;
+use crate::progress::{Progress, Shown};
 use crate::stop;
+use crate::timeline::Point;
 
 /// How often the counts are read.
 const LOOK: Duration = Duration::from_millis(50);
@@ -26,6 +27,8 @@ const SETTLE: Duration = Duration::from_millis(300);
 pub trait Traffic {
     /// Where the server under test has to deliver.
     fn sink(&self) -> SocketAddr;
+    /// The processes that are the receiver.
+    fn sink_processes(&self) -> Vec<u32>;
     /// Sends `messages` messages through `mta`, waits until they have come out and for the server to settle.
     fn send(&mut self, mta: &mut dyn Mta, messages: u32, title: &str) -> Result<Outcome>;
 }
@@ -51,6 +54,12 @@ pub struct Outcome {
     pub accept_latency: Option<LatencySummary>,
     /// From the generator's end of data to the sink's.
     pub delivery_latency: Option<LatencySummary>,
+    /// When the first message was begun, [`now_ns`].
+    pub first_ns: u64,
+    /// Acceptances over time.
+    pub accepted_over_time: Vec<Point>,
+    /// Deliveries over time.
+    pub delivered_over_time: Vec<Point>,
     /// Messages refused, by reply code.
     pub refused: BTreeMap<u16, u64>,
     /// Broken connections, by reason.
@@ -72,6 +81,7 @@ struct Counts {
     accepted: u64,
     delivered: u64,
     sending: bool,
+    waits_ms: Option<(f64, f64)>,
 }
 
 /// Looks until nothing more is to be expected: all delivered, no progress for `patience`, the server gone, or a signal.
@@ -85,7 +95,8 @@ fn watch(
     let mut moved_ns = now_ns();
     loop {
         let counts = look()?;
-        progress.show(counts.accepted, Some(counts.delivered));
+        let (accepted, delivered) = (counts.accepted, Some(counts.delivered));
+        progress.show(&Shown { accepted, delivered, waits_ms: counts.waits_ms });
         if counts.accepted + counts.delivered != last {
             last = counts.accepted + counts.delivered;
             moved_ns = now_ns();

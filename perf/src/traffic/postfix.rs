@@ -38,7 +38,7 @@ pub struct PostfixTraffic {
     shape: ShapeArgs,
     address: SocketAddr,
     count: Arc<SinkCount>,
-    _process: Guarded,
+    process: Guarded,
 }
 
 impl PostfixTraffic {
@@ -69,7 +69,7 @@ impl PostfixTraffic {
                 }
             }
         });
-        Ok(PostfixTraffic { shape: shape.clone(), address, count, _process: process })
+        Ok(PostfixTraffic { shape: shape.clone(), address, count, process })
     }
 
     fn sources(&self, target: SocketAddr, messages: u32) -> Result<Vec<Guarded>> {
@@ -105,6 +105,10 @@ impl Traffic for PostfixTraffic {
         self.address
     }
 
+    fn sink_processes(&self) -> Vec<u32> {
+        vec![self.process.pid()]
+    }
+
     fn send(&mut self, mta: &mut dyn Mta, messages: u32, title: &str) -> Result<Outcome> {
         let patience = Duration::from_secs(self.shape.patience);
         let start = self.count.messages.load(Ordering::Relaxed);
@@ -133,7 +137,7 @@ impl Traffic for PostfixTraffic {
             }
             let delivered = count.messages.load(Ordering::Relaxed) - start;
             let accepted = if sending { 0 } else { u64::from(messages) };
-            Ok(Counts { accepted, delivered, sending })
+            Ok(Counts { accepted, delivered, sending, waits_ms: None })
         })?;
         if let Some(how) = failed {
             return Err(Failure(format!("smtp-source failed ({how})")));
@@ -142,6 +146,7 @@ impl Traffic for PostfixTraffic {
         Ok(Outcome {
             accepted: messages,
             accept_seconds: seconds_between(first_ns, accepted_ns),
+            first_ns,
             delivered: delivered.min(messages),
             deliver_seconds: seconds_between(first_ns, self.count.moved_ns.load(Ordering::Relaxed)),
             lost: messages.saturating_sub(delivered),
