@@ -28,6 +28,8 @@ pub enum Command {
     Run(RunArgs),
     /// Measure mailrace and another server in alternation.
     Compare(CompareArgs),
+    /// Measure delivery alone, from memory, on one core, against our own client.
+    Limit(LimitArgs),
     /// Send load to a server that is already there.
     Generate(GenerateArgs),
     /// Accept mail, count it, throw it away.
@@ -37,6 +39,8 @@ pub enum Command {
     Guard {
         #[arg(long)]
         parent: u32,
+        #[arg(long)]
+        cpu: Option<u32>,
         #[arg(last = true, required = true)]
         program: Vec<OsString>,
     },
@@ -141,6 +145,9 @@ pub struct SendingArgs {
     /// Close a generator connection after so many messages (0: never)
     #[arg(long, default_value_t = 0)]
     pub messages_per_connection: u64,
+    /// The core to which the generator is confined
+    #[arg(long)]
+    pub generator_cpu: Option<u32>,
     /// Seconds after which sending is given up
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub time_limit: u64,
@@ -204,6 +211,9 @@ pub struct ServerArgs {
     /// mailrace: cores on which the first domain is served ([[limit]] lanes)
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub lanes: Option<u32>,
+    /// The core to which the server is confined (default: all; Postfix always)
+    #[arg(long)]
+    pub server_cpu: Option<u32>,
     /// mailrace: octets of bodies kept in memory (spool.body_memory_bytes)
     #[arg(long)]
     pub body_memory: Option<u64>,
@@ -255,6 +265,15 @@ pub struct CompareArgs {
 }
 
 #[derive(Args)]
+pub struct LimitArgs {
+    /// How often client and server are measured, in alternation
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: u32,
+    #[command(flatten)]
+    pub shape: ShapeArgs,
+}
+
+#[derive(Args)]
 pub struct GenerateArgs {
     /// The server
     #[arg(long)]
@@ -279,6 +298,7 @@ impl SendingArgs {
             connections: self.connections as usize,
             messages_per_connection: self.messages_per_connection,
             pipelining: self.pipelining,
+            cpu: self.generator_cpu,
             rate: self.rate,
             time_limit: Duration::from_secs(self.time_limit),
             reply_timeout: Duration::from_secs(self.time_limit.min(60)),

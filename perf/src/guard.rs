@@ -31,9 +31,20 @@ impl Guarded {
         grace: Duration,
         prepare: impl FnOnce(&mut Command) -> &mut Command,
     ) -> Result<Guarded> {
+        Guarded::start_on(None, program, grace, prepare)
+    }
+
+    /// The same, with all of it on one core.
+    pub fn start_on(
+        cpu: Option<u32>,
+        program: &Path,
+        grace: Duration,
+        prepare: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Result<Guarded> {
         let ourselves = std::env::current_exe().context("find our own program")?;
         let mut command = Command::new(ourselves);
-        command.args(["guard", "--parent"]).arg(std::process::id().to_string()).arg("--").arg(program);
+        command.args(["guard", "--parent"]).arg(std::process::id().to_string());
+        command.args(cpu.map(|cpu| format!("--cpu={cpu}"))).arg("--").arg(program);
         let child = prepare(&mut command).spawn().context(format_args!("start {}", program.display()))?;
         Ok(Guarded { child, grace })
     }
@@ -99,12 +110,13 @@ impl Drop for Guarded {
 }
 
 /// The `guard` command: dies with `parent` and becomes `program`. Returns only if it can't.
-pub fn become_program(parent: u32, program: &OsStr, arguments: &[std::ffi::OsString]) -> Result<()> {
+pub fn become_program(parent: u32, cpu: Option<u32>, program: &OsStr, arguments: &[std::ffi::OsString]) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("ask for a signal at the parent's death")?;
     // The parent may have died before we asked.
     if getppid().map(|pid| pid.as_raw_nonzero().get() as u32) != Some(parent) {
         return fail("the parent has gone");
     }
+    cpu.map_or(Ok(()), crate::pin::to)?;
     let error = Command::new(program).args(arguments).exec();
     fail(format!("cannot run {}: {error}", program.display()))
 }

@@ -14,6 +14,7 @@ mod latency;
 mod marker;
 mod mta;
 mod numbers;
+mod pin;
 mod progress;
 mod report;
 mod rules;
@@ -40,10 +41,11 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(arguments) => scenario::run(&arguments),
         Command::Compare(arguments) => scenario::compare(&arguments),
+        Command::Limit(arguments) => scenario::limit::run(&arguments),
         Command::Generate(arguments) => generate(&arguments),
         Command::Sink(arguments) => sink(&arguments),
-        Command::Guard { parent, program } => {
-            guard::become_program(parent, &program[0], &program[1..]).map(|()| ExitCode::SUCCESS)
+        Command::Guard { parent, cpu, program } => {
+            guard::become_program(parent, cpu, &program[0], &program[1..]).map(|()| ExitCode::SUCCESS)
         }
         Command::Copy { to, file, size, batch } => baseline::copy(&to, &file, size, batch).map(|()| ExitCode::SUCCESS),
         Command::StopPostfix { config } => mta::postfix::stop_after_parent(&config).map(|()| ExitCode::SUCCESS),
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
 
 fn sink(arguments: &SinkArgs) -> Result<ExitCode> {
     stop::watch().context("watch for signals")?;
+    arguments.cpu.map_or(Ok(()), pin::to)?;
     let listening = sink::server::Server::bind(arguments.listen, arguments.profile.profile(), arguments.control);
     let mut server = listening.context(format_args!("listen on {}", arguments.listen))?;
     let mut output = std::io::stdout();

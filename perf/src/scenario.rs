@@ -4,6 +4,7 @@
 //! settled, so that work put off counts as well. It must never measure CPU while anything else is attached to the server.
 
 mod backlog;
+pub mod limit;
 mod load;
 pub mod preset;
 
@@ -106,14 +107,27 @@ pub struct Scene {
     pub directory: TempDir,
 }
 
-/// Starts sink and server on a directory of their own.
-pub fn begin(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Scene> {
+/// A directory, our own generator and sink in it, and a server. Bound in this order, the server is dropped first.
+fn begin_own(name: MtaName, shape: &ShapeArgs) -> Result<(TempDir, OwnTraffic, Box<dyn Mta>)> {
+    let directory = directory(shape)?;
+    let traffic = OwnTraffic::start(shape)?;
+    let mta = mta::start(name, traffic.sink(), shape, directory.path())?;
+    Ok((directory, traffic, mta))
+}
+
+fn directory(shape: &ShapeArgs) -> Result<TempDir> {
     let mut directory = TempDir::with_prefix_in("mailrace-perf-", &shape.work_dir)
         .context(format_args!("make a directory in {}", shape.work_dir.display()))?;
     directory.disable_cleanup(shape.keep);
     if shape.keep {
-        eprintln!("{title}: files stay in {}", directory.path().display());
+        eprintln!("files stay in {}", directory.path().display());
     }
+    Ok(directory)
+}
+
+/// Starts sink and server on a directory of their own.
+pub fn begin(name: MtaName, shape: &ShapeArgs) -> Result<Scene> {
+    let directory = directory(shape)?;
     let traffic: Box<dyn Traffic> = match shape.tools {
         ToolsName::Perf => Box::new(OwnTraffic::start(shape)?),
         ToolsName::Postfix => Box::new(PostfixTraffic::start(shape)?),
@@ -123,7 +137,7 @@ pub fn begin(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Scene> {
 }
 
 fn round(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Round> {
-    let mut scene = begin(name, shape, title)?;
+    let mut scene = begin(name, shape)?;
     let mut round = measure(scene.mta.as_mut(), scene.traffic.as_mut(), shape, title)?;
     round.stop_failure = scene.mta.stop().err().map(|failure| failure.to_string());
     if shape.baseline {

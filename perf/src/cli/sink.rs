@@ -40,6 +40,9 @@ pub struct SinkProfileArgs {
     /// Picks the refused messages
     #[arg(long, default_value_t = 1)]
     pub sink_seed: u64,
+    /// The core to which the sink's process is confined
+    #[arg(long)]
+    pub sink_cpu: Option<u32>,
     /// Connections that the sink serves at once
     #[arg(long, default_value_t = 10_000)]
     pub sink_connections: u32,
@@ -56,6 +59,9 @@ pub struct SinkArgs {
     /// Take commands on standard input (count, report, reset RUN CAPACITY); its end ends the sink
     #[arg(long)]
     pub control: bool,
+    /// The core to which it is confined
+    #[arg(long)]
+    pub cpu: Option<u32>,
     #[command(flatten)]
     pub profile: SinkProfileArgs,
 }

@@ -15,7 +15,7 @@ use super::session::{FINISHED, Flow, Session, Shared};
 use super::tally::{Live, Tally};
 use super::template::Template;
 use super::work::Work;
-use crate::clock::now_ns;
+use crate::clock::{now_ns, thread_cpu_ns};
 use crate::stop;
 
 /// One read takes at most so much; replies are short.
@@ -55,6 +55,9 @@ struct Driver {
 
 /// Sends the load; returns what came of it. `live` tells of it meanwhile.
 pub fn run(load: Load, live: Arc<Live>) -> io::Result<Tally> {
+    if let Some(cpu) = load.cpu {
+        crate::pin::to(cpu).map_err(io::Error::other)?;
+    }
     let limit_ns = load.time_limit.as_nanos() as u64;
     let mut driver = Driver {
         poll: Poll::new()?,
@@ -80,7 +83,7 @@ pub fn run(load: Load, live: Arc<Live>) -> io::Result<Tally> {
             tick_ns = now + TICK.as_nanos() as u64 / 2;
         }
         if driver.is_finished() {
-            return Ok(driver.shared.tally);
+            return Ok(driver.finish());
         }
         let reason = if stop::requested() {
             Some("stopped")
@@ -93,7 +96,7 @@ pub fn run(load: Load, live: Arc<Live>) -> io::Result<Tally> {
         };
         if let Some(reason) = reason {
             driver.give_up(reason);
-            return Ok(driver.shared.tally);
+            return Ok(driver.finish());
         }
         match driver.poll.poll(&mut events, Some(driver.wait(now))) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -112,6 +115,11 @@ pub fn run(load: Load, live: Arc<Live>) -> io::Result<Tally> {
 }
 
 impl Driver {
+    fn finish(mut self) -> Tally {
+        self.shared.tally.cpu_ns = thread_cpu_ns();
+        self.shared.tally
+    }
+
     fn is_finished(&self) -> bool {
         self.slots.iter().all(|slot| matches!(slot, Slot::Finished))
     }

@@ -33,6 +33,8 @@ pub struct Tally {
     pub first_ns: u64,
     /// When the newest 250 came.
     pub last_ns: u64,
+    /// CPU time of the generator's thread, set when it ends.
+    pub cpu_ns: u64,
     /// Acceptances over time.
     pub timeline: Timeline,
     live: Arc<Live>,
@@ -93,6 +95,7 @@ impl Tally {
             latency: Latency::new(),
             first_ns: 0,
             last_ns: 0,
+            cpu_ns: 0,
             timeline: Timeline::new(),
             live,
         }

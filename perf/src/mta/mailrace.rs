@@ -10,12 +10,20 @@ use serde_json::json;
 
 use super::{Mta, beside_ourselves, free_port, tail};
 use crate::cli::{ServerArgs, ShapeArgs};
+use crate::clock::now_ns;
 use crate::error::{Context, Result, fail};
 use crate::guard::{Guarded, output};
 use crate::rules::http::{Api, Client};
 
 /// SIGTERM, then this long to finish what is in progress.
 const GRACE: Duration = Duration::from_secs(40);
+
+/// A connection that has been idle for longer may be closed by the server at any moment.
+const KEPT_NS: u64 = 1_000_000_000;
+
+/// Its limit of memory, and the part of it for bodies, where nothing is said: more bodies need a higher limit.
+const MEMORY_OCTETS: u64 = 1 << 30;
+const BODY_MEMORY_OCTETS: u64 = 256 << 20;
 
 /// A running mailrace.
 pub struct Mailrace {
@@ -25,7 +33,8 @@ pub struct Mailrace {
     api: SocketAddr,
     token: PathBuf,
     log: PathBuf,
-    client: Option<Client>,
+    /// A connection to the API, and when it was last used.
+    client: Option<(Client, u64)>,
 }
 
 impl Mailrace {
@@ -55,7 +64,7 @@ impl Mailrace {
         let lines = File::create(&log).context(format_args!("create {}", log.display()))?;
         let errors = lines.try_clone().context("share the log")?;
         let version = output(Command::new(&program).arg("--version"));
-        let process = Guarded::start(&program, GRACE, |command| {
+        let process = Guarded::start_on(shape.server.server_cpu, &program, GRACE, |command| {
             command.args(["serve", "--config"]).arg(&config).stdin(Stdio::null()).stdout(lines).stderr(errors)
         })?;
         let version = version.map_or_else(|_| "mailrace".to_owned(), |text| text.trim().to_owned());
@@ -66,13 +75,16 @@ impl Mailrace {
 impl Mailrace {
     /// The pause over everything, made or ended.
     fn call(&mut self, method: &str) -> Result<()> {
-        if self.client.is_none()
-            && let Some(api) = self.api()
-        {
-            self.client = Some(Client::new(api?));
-        }
-        let Some(client) = &mut self.client else { return fail("mailrace has no API") };
-        client.must(method, "/v1/pauses", &json!({})).map(|_| ())
+        let now = now_ns();
+        let kept = self.client.take().filter(|(_, used_ns)| now - used_ns < KEPT_NS);
+        let mut client = match (kept, self.api()) {
+            (Some((client, _)), _) => client,
+            (None, Some(api)) => Client::new(api?),
+            (None, None) => return fail("mailrace has no API"),
+        };
+        client.must(method, "/v1/pauses", &json!({}))?;
+        self.client = Some((client, now_ns()));
+        Ok(())
     }
 }
 
@@ -88,6 +100,9 @@ fn configuration(data: &Path, smtp: SocketAddr, api: SocketAddr, sink: SocketAdd
          [egress]\nallow_private = true\n\n\
          [[route]]\ndomain = \"*\"\nhosts = [\"{sink}\"]\n"
     );
+    if let Some(octets) = server.body_memory.filter(|octets| *octets > BODY_MEMORY_OCTETS) {
+        text += &format!("\n[limits]\nmemory_bytes = {}\n", octets + MEMORY_OCTETS);
+    }
     if let Some(connections) = server.destination_connections {
         text += &format!("\n[[limit]]\nper = \"site\"\nconnections = {connections}\n");
     }

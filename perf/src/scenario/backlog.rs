@@ -8,14 +8,13 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use serde::Serialize;
-use tempfile::TempDir;
 
-use super::{asked, warn_of_tmpfs};
+use super::{asked, begin_own, warn_of_tmpfs};
 use crate::cli::RunArgs;
 use crate::clock::{now_ns, seconds_between};
-use crate::error::{Context, Result, fail};
+use crate::error::{Result, fail};
 use crate::latency::{Latency, LatencySummary};
-use crate::mta::{self, Mta};
+use crate::mta::Mta;
 use crate::progress::{Progress, Shown};
 use crate::report::{self, Asked, median};
 use crate::sampler::machine::Machine;
@@ -89,11 +88,7 @@ pub struct Sample {
 pub fn run(arguments: &RunArgs, machine: Machine) -> Result<ExitCode> {
     warn_of_tmpfs(&machine.work_filesystem);
     let shape = &arguments.shape;
-    let mut directory = TempDir::with_prefix_in("mailrace-perf-", &shape.work_dir)
-        .context(format_args!("make a directory in {}", shape.work_dir.display()))?;
-    directory.disable_cleanup(shape.keep);
-    let mut traffic = OwnTraffic::start(shape)?;
-    let mut mta = mta::start(arguments.mta, traffic.sink(), shape, directory.path())?;
+    let (_directory, mut traffic, mut mta) = begin_own(arguments.mta, shape)?;
     let report = measure(mta.as_mut(), &mut traffic, arguments, machine)?;
     mta.stop()?;
     print(&report);
@@ -180,7 +175,7 @@ fn time_calls(mta: &mut dyn Mta, paused: bool) -> Result<(Option<LatencySummary>
 }
 
 /// Sends everything into the paused server.
-fn fill(
+pub fn fill(
     mta: &mut dyn Mta,
     traffic: &mut OwnTraffic,
     messages: u32,
@@ -207,7 +202,7 @@ fn fill(
 }
 
 /// Lifts the pause and waits until everything has left; when it was lifted, and what was seen from then on.
-fn drain(
+pub fn drain(
     mta: &mut dyn Mta,
     traffic: &mut OwnTraffic,
     queued: u32,
@@ -254,15 +249,20 @@ fn costs(samples: &[Sample], depth: impl Fn(u32) -> u32) -> Vec<Cost> {
 
 /// How the rate rose after the release.
 #[derive(Debug, PartialEq)]
-struct Ramp {
-    first_delivery_ms: Option<f64>,
-    full_rate: Option<f64>,
-    full_after_ms: Option<f64>,
-    mean_rate: f64,
+pub struct Ramp {
+    /// From the release to the first delivery.
+    pub first_delivery_ms: Option<f64>,
+    /// The middle of the rates in the middle of the time, messages a second; `None` when it was over too soon.
+    pub full_rate: Option<f64>,
+    /// From the release to nine tenths of it.
+    pub full_after_ms: Option<f64>,
+    /// From the release to the last delivery, messages a second.
+    pub mean_rate: f64,
 }
 
 impl Ramp {
-    fn of(samples: &[Sample], released_ns: u64) -> Ramp {
+    /// Reads it from the counts.
+    pub fn of(samples: &[Sample], released_ns: u64) -> Ramp {
         let ms = |sample: &Sample| sample.look.at_ns.saturating_sub(released_ns) as f64 / 1e6;
         let start = samples.first().map_or(0, |sample| sample.count);
         let end = samples.last().map_or(0, |sample| sample.count);

@@ -8,6 +8,17 @@ use clap::{CommandFactory, FromArgMatches, ValueEnum};
 
 use crate::cli::{Cli, Command, ScenarioName};
 
+/// What `limit` sets: generator and server each on the first core, the sink on the second, all bodies in memory.
+const LIMIT: &[&str] = &[
+    "--messages=200000",
+    "--pipelining=full",
+    "--generator-cpu=0",
+    "--server-cpu=0",
+    "--shards=1",
+    "--sink-cpu=1",
+    "--body-memory=2000000000",
+];
+
 impl ScenarioName {
     /// Its name on the command line.
     pub fn name(self) -> String {
@@ -70,14 +81,13 @@ fn parse_words(words: Vec<OsString>) -> Result<Cli, clap::Error> {
 
 fn with_scenario(mut words: Vec<OsString>) -> Result<Vec<OsString>, clap::Error> {
     let scenario = match &parse_words(words.clone())?.command {
-        Command::Run(arguments) => Some(arguments.scenario),
-        Command::Compare(arguments) => Some(arguments.scenario),
-        _ => None,
+        Command::Run(arguments) => arguments.scenario.words(),
+        Command::Compare(arguments) => arguments.scenario.words(),
+        Command::Limit(_) => LIMIT,
+        _ => &[],
     };
-    if let Some(scenario) = scenario {
-        // Behind the program and the subcommand, hence before every word of the operator.
-        words.splice(2..2, scenario.words().iter().map(OsString::from));
-    }
+    // Behind the program and the subcommand, hence before every word of the operator.
+    words.splice(2..2, scenario.iter().map(OsString::from));
     Ok(words)
 }
 

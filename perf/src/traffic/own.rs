@@ -66,6 +66,7 @@ impl OwnTraffic {
             command
                 .args(["sink", "--control"])
                 .args(shape.sink.arguments())
+                .args(shape.sink.sink_cpu.map(|cpu| format!("--cpu={cpu}")))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
         })?;
