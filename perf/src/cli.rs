@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::sink::{SinkArgs, SinkProfileArgs};
 use crate::generator::{Load, Pipelining, Spread};
+use crate::rules::RuleArgs;
 
 mod sink;
 
@@ -86,6 +87,12 @@ pub enum ScenarioName {
     Tls,
     /// Half of the messages are answered with 4xx at each attempt, until all have got through.
     DeferralStorm,
+    /// `canonical` with and without 100 rule changes a second beside it, in alternation.
+    RuleChurn,
+    /// Every kind of rule over mail that is on its way: what is completed after the rule's answer, to be zero.
+    Gate,
+    /// From rule call to answer, idle and with the shards saturated by `canonical`.
+    RuleLatency,
 }
 
 /// The server under test.
@@ -241,6 +248,8 @@ pub struct RunArgs {
     pub seconds: u32,
     #[command(flatten)]
     pub shape: ShapeArgs,
+    #[command(flatten)]
+    pub rules: RuleArgs,
 }
 
 #[derive(Args)]
@@ -306,7 +315,8 @@ impl SendingArgs {
     }
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+/// A number above 0.
+pub fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
         _ => Err("a rate is a number above 0".to_owned()),

@@ -17,6 +17,7 @@ use crate::cli::{CompareArgs, MtaName, OpponentName, RunArgs, ScenarioName, Shap
 use crate::error::{Context, Result, fail};
 use crate::mta::{self, Mta};
 use crate::report::{self, Asked, CompareReport, CpuSplit, Figures, Round, RunReport, ratio, summarise};
+use crate::rules;
 use crate::sampler::machine;
 use crate::sampler::peak::{Peak, PeakSampler};
 use crate::sampler::process::{Usage, usage};
@@ -39,6 +40,9 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
     match arguments.scenario {
         ScenarioName::Backlog => return backlog::run(arguments, machine),
         ScenarioName::Latency => return load::run(arguments, machine),
+        ScenarioName::RuleChurn => return rules::churn::run(arguments, machine),
+        ScenarioName::Gate => return rules::gate::run(arguments, machine),
+        ScenarioName::RuleLatency => return rules::latency::run(arguments, machine),
         _ => {}
     }
     let mut rounds = Vec::new();
@@ -109,25 +113,25 @@ pub struct Scene {
 
 /// A directory, our own generator and sink in it, and a server. Bound in this order, the server is dropped first.
 fn begin_own(name: MtaName, shape: &ShapeArgs) -> Result<(TempDir, OwnTraffic, Box<dyn Mta>)> {
-    let directory = directory(shape)?;
+    let directory = directory(shape, "queue")?;
     let traffic = OwnTraffic::start(shape)?;
     let mta = mta::start(name, traffic.sink(), shape, directory.path())?;
     Ok((directory, traffic, mta))
 }
 
-fn directory(shape: &ShapeArgs) -> Result<TempDir> {
+fn directory(shape: &ShapeArgs, title: &str) -> Result<TempDir> {
     let mut directory = TempDir::with_prefix_in("mailrace-perf-", &shape.work_dir)
         .context(format_args!("make a directory in {}", shape.work_dir.display()))?;
     directory.disable_cleanup(shape.keep);
     if shape.keep {
-        eprintln!("files stay in {}", directory.path().display());
+        eprintln!("{title}: files stay in {}", directory.path().display());
     }
     Ok(directory)
 }
 
 /// Starts sink and server on a directory of their own.
-pub fn begin(name: MtaName, shape: &ShapeArgs) -> Result<Scene> {
-    let directory = directory(shape)?;
+pub fn begin(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Scene> {
+    let directory = directory(shape, title)?;
     let traffic: Box<dyn Traffic> = match shape.tools {
         ToolsName::Perf => Box::new(OwnTraffic::start(shape)?),
         ToolsName::Postfix => Box::new(PostfixTraffic::start(shape)?),
@@ -137,7 +141,7 @@ pub fn begin(name: MtaName, shape: &ShapeArgs) -> Result<Scene> {
 }
 
 fn round(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Round> {
-    let mut scene = begin(name, shape)?;
+    let mut scene = begin(name, shape, title)?;
     let mut round = measure(scene.mta.as_mut(), scene.traffic.as_mut(), shape, title)?;
     round.stop_failure = scene.mta.stop().err().map(|failure| failure.to_string());
     if shape.baseline {

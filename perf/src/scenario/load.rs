@@ -78,7 +78,7 @@ pub fn run(arguments: &RunArgs, machine: Machine) -> Result<ExitCode> {
 }
 
 fn closed_or_open(arguments: &RunArgs, shape: &crate::cli::ShapeArgs, title: &str) -> Result<Round> {
-    let mut scene = begin(arguments.mta, shape)?;
+    let mut scene = begin(arguments.mta, shape, title)?;
     let mut round = measure(scene.mta.as_mut(), scene.traffic.as_mut(), shape, title)?;
     round.stop_failure = scene.mta.stop().err().map(|failure| failure.to_string());
     Ok(round)

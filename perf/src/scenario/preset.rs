@@ -28,7 +28,11 @@ impl ScenarioName {
     /// What it sets, as words of the command line.
     pub fn words(self) -> &'static [&'static str] {
         match self {
-            ScenarioName::Canonical => &[],
+            ScenarioName::Canonical
+            | ScenarioName::Latency
+            | ScenarioName::RuleChurn
+            | ScenarioName::Gate
+            | ScenarioName::RuleLatency => &[],
             ScenarioName::Large => &["--messages=3000", "--size=102400", "--baseline", "--warm-up=200"],
             ScenarioName::ManyDomains => &["--messages=100000", "--domains=100000"],
             ScenarioName::OneHotDomain => &["--domains=1", "--lanes=2"],
@@ -49,7 +53,6 @@ impl ScenarioName {
                 "--time-limit=3600",
                 "--patience=60",
             ],
-            ScenarioName::Latency => &[],
             ScenarioName::Tls => &["--sink-tls"],
             ScenarioName::DeferralStorm => {
                 &["--sink-tempfail=0.5", "--sink-refuse-at=rcpt", "--retry-seconds=2", "--patience=60", "--no-syscalls"]

@@ -18,7 +18,6 @@ impl Conversation {
     }
 
     /// Whether a transaction has begun that has neither been completed nor given up.
-    #[cfg(test)]
     pub fn in_transaction(&self) -> bool {
         self.session.in_transaction()
     }

@@ -136,7 +136,6 @@ impl Session {
     }
 
     /// Whether a transaction has begun that has neither been completed nor given up.
-    #[cfg(test)]
     pub fn in_transaction(&self) -> bool {
         self.transaction.is_some()
     }

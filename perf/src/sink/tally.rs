@@ -150,6 +150,11 @@ impl Tally {
         self.seen.count()
     }
 
+    /// Further copies of messages of the run so far.
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates
+    }
+
     /// Everything, for the runner or the operator.
     pub fn report(&self) -> Report {
         let (missing, missing_complete) = self.seen.missing(MAX_MISSING_RANGES);
