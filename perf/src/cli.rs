@@ -31,6 +31,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Measure delivery alone, from memory, on one core, against our own client.
     Limit(LimitArgs),
+    /// Make a page of one result, or of several side by side.
+    Report(ReportArgs),
     /// Send load to a server that is already there.
     Generate(GenerateArgs),
     /// Accept mail, count it, throw it away.
@@ -158,7 +160,7 @@ pub struct SendingArgs {
     /// Seconds after which sending is given up
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub time_limit: u64,
-    /// Write the result here
+    /// Write the result here; of a scenario also a page that shows it, with .html in the place of the ending
     #[arg(long)]
     pub json: Option<PathBuf>,
 }
@@ -280,6 +282,16 @@ pub struct LimitArgs {
     pub rounds: u32,
     #[command(flatten)]
     pub shape: ShapeArgs,
+}
+
+#[derive(Args)]
+pub struct ReportArgs {
+    /// What --json has written
+    #[arg(required = true)]
+    pub results: Vec<PathBuf>,
+    /// Where the page is written
+    #[arg(long)]
+    pub html: PathBuf,
 }
 
 #[derive(Args)]

@@ -10,6 +10,7 @@ mod clock;
 mod error;
 mod generator;
 mod guard;
+mod html;
 mod latency;
 mod marker;
 mod mta;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => scenario::run(&arguments),
         Command::Compare(arguments) => scenario::compare(&arguments),
         Command::Limit(arguments) => scenario::limit::run(&arguments),
+        Command::Report(arguments) => html::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Generate(arguments) => generate(&arguments),
         Command::Sink(arguments) => sink(&arguments),
         Command::Guard { parent, cpu, program } => {

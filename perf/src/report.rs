@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::error::{Context, Result};
 use crate::generator::{Pipelining, Spread};
+use crate::html;
 use crate::latency::LatencySummary;
 use crate::sampler::machine::Machine;
 use crate::sampler::trace::{CpuPoint, Look};
@@ -201,10 +202,12 @@ pub fn ratio(dividend: Option<f64>, divisor: Option<f64>) -> Option<f64> {
     (divisor > 0.0).then(|| dividend / divisor)
 }
 
-/// Writes a report to a file.
+/// Writes a result to a file, and the page that shows it beside that.
 pub fn write(report: &impl Serialize, path: &Path) -> Result<()> {
+    let result = serde_json::to_value(report).context("turn the result into JSON")?;
     let text = serde_json::to_string_pretty(report).context("turn the result into JSON")?;
-    fs::write(path, text + "\n").context(format_args!("write {}", path.display()))
+    fs::write(path, text + "\n").context(format_args!("write {}", path.display()))?;
+    html::write(&[html::Source { name: String::new(), result }], &html::beside(path))
 }
 
 /// One column of the table for each set of figures.
