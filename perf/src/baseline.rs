@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::clock::{now_ns, seconds_between};
 use crate::error::{Context, Failure, Result};
 use crate::guard::Guarded;
-use crate::sampler::process::usage;
+use crate::sampler::process::{Roots, usage};
 
 /// Octets of one read or write, as `cat` does it.
 const PIECE_OCTETS: usize = 128 << 10;
@@ -49,7 +49,7 @@ pub fn measure(directory: &Path, messages: u32, size: u32, batch: u32) -> Result
     let mut source = TcpStream::connect(&target).context("reach the copy")?;
     let (mut copied, _) = listener.accept().context("accept the copy")?;
     let octets = u64::from(messages) * u64::from(size);
-    let roots = [process.pid()];
+    let roots = Roots::from(process.pid());
     let (before, first_ns) = (usage(&roots), now_ns());
     let sender = thread::spawn(move || -> std::io::Result<()> {
         let piece = vec![b'x'; PIECE_OCTETS];

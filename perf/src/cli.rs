@@ -44,6 +44,8 @@ pub enum Command {
         parent: u32,
         #[arg(long)]
         cpu: Option<u32>,
+        #[arg(long)]
+        group: Option<PathBuf>,
         #[arg(last = true, required = true)]
         program: Vec<OsString>,
     },
@@ -104,6 +106,8 @@ pub enum MtaName {
     Mailrace,
     /// A private Postfix instance.
     Postfix,
+    /// A private Exim instance.
+    Exim,
     /// No server: the generator talks to the sink. The harness's own ceiling.
     None,
 }
@@ -113,6 +117,8 @@ pub enum MtaName {
 pub enum OpponentName {
     /// A private Postfix instance, tuned for bulk.
     Postfix,
+    /// A private Exim instance, tuned for bulk.
+    Exim,
     /// mailrace itself, another build or otherwise set: see --opponent-with.
     Mailrace,
 }
@@ -211,6 +217,9 @@ pub struct ServerArgs {
     /// Postfix parameters in place of our own, NAME=VALUE, repeatable
     #[arg(long = "postfix-set", value_name = "NAME=VALUE")]
     pub postfix_set: Vec<String>,
+    /// The Exim program
+    #[arg(long, default_value = "/usr/sbin/exim4")]
+    pub exim: PathBuf,
     /// Connections that the server may hold to the next hop at once (default: its own, Postfix 50)
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub destination_connections: Option<u32>,

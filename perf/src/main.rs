@@ -46,8 +46,8 @@ fn main() -> ExitCode {
         Command::Report(arguments) => html::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Generate(arguments) => generate(&arguments),
         Command::Sink(arguments) => sink(&arguments),
-        Command::Guard { parent, cpu, program } => {
-            guard::become_program(parent, cpu, &program[0], &program[1..]).map(|()| ExitCode::SUCCESS)
+        Command::Guard { parent, cpu, group, program } => {
+            guard::become_program(parent, cpu, group.as_deref(), &program[0], &program[1..]).map(|()| ExitCode::SUCCESS)
         }
         Command::Copy { to, file, size, batch } => baseline::copy(&to, &file, size, batch).map(|()| ExitCode::SUCCESS),
         Command::StopPostfix { config } => mta::postfix::stop_after_parent(&config).map(|()| ExitCode::SUCCESS),

@@ -64,6 +64,7 @@ pub fn compare(arguments: &CompareArgs) -> Result<ExitCode> {
     stop::watch().context("watch for signals")?;
     let opponent = match arguments.opponent {
         OpponentName::Postfix => MtaName::Postfix,
+        OpponentName::Exim => MtaName::Exim,
         OpponentName::Mailrace => MtaName::Mailrace,
     };
     let machine = machine::facts(&arguments.shape.work_dir);

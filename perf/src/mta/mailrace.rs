@@ -14,6 +14,7 @@ use crate::clock::now_ns;
 use crate::error::{Context, Result, fail};
 use crate::guard::{Guarded, output};
 use crate::rules::http::{Api, Client};
+use crate::sampler::process::Roots;
 
 /// SIGTERM, then this long to finish what is in progress.
 const GRACE: Duration = Duration::from_secs(40);
@@ -138,8 +139,8 @@ impl Mta for Mailrace {
         self.call("DELETE")
     }
 
-    fn roots(&self) -> Vec<u32> {
-        vec![self.process.pid()]
+    fn roots(&self) -> Roots {
+        self.process.pid().into()
     }
 
     fn exited(&mut self) -> Option<String> {

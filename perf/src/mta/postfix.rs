@@ -19,6 +19,7 @@ use crate::cli::ShapeArgs;
 use crate::clock::now_ns;
 use crate::error::{Context, Failure, Result, fail};
 use crate::guard::output;
+use crate::sampler::process::Roots;
 
 /// The services that relaying needs, none of them in a chroot, with as many processes as they ask for.
 const SERVICES: &str = "\
@@ -229,8 +230,8 @@ impl Mta for Postfix {
         self.address
     }
 
-    fn roots(&self) -> Vec<u32> {
-        vec![self.master]
+    fn roots(&self) -> Roots {
+        self.master.into()
     }
 
     fn exited(&mut self) -> Option<String> {

@@ -5,10 +5,12 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::PathBuf;
 
 use rustix::param::{clock_ticks_per_second, page_size};
 
 use super::cpu_clock::process_cpu_ns;
+use super::group;
 
 /// Counters of a tree at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,13 +44,40 @@ struct Stat {
 /// A process that can't be confused with a later one of the same number.
 pub type Identity = (u32, u64);
 
+/// Which processes are one party's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roots {
+    /// Processes that, with all that descend from them, are it.
+    pub pids: Vec<u32>,
+    /// A control group whose processes are it as well, and by whose count its CPU time goes.
+    pub group: Option<PathBuf>,
+}
+
+impl Roots {
+    /// Whether nobody is meant.
+    pub fn is_empty(&self) -> bool {
+        self.pids.is_empty() && self.group.is_none()
+    }
+
+    fn now(&self) -> Vec<u32> {
+        let in_group = self.group.as_deref().map(group::pids).unwrap_or_default();
+        self.pids.iter().copied().chain(in_group).collect()
+    }
+}
+
+impl From<u32> for Roots {
+    fn from(pid: u32) -> Roots {
+        Roots { pids: vec![pid], group: None }
+    }
+}
+
 /// The living processes that descend from `roots`, those included.
-pub fn tree(roots: &[u32]) -> Vec<Identity> {
+pub fn tree(roots: &Roots) -> Vec<Identity> {
     living(roots).into_iter().map(|(pid, stat)| (pid, stat.start_ticks)).collect()
 }
 
 /// The counters of the tree below `roots`.
-pub fn usage(roots: &[u32]) -> Usage {
+pub fn usage(roots: &Roots) -> Usage {
     let mut usage = Usage::default();
     let mut cpu_ns = 0;
     let tick_ns = 1_000_000_000 / clock_ticks_per_second();
@@ -63,6 +92,9 @@ pub fn usage(roots: &[u32]) -> Usage {
         usage.disk_write_octets += field(&io, "write_bytes:");
     }
     usage.cpu_us = cpu_ns / 1_000;
+    if let Some((user_us, system_us)) = roots.group.as_deref().and_then(group::cpu_us) {
+        (usage.cpu_us, usage.system_us) = (user_us + system_us, system_us);
+    }
     usage
 }
 
@@ -82,7 +114,7 @@ pub fn context_switches(pid: u32) -> u64 {
         .sum()
 }
 
-fn living(roots: &[u32]) -> Vec<(u32, Stat)> {
+fn living(roots: &Roots) -> Vec<(u32, Stat)> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let mut stats: HashMap<u32, Stat> = HashMap::new();
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
@@ -95,7 +127,7 @@ fn living(roots: &[u32]) -> Vec<(u32, Stat)> {
         children.entry(stat.parent).or_default().push(pid);
     }
     let mut found = Vec::new();
-    let mut ahead: Vec<u32> = roots.to_vec();
+    let mut ahead: Vec<u32> = roots.now();
     while let Some(pid) = ahead.pop() {
         // Removing makes each process count once, even if two roots lead to it.
         if let Some(stat) = stats.remove(&pid) {
@@ -142,7 +174,7 @@ mod tests {
 
     #[test]
     fn our_own_usage_grows_with_work() {
-        let us = [std::process::id()];
+        let us = Roots::from(std::process::id());
         let before = usage(&us);
         let start_ns = crate::clock::now_ns();
         let mut value = 1_u64;
@@ -152,6 +184,6 @@ mod tests {
         let after = usage(&us);
         assert!(value != 0 && before.processes >= 1 && before.rss_octets > 0);
         assert!(after.cpu_us >= before.cpu_us + 10_000, "100 ms of work, {before:?} → {after:?}");
-        assert!(peak_rss_octets(us[0]).is_some() && context_switches(us[0]) > 0);
+        assert!(peak_rss_octets(us.pids[0]).is_some() && context_switches(us.pids[0]) > 0);
     }
 }

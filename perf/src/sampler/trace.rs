@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::process::usage;
+use super::process::{Roots, usage};
 use crate::clock::now_ns;
 
 /// Time between two looks at first.
@@ -20,9 +20,9 @@ const MAX_LOOKS: usize = 1_200;
 #[derive(Clone, Debug, Default)]
 pub struct Watched {
     /// The server's first processes.
-    pub server: Vec<u32>,
+    pub server: Roots,
     /// The sink's.
-    pub sink: Vec<u32>,
+    pub sink: Roots,
 }
 
 /// The counters at one moment.

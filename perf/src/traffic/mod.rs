@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::latency::LatencySummary;
 use crate::mta::Mta;
 use crate::progress::{Progress, Shown};
+use crate::sampler::process::Roots;
 use crate::stop;
 use crate::timeline::Point;
 
@@ -28,7 +29,7 @@ pub trait Traffic {
     /// Where the server under test has to deliver.
     fn sink(&self) -> SocketAddr;
     /// The processes that are the receiver.
-    fn sink_processes(&self) -> Vec<u32>;
+    fn sink_processes(&self) -> Roots;
     /// Sends `messages` messages through `mta`, waits until they have come out and for the server to settle.
     fn send(&mut self, mta: &mut dyn Mta, messages: u32, title: &str) -> Result<Outcome>;
 }

@@ -21,6 +21,7 @@ use crate::generator::tally::{Live, Tally};
 use crate::guard::Guarded;
 use crate::mta::Mta;
 use crate::progress::Progress;
+use crate::sampler::process::Roots;
 use crate::sink::tally::Report;
 use crate::timeline::Point;
 
@@ -125,8 +126,8 @@ impl Traffic for OwnTraffic {
         self.address
     }
 
-    fn sink_processes(&self) -> Vec<u32> {
-        vec![self.process.pid()]
+    fn sink_processes(&self) -> Roots {
+        self.process.pid().into()
     }
 
     fn send(&mut self, mta: &mut dyn Mta, messages: u32, title: &str) -> Result<Outcome> {

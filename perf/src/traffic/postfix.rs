@@ -19,6 +19,7 @@ use crate::error::{Context, Failure, Result, fail};
 use crate::guard::Guarded;
 use crate::mta::{Mta, free_port};
 use crate::progress::Progress;
+use crate::sampler::process::Roots;
 use crate::stop;
 
 /// Generators side by side, hence domains.
@@ -105,8 +106,8 @@ impl Traffic for PostfixTraffic {
         self.address
     }
 
-    fn sink_processes(&self) -> Vec<u32> {
-        vec![self.process.pid()]
+    fn sink_processes(&self) -> Roots {
+        self.process.pid().into()
     }
 
     fn send(&mut self, mta: &mut dyn Mta, messages: u32, title: &str) -> Result<Outcome> {
