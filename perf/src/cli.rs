@@ -108,6 +108,8 @@ pub enum MtaName {
     Postfix,
     /// A private Exim instance.
     Exim,
+    /// A server that runs already and delivers to --sink-listen: see --target.
+    External,
     /// No server: the generator talks to the sink. The harness's own ceiling.
     None,
 }
@@ -119,6 +121,8 @@ pub enum OpponentName {
     Postfix,
     /// A private Exim instance, tuned for bulk.
     Exim,
+    /// A server that runs already and delivers to --sink-listen: see --target.
+    External,
     /// mailrace itself, another build or otherwise set: see --opponent-with.
     Mailrace,
 }
@@ -217,6 +221,15 @@ pub struct ServerArgs {
     /// Postfix parameters in place of our own, NAME=VALUE, repeatable
     #[arg(long = "postfix-set", value_name = "NAME=VALUE")]
     pub postfix_set: Vec<String>,
+    /// external: where the server takes mail
+    #[arg(long)]
+    pub target: Option<SocketAddr>,
+    /// external: a process of the server, for its CPU time and memory; with all that descend from it, repeatable
+    #[arg(long)]
+    pub server_pid: Vec<u32>,
+    /// external: the server's control group (version 2), such as /sys/fs/cgroup/system.slice/postfix.service
+    #[arg(long)]
+    pub server_group: Option<PathBuf>,
     /// The Exim program
     #[arg(long, default_value = "/usr/sbin/exim4")]
     pub exim: PathBuf,

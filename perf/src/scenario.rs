@@ -65,6 +65,7 @@ pub fn compare(arguments: &CompareArgs) -> Result<ExitCode> {
     let opponent = match arguments.opponent {
         OpponentName::Postfix => MtaName::Postfix,
         OpponentName::Exim => MtaName::Exim,
+        OpponentName::External => MtaName::External,
         OpponentName::Mailrace => MtaName::Mailrace,
     };
     let machine = machine::facts(&arguments.shape.work_dir);

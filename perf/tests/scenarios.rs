@@ -4,8 +4,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -108,6 +109,23 @@ fn a_long_line_bounds_each_connection_to_a_message_for_each_round_trip() {
     let each = result["delivered_per_second_per_connection"].as_f64().unwrap();
     assert!(each <= 25.0 * 1.2, "{result}");
     assert!(result["latency_ms"]["p50"].as_f64().unwrap() >= 40.0, "{result}");
+}
+
+#[test]
+fn a_server_that_runs_already_is_measured_by_its_ports_and_its_process() {
+    // Another sink stands in for a server: it takes mail and delivers none, which is what is reported of it.
+    let mut server =
+        Command::new(PROGRAM).args(["sink", "--control"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let target = format!("--target={}", line.trim().strip_prefix("listening ").unwrap());
+    let pid = format!("--server-pid={}", server.id());
+    let words = ["run", "canonical", "--mta=external", "--messages=50", "--warm-up=0", "--patience=1", &target, &pid];
+    let output = Command::new(PROGRAM).args(words).output().unwrap();
+    drop(server.stdin.take());
+    assert!(server.wait().unwrap().success(), "the harness ended a server that it did not start");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(errors.contains("accepted mail and delivered none of it"), "{errors}");
 }
 
 #[test]

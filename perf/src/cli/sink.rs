@@ -40,6 +40,9 @@ pub struct SinkProfileArgs {
     /// Picks the refused messages
     #[arg(long, default_value_t = 1)]
     pub sink_seed: u64,
+    /// Where the sink listens (default: a free port of 127.0.0.1)
+    #[arg(long)]
+    pub sink_listen: Option<SocketAddr>,
     /// The core to which the sink's process is confined
     #[arg(long)]
     pub sink_cpu: Option<u32>,

@@ -67,6 +67,7 @@ impl OwnTraffic {
             command
                 .args(["sink", "--control"])
                 .args(shape.sink.arguments())
+                .args(shape.sink.sink_listen.map(|address| format!("--listen={address}")))
                 .args(shape.sink.sink_cpu.map(|cpu| format!("--cpu={cpu}")))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
