@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::sink::{SinkArgs, SinkProfileArgs};
+use crate::dns::Hosts;
 use crate::generator::{Load, Pipelining, Spread};
 use crate::rules::RuleArgs;
 
@@ -230,6 +231,9 @@ pub struct ServerArgs {
     /// external: the server's control group (version 2), such as /sys/fs/cgroup/system.slice/postfix.service
     #[arg(long)]
     pub server_group: Option<PathBuf>,
+    /// mailrace: find mail hosts by DNS, in a name server where each domain has one, and each is the sink, at port 25
+    #[arg(long, value_enum, value_name = "HOSTS")]
+    pub dns: Option<Hosts>,
     /// The Exim program
     #[arg(long, default_value = "/usr/sbin/exim4")]
     pub exim: PathBuf,

@@ -7,7 +7,9 @@
 mod baseline;
 mod cli;
 mod clock;
+mod dns;
 mod error;
+mod files;
 mod generator;
 mod guard;
 mod html;
@@ -38,6 +40,7 @@ use crate::generator::tally::Live;
 use crate::progress::{Progress, Shown};
 
 fn main() -> ExitCode {
+    files::take_all();
     let cli = scenario::preset::parse(std::env::args_os().collect()).unwrap_or_else(|wrong| wrong.exit());
     let done = match cli.command {
         Command::Run(arguments) => scenario::run(&arguments),

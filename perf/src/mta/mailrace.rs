@@ -11,6 +11,7 @@ use serde_json::json;
 use super::{Mta, beside_ourselves, free_port, tail};
 use crate::cli::{ServerArgs, ShapeArgs};
 use crate::clock::now_ns;
+use crate::dns::{Hosts, Stub};
 use crate::error::{Context, Result, fail};
 use crate::guard::{Guarded, output};
 use crate::rules::http::{Api, Client};
@@ -36,6 +37,7 @@ pub struct Mailrace {
     log: PathBuf,
     /// A connection to the API, and when it was last used.
     client: Option<(Client, u64)>,
+    _stub: Option<Stub>,
 }
 
 impl Mailrace {
@@ -57,9 +59,10 @@ impl Mailrace {
             Some(path) => fs::read_to_string(path).context(format_args!("read {}", path.display()))?,
             None => String::new(),
         };
+        let (route, stub) = route(sink, shape.server.dns)?;
         let config = directory.join("mailrace.toml");
         let data = directory.join("data");
-        fs::write(&config, configuration(&data, address, api, sink, &shape.server) + &extra)
+        fs::write(&config, configuration(&data, address, api, &route, &shape.server) + &extra)
             .context(format_args!("write {}", config.display()))?;
         let log = directory.join("mailrace.log");
         let lines = File::create(&log).context(format_args!("create {}", log.display()))?;
@@ -69,7 +72,7 @@ impl Mailrace {
             command.args(["serve", "--config"]).arg(&config).stdin(Stdio::null()).stdout(lines).stderr(errors)
         })?;
         let version = version.map_or_else(|_| "mailrace".to_owned(), |text| text.trim().to_owned());
-        Ok(Mailrace { process, version, address, api, token: data.join("token"), log, client: None })
+        Ok(Mailrace { process, version, address, api, token: data.join("token"), log, client: None, _stub: stub })
     }
 }
 
@@ -89,8 +92,21 @@ impl Mailrace {
     }
 }
 
+/// How the sink is found: by a route, or by the DNS of a name server that is started for it.
+fn route(sink: SocketAddr, hosts: Option<Hosts>) -> Result<(String, Option<Stub>)> {
+    let Some(hosts) = hosts else {
+        return Ok((format!("[[route]]\ndomain = \"*\"\nhosts = [\"{sink}\"]\n"), None));
+    };
+    let SocketAddr::V4(sink) = sink else { return fail("--dns needs a sink at an IPv4 address") };
+    if sink.port() != 25 {
+        return fail("--dns leads to port 25: give the sink a place there, such as --sink-listen 127.0.0.25:25");
+    }
+    let stub = Stub::start(hosts, *sink.ip()).context("start a name server")?;
+    Ok((format!("[dns]\nservers = [\"{}\"]\n", stub.address()), Some(stub)))
+}
+
 /// The configuration of a measurement: everything durable, everything to the sink.
-fn configuration(data: &Path, smtp: SocketAddr, api: SocketAddr, sink: SocketAddr, server: &ServerArgs) -> String {
+fn configuration(data: &Path, smtp: SocketAddr, api: SocketAddr, route: &str, server: &ServerArgs) -> String {
     let shards = server.shards.map_or_else(String::new, |count| format!("shards = {count}\n"));
     let bodies = server.body_memory.map_or_else(String::new, |octets| format!("body_memory_bytes = {octets}\n"));
     let mut text = format!(
@@ -99,7 +115,7 @@ fn configuration(data: &Path, smtp: SocketAddr, api: SocketAddr, sink: SocketAdd
          [api]\nlisten = \"{api}\"\n\n\
          [spool]\nsync = \"always\"\n{bodies}\n\
          [egress]\nallow_private = true\n\n\
-         [[route]]\ndomain = \"*\"\nhosts = [\"{sink}\"]\n"
+         {route}"
     );
     if let Some(octets) = server.body_memory.filter(|octets| *octets > BODY_MEMORY_OCTETS) {
         text += &format!("\n[limits]\nmemory_bytes = {}\n", octets + MEMORY_OCTETS);
