@@ -64,7 +64,12 @@ fn main() -> ExitCode {
 fn sink(arguments: &SinkArgs) -> Result<ExitCode> {
     stop::watch().context("watch for signals")?;
     arguments.cpu.map_or(Ok(()), pin::to)?;
-    let listening = sink::server::Server::bind(arguments.listen, arguments.profile.profile(), arguments.control);
+    let listening = sink::server::Server::bind(
+        arguments.listen,
+        arguments.profile.profile(),
+        arguments.control,
+        arguments.shared_port,
+    );
     let mut server = listening.context(format_args!("listen on {}", arguments.listen))?;
     let mut output = std::io::stdout();
     writeln!(output, "listening {}", server.address().context("read our address")?).context("write")?;

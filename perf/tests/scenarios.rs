@@ -129,6 +129,15 @@ fn a_server_that_runs_already_is_measured_by_its_ports_and_its_process() {
 }
 
 #[test]
+fn several_processes_of_the_sink_are_one() {
+    let words = ["run", "canonical", "--mta=none", "--messages=2000", "--warm-up=100", "--sink-processes=3"];
+    let (code, result) = run(&words);
+    assert_eq!(code, Some(0), "{result}");
+    assert_eq!((&result["delivered"], &result["lost"], &result["duplicates"]), (&2_000.into(), &0.into(), &0.into()));
+    assert_eq!(result["rounds"][0]["sink_connections"], 50, "{result}");
+}
+
+#[test]
 fn half_of_a_storm_is_refused_and_the_result_says_so() {
     let (code, result) = run(&["run", "deferral_storm", "--mta=none", "--messages=1000", "--warm-up=0"]);
     assert_eq!(code, Some(1), "{result}");

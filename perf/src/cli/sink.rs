@@ -40,6 +40,9 @@ pub struct SinkProfileArgs {
     /// Picks the refused messages
     #[arg(long, default_value_t = 1)]
     pub sink_seed: u64,
+    /// Processes of the sink (default: what the limit of open files makes necessary)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub sink_processes: Option<u32>,
     /// Where the sink listens (default: a free port of 127.0.0.1)
     #[arg(long)]
     pub sink_listen: Option<SocketAddr>,
@@ -62,6 +65,9 @@ pub struct SinkArgs {
     /// Take commands on standard input (count, report, reset RUN CAPACITY); its end ends the sink
     #[arg(long)]
     pub control: bool,
+    /// Other sinks may listen at the same port
+    #[arg(long)]
+    pub shared_port: bool,
     /// The core to which it is confined
     #[arg(long)]
     pub cpu: Option<u32>,

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use rustix::net::sockopt::{set_socket_reuseaddr, set_socket_reuseport};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use slab::Slab;
 
 use super::control::{Control, ControlFlow};
@@ -24,6 +26,8 @@ const LISTENER: Token = Token(usize::MAX - 1);
 const CONTROL: Token = Token(usize::MAX - 2);
 /// One read takes at most so much; a shorter read has emptied the socket.
 const READ_OCTETS: usize = 256 << 10;
+/// Connections that wait to be taken at a shared port.
+const BACKLOG: i32 = 4_096;
 /// How often the stop flag is looked at when nothing happens.
 const IDLE_WAIT: Duration = Duration::from_millis(200);
 /// Replies owed to one client; a client that reads nothing for so long is cut off.
@@ -57,9 +61,9 @@ pub struct Server {
 
 impl Server {
     /// Binds the listener; with `control`, standard input and output carry the control channel.
-    pub fn bind(listen: SocketAddr, profile: Profile, control: bool) -> io::Result<Server> {
+    pub fn bind(listen: SocketAddr, profile: Profile, control: bool, shared: bool) -> io::Result<Server> {
         let poll = Poll::new()?;
-        let mut listener = TcpListener::bind(listen)?;
+        let mut listener = if shared { shared_port(listen)? } else { TcpListener::bind(listen)? };
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let control = match control {
             true => Some(Control::register(poll.registry(), CONTROL)?),
@@ -296,4 +300,16 @@ impl Server {
             self.shared.tally.open_connections(self.connections.len());
         }
     }
+}
+
+/// A listener at a port at which other processes listen as well; the kernel spreads the connections.
+fn shared_port(listen: SocketAddr) -> io::Result<TcpListener> {
+    let family = if listen.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    set_socket_reuseaddr(&socket, true)?;
+    set_socket_reuseport(&socket, true)?;
+    bind(&socket, &listen)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(TcpListener::from_std(socket.into()))
 }

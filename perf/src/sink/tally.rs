@@ -11,7 +11,7 @@ use crate::numbers::NumberSet;
 use crate::timeline::{Point, Timeline};
 
 /// Ranges of missing numbers that a report names at most.
-const MAX_MISSING_RANGES: usize = 4_096;
+pub const MAX_MISSING_RANGES: usize = 4_096;
 
 /// Totals since the sink started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,21 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Adds those of another sink.
+    pub fn add(&mut self, other: &Totals) {
+        self.connections += other.connections;
+        self.connections_refused += other.connections_refused;
+        self.messages += other.messages;
+        self.tls_messages += other.tls_messages;
+        self.chunked_messages += other.chunked_messages;
+        self.recipients += other.recipients;
+        self.octets += other.octets;
+        self.tempfailed += other.tempfailed;
+        self.permfailed += other.permfailed;
+        self.dropped += other.dropped;
+        self.protocol_errors += other.protocol_errors;
+    }
+
     /// Messages that the profile kept from being taken.
     pub fn refusals(&self) -> u64 {
         self.tempfailed + self.permfailed + self.dropped
@@ -153,6 +168,11 @@ impl Tally {
     /// Further copies of messages of the run so far.
     pub fn duplicates(&self) -> u64 {
         self.duplicates
+    }
+
+    /// The numbers of the run that were accepted.
+    pub fn seen(&self) -> &NumberSet {
+        &self.seen
     }
 
     /// Everything, for the runner or the operator.

@@ -4,6 +4,7 @@
 
 pub mod own;
 pub mod postfix;
+mod sinks;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

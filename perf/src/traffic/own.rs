@@ -2,23 +2,18 @@
 //!
 //! Counts are exact: each message has a number, and the sets of both ends are compared.
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-
+use super::sinks::Sinks;
 use super::{Counts, Outcome, Traffic, watch};
 use crate::cli::ShapeArgs;
 use crate::clock::seconds_between;
-use crate::error::{Context, Failure, Result};
+use crate::error::{Context, Result};
 use crate::generator::drive;
 use crate::generator::tally::{Live, Tally};
-use crate::guard::Guarded;
 use crate::mta::Mta;
 use crate::progress::Progress;
 use crate::sampler::process::Roots;
@@ -28,11 +23,8 @@ use crate::timeline::Point;
 /// Our own pair.
 pub struct OwnTraffic {
     shape: ShapeArgs,
-    address: SocketAddr,
-    commands: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
+    sinks: Sinks,
     run: u32,
-    process: Guarded,
 }
 
 /// A generator at work.
@@ -54,40 +46,19 @@ impl Sending {
     }
 }
 
-#[derive(Deserialize)]
-struct Count {
-    delivered: u32,
-}
-
 impl OwnTraffic {
     /// Starts the sink.
     pub fn start(shape: &ShapeArgs) -> Result<OwnTraffic> {
-        let ourselves = std::env::current_exe().context("find our own program")?;
-        let mut process = Guarded::start(&ourselves, Duration::from_secs(5), |command| {
-            command
-                .args(["sink", "--control"])
-                .args(shape.sink.arguments())
-                .args(shape.sink.sink_listen.map(|address| format!("--listen={address}")))
-                .args(shape.sink.sink_cpu.map(|cpu| format!("--cpu={cpu}")))
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-        })?;
-        let child = process.child();
-        let missing = || Failure("the sink has no pipes".to_owned());
-        let commands = child.stdin.take().ok_or_else(missing)?;
-        let mut answers = BufReader::new(child.stdout.take().ok_or_else(missing)?);
-        let mut line = String::new();
-        answers.read_line(&mut line).context("read the sink's address")?;
-        let address = line.trim().trim_start_matches("listening ").parse().context("read the sink's address")?;
+        let sinks = Sinks::start(shape)?;
         // Run numbers differ between processes, so that a server's old mail is not taken for new.
         let run = std::process::id() << 8;
-        Ok(OwnTraffic { shape: shape.clone(), address, commands: Some(commands), answers, run, process })
+        Ok(OwnTraffic { shape: shape.clone(), sinks, run })
     }
 
     /// Begins a run: the sink counts it, and a thread sends it.
     pub fn begin(&mut self, target: SocketAddr, messages: u32) -> Result<Sending> {
         self.run += 1;
-        let _: Count = self.ask(&format!("reset {} {messages}", self.run))?;
+        self.sinks.reset(self.run, messages)?;
         let load = self.shape.sending.load(target, self.run, messages);
         let live = Arc::new(Live::default());
         let shared = Arc::clone(&live);
@@ -96,39 +67,22 @@ impl OwnTraffic {
 
     /// Messages of the run that the sink has taken.
     pub fn count(&mut self) -> Result<u32> {
-        Ok(self.ask::<Count>("count")?.delivered)
+        self.sinks.count()
     }
 
     /// Everything that the sink has seen.
     pub fn report(&mut self) -> Result<Report> {
-        self.ask("report")
-    }
-
-    fn ask<T: DeserializeOwned>(&mut self, command: &str) -> Result<T> {
-        if let Some(commands) = &mut self.commands {
-            commands.write_all(format!("{command}\n").as_bytes()).context("ask the sink")?;
-        }
-        let mut line = String::new();
-        self.answers.read_line(&mut line).context("read the sink's answer")?;
-        serde_json::from_str(&line).context(format_args!("understand the sink's answer to {command} ({})", line.trim()))
-    }
-}
-
-impl Drop for OwnTraffic {
-    fn drop(&mut self) {
-        // The end of its input ends the sink; the guard sees to it if it doesn't.
-        self.commands = None;
-        self.process.wait(Duration::from_secs(1));
+        self.sinks.report()
     }
 }
 
 impl Traffic for OwnTraffic {
     fn sink(&self) -> SocketAddr {
-        self.address
+        self.sinks.address()
     }
 
     fn sink_processes(&self) -> Roots {
-        self.process.pid().into()
+        self.sinks.roots()
     }
 
     fn send(&mut self, mta: &mut dyn Mta, messages: u32, title: &str) -> Result<Outcome> {
