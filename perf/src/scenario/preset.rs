@@ -41,7 +41,7 @@ impl ScenarioName {
                 "--warm-up=200",
                 "--sink-line-ms=50",
                 "--destination-connections=10",
-                "--sink-connections=10",
+                "--sink-connections=40",
                 "--patience=60",
                 "--no-syscalls",
             ],
