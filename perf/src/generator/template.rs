@@ -126,6 +126,7 @@ mod tests {
             connections: 1,
             messages_per_connection: 0,
             pipelining: super::super::Pipelining::Full,
+            cpu: None,
             rate: None,
             time_limit: std::time::Duration::from_secs(1),
             reply_timeout: std::time::Duration::from_secs(1),

@@ -49,7 +49,7 @@ impl Waits {
     /// One line for the operator, and one for each failure.
     pub fn print(&self, title: &str) {
         let text = |summary: Option<LatencySummary>| match summary {
-            Some(LatencySummary { p50, p99, max }) => format!("{p50:.2}/{p99:.2}/{max:.1}"),
+            Some(LatencySummary { p50, p99, max, .. }) => format!("{p50:.2}/{p99:.2}/{max:.1}"),
             None => "none".to_owned(),
         };
         let (post, delete) = (text(self.post_ms), text(self.delete_ms));

@@ -4,6 +4,7 @@
 
 pub mod control;
 pub mod conversation;
+pub mod line;
 pub mod profile;
 pub mod server;
 pub mod session;

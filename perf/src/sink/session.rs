@@ -256,7 +256,7 @@ impl Session {
         }
         let verdict = shared.dice.throw(&shared.profile);
         if verdict != Verdict::Accept && shared.profile.stage == RefusalStage::Mail {
-            return refuse(verdict, shared, out);
+            return self.refuse(verdict, shared, out);
         }
         self.transaction = Some(Transaction { recipients: 0, verdict, octets: 0, marker: None, chunked: false });
         out.extend_from_slice(b"250 2.1.0 ok\r\n");
@@ -266,7 +266,8 @@ impl Session {
         match &mut self.transaction {
             Some(transaction) if is_path(argument, b" TO:") && !transaction.chunked => {
                 if transaction.verdict != Verdict::Accept && shared.profile.stage == RefusalStage::Rcpt {
-                    return refuse(transaction.verdict, shared, out);
+                    let verdict = transaction.verdict;
+                    return self.refuse(verdict, shared, out);
                 }
                 transaction.recipients += 1;
                 out.extend_from_slice(b"250 2.1.5 ok\r\n");
@@ -386,14 +387,30 @@ impl Session {
                 shared.tally.totals.chunked_messages += u64::from(transaction.chunked);
                 out.extend_from_slice(b"250 2.0.0 taken\r\n");
             }
-            verdict => refuse(verdict, shared, out),
+            verdict => self.refuse(verdict, shared, out),
         }
+    }
+
+    /// A refusal that the profile asked for.
+    fn refuse(&mut self, verdict: Verdict, shared: &mut Shared, out: &mut Vec<u8>) {
+        let totals = &mut shared.tally.totals;
+        let (count, reply): (_, &[u8]) = match verdict {
+            Verdict::Accept => return,
+            Verdict::Tempfail => (&mut totals.tempfailed, b"451 4.3.0 try again later\r\n"),
+            Verdict::Permfail => (&mut totals.permfailed, b"550 5.1.1 not here\r\n"),
+            Verdict::Drop => {
+                self.state = State::Closed;
+                (&mut totals.dropped, b"")
+            }
+        };
+        *count += 1;
+        out.extend_from_slice(reply);
     }
 }
 
 /// Whether this sink itself makes MAIL fail, so that what was pipelined behind it comes out of order.
 fn refuses_early(shared: &Shared) -> bool {
-    shared.profile.stage == RefusalStage::Mail && shared.profile.tempfail_share + shared.profile.permfail_share > 0.0
+    shared.profile.stage == RefusalStage::Mail && shared.profile.refused_share() > 0.0
 }
 
 fn is_path(argument: &[u8], prefix: &[u8]) -> bool {
@@ -401,17 +418,6 @@ fn is_path(argument: &[u8], prefix: &[u8]) -> bool {
         && argument[..prefix.len()].eq_ignore_ascii_case(prefix)
         && argument[prefix.len()] == b'<'
         && memchr(b'>', argument).is_some()
-}
-
-/// A refusal that the profile asked for.
-fn refuse(verdict: Verdict, shared: &mut Shared, out: &mut Vec<u8>) {
-    if verdict == Verdict::Tempfail {
-        shared.tally.totals.tempfailed += 1;
-        out.extend_from_slice(b"451 4.3.0 try again later\r\n");
-    } else {
-        shared.tally.totals.permfailed += 1;
-        out.extend_from_slice(b"550 5.1.1 not here\r\n");
-    }
 }
 
 /// A refusal that the client earned by breaking the protocol.

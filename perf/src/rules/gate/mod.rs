@@ -28,7 +28,7 @@ use self::results::{GateReport, Results};
 use self::round::{Size, Worker};
 use self::transport::Transport;
 use super::api;
-use crate::cli::{RunArgs, ShapeArgs};
+use crate::cli::{RunArgs, ServerArgs, ShapeArgs};
 use crate::clock::now_ns;
 use crate::error::{Context, Failure, Result};
 use crate::mta::Mta;
@@ -129,7 +129,7 @@ fn tasks(kinds: &[Kind], sizes: &[Size], rounds: u32) -> VecDeque<Task> {
 
 /// The shape with the configuration of the server: each lane's domain leads to its destination.
 fn shape(asked: &ShapeArgs, destinations: &Destinations) -> Result<(ShapeArgs, tempfile::TempDir)> {
-    let mut text = match &asked.mailrace_config {
+    let mut text = match &asked.server.mailrace_config {
         Some(path) => fs::read_to_string(path).context(format_args!("read {}", path.display()))?,
         None => String::new(),
     };
@@ -142,7 +142,8 @@ fn shape(asked: &ShapeArgs, destinations: &Destinations) -> Result<(ShapeArgs, t
         .context(format_args!("make a directory in {}", asked.work_dir.display()))?;
     let path = directory.path().join("gate.toml");
     fs::write(&path, text).context(format_args!("write {}", path.display()))?;
-    Ok((ShapeArgs { mailrace_config: Some(path), no_syscalls: true, ..asked.clone() }, directory))
+    let server = ServerArgs { mailrace_config: Some(path), ..asked.server.clone() };
+    Ok((ShapeArgs { server, no_syscalls: true, ..asked.clone() }, directory))
 }
 
 fn domain(lane: usize) -> String {
