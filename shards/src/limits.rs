@@ -451,6 +451,9 @@ pub const EXECUTOR_START_WAIT: Duration = Duration::from_secs(2);
 /// Executors that are tried for one core. Then the start fails.
 pub const EXECUTOR_STARTS: usize = 3;
 
+/// How often an executor is woken from outside, in case that it sleeps over work.
+pub const EXECUTOR_POKE_EVERY: Duration = Duration::from_millis(200);
+
 /// Octets of one read from a socket.
 pub const READ_BYTES: usize = 16 * 1024;
 /// Requests that a core's ring for sockets takes at once; further ones wait for the next round.

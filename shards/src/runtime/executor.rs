@@ -1,15 +1,19 @@
 //! Threads with an executor on them. Never hands a task to an executor that has not shown that it turns.
 //!
 //! glommio 0.9.0 can go to sleep over a task that is ready: when its preemption timer (100 ms) has run out by the time
-//! that it looks for work, it finds none. Afterwards a ticker wakes it again; but at its start, before anything has
-//! run, nothing ever would, and a machine that is busy for 100 ms at that moment would leave the core asleep for good.
-//! So each executor first runs a task of no consequence, and one that does not is given up for another.
+//! that it looks for work, it finds none. It then sleeps until the next event; and when the task over which it sleeps is
+//! the ticker itself, whose timer has rung, there may be none for ever. So the thread that waits for an executor's end
+//! pokes it meanwhile, five times a second. At its start, before anything has run, there is nothing to poke: each
+//! executor first runs a task of no consequence, and one that does not is given up for another.
 
-use crate::limits::{EXECUTOR_START_WAIT, EXECUTOR_STARTS, TICK_MILLIS};
+use crate::limits::{EXECUTOR_POKE_EVERY, EXECUTOR_START_WAIT, EXECUTOR_STARTS, TICK_MILLIS};
 use crate::runtime::report::report;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -34,6 +38,9 @@ struct Turning {
     work: Sender<Work>,
     thread: JoinHandle<()>,
 }
+
+/// Of pokes that are not heard, one in so many is given.
+const POKES_UNHEARD: u32 = 50;
 
 /// Ticks of the task that keeps a fresh executor awake until it has work; the work brings a ticker of its own.
 const WAKING_TICKS: u32 = 100;
@@ -61,11 +68,67 @@ where
             report(&format!("{}: an executor did not begin to turn; another takes its place", start.name));
             continue;
         };
+        let pulse = Arc::new(Pulse::default());
+        let (alive, ended) = bounded::<()>(0);
+        let own = pulse.clone();
         // It waits for nothing else.
-        let _ = work.send(Box::new(move |executor: &LocalExecutor| executor.run(main())));
+        let _ = work.send(Box::new(move |executor: &LocalExecutor| {
+            let _alive = alive;
+            let _beating = Beating(own.clone());
+            executor.run(async move {
+                glommio::spawn_local(beat(own)).detach();
+                main().await;
+            });
+        }));
+        while ended.recv_timeout(EXECUTOR_POKE_EVERY) == Err(RecvTimeoutError::Timeout) {
+            pulse.poke();
+        }
         return thread.join().map_err(|panic| std::panic::resume_unwind(panic));
     }
     Err(format!("{}: {} executors did not begin to turn", start.name, bodies.len()))
+}
+
+/// How an executor is poked from another thread.
+#[derive(Default)]
+struct Pulse {
+    /// The task [`beat`], while its executor runs.
+    task: Mutex<Option<Waker>>,
+    /// Pokes since it ran last.
+    pokes: AtomicU32,
+}
+
+impl Pulse {
+    /// Wakes the executor if it sleeps.
+    fn poke(&self) {
+        // A waker holds a reference that is counted in 15 bits, so an executor that is stuck is not poked each time.
+        if self.pokes.fetch_add(1, Ordering::Relaxed).is_multiple_of(POKES_UNHEARD)
+            && let Some(task) = &*self.task.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            task.wake_by_ref();
+        }
+    }
+}
+
+/// Ends the pokes before the executor does, however it ends.
+struct Beating(Arc<Pulse>);
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        *self.0.task.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// The task that is woken by pokes. That it runs is all it does: its executor is awake then.
+async fn beat(pulse: Arc<Pulse>) {
+    poll_fn(|cx| {
+        pulse.pokes.store(0, Ordering::Relaxed);
+        let mut task = pulse.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if task.is_none() {
+            *task = Some(cx.waker().clone());
+        }
+        Poll::<()>::Pending
+    })
+    .await;
 }
 
 /// Starts a thread; `None` when its executor did not begin to turn within its time. That one is left asleep.
@@ -116,8 +179,7 @@ fn body(start: &ExecutorStart, turns: &Sender<Result<(), String>>, works: &Recei
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
 
     fn asleep(_: &ExecutorStart, _turns: &Sender<Result<(), String>>, works: &Receiver<Work>) {
         // Until it is given up.
@@ -134,5 +196,37 @@ mod tests {
         assert!(ran.load(Ordering::SeqCst));
         let why = run_in_first(&start, &[asleep as Body], async || ()).unwrap_err();
         assert_eq!(why, "test: 1 executors did not begin to turn");
+    }
+
+    #[test]
+    fn an_executor_that_sleeps_without_a_timer_wakes_when_it_is_poked() {
+        let pulse = Arc::new(Pulse::default());
+        let end = Arc::new((AtomicBool::new(false), Mutex::<Option<Waker>>::default()));
+        let (own, own_end) = (pulse.clone(), end.clone());
+        let thread = std::thread::spawn(move || {
+            let executor = LocalExecutorBuilder::default().io_memory(0).make().unwrap();
+            executor.run(async move {
+                glommio::spawn_local(beat(own)).detach();
+                poll_fn(|cx| {
+                    *own_end.1.lock().unwrap() = Some(cx.waker().clone());
+                    if own_end.0.load(Ordering::SeqCst) { Poll::Ready(()) } else { Poll::Pending }
+                })
+                .await;
+            });
+        });
+        for _ in 0..3 {
+            std::thread::sleep(Duration::from_millis(150));
+            pulse.poke();
+            let mut patience = 1000;
+            while pulse.pokes.load(Ordering::Relaxed) > 0 {
+                assert!(patience > 0, "it did not wake");
+                patience -= 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        end.0.store(true, Ordering::SeqCst);
+        let waker = end.1.lock().unwrap().take();
+        waker.unwrap().wake();
+        thread.join().unwrap();
     }
 }
