@@ -1,0 +1,209 @@
+//! The control side as the cores see it: a durable set of rules, and numbered changes published to the cores that
+//! they concern, one at a time. A call is answered when every concerned core has applied it.
+
+use crate::oracle::Coverage;
+use crate::plan::SECOND;
+use crate::random::Random;
+use crate::world::{Event, Happening, World};
+use mailrace_shards::message::CoreId;
+use mailrace_shards::rules::{Action, Answer, Change, Kind, Rule, Scope, Update, Validity, concerns};
+use mailrace_shards::time::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+#[derive(Default)]
+pub struct Control {
+    /// What is stored; survives everything.
+    rules: BTreeMap<Arc<str>, Arc<Rule>>,
+    made: u64,
+    epoch: u64,
+    /// The epoch of the last update posted to each core of this life.
+    posted: Vec<u64>,
+    call: Option<Call>,
+    /// Calls that are still to come.
+    left: u64,
+}
+
+struct Call {
+    epoch: u64,
+    waits_for: BTreeSet<usize>,
+    put: Option<Arc<str>>,
+    remove: Option<Arc<str>>,
+}
+
+impl Control {
+    pub fn plan(&mut self, calls: u64) {
+        self.left = calls;
+    }
+
+    fn concerned(&self, rule: &Rule, cores: usize) -> BTreeSet<usize> {
+        (0..cores).filter(|core| concerns(CoreId(*core as u16), cores, &rule.scope, |_| 1)).collect()
+    }
+}
+
+impl World {
+    /// All stored rules to each core that they concern, before it has any mail.
+    pub fn publish_at_start(&mut self) {
+        let cores = self.cores.len();
+        self.control.posted = vec![0; cores];
+        self.control.epoch += 1;
+        let epoch = self.control.epoch;
+        let rules: Vec<Arc<Rule>> = self.control.rules.values().cloned().collect();
+        for core in 0..cores {
+            let concerned = rules.iter().filter(|rule| self.control.concerned(rule, cores).contains(&core));
+            let changes: Vec<Change> = concerned.map(|rule| Change::Put(rule.clone())).collect();
+            if !changes.is_empty() {
+                self.control.posted[core] = epoch;
+                self.with_shard(core, |shard, now| shard.handle_rules(Update { after: 0, epoch, changes }, now));
+            }
+        }
+        // What was stored and not answered is in force as well now; what was to go is gone.
+        let moment = self.moment();
+        if let Some(call) = self.control.call.take() {
+            self.answer_call(&call);
+        }
+        self.oracle.rules_in_force(moment);
+    }
+
+    /// Somebody makes or removes a rule.
+    pub fn rule_call(&mut self) {
+        if self.control.left == 0 && !self.faults.over {
+            return;
+        }
+        if self.cores.is_empty() || self.control.call.is_some() {
+            return self.after(SECOND / 50, Event::RuleCall);
+        }
+        let known: Vec<Arc<str>> = self.control.rules.keys().cloned().collect();
+        if self.faults.over {
+            // All go, one after the other.
+            if let Some(id) = known.first() {
+                self.remove_rule(&id.clone());
+                self.after(SECOND / 50, Event::RuleCall);
+            }
+            return;
+        }
+        self.control.left -= 1;
+        if !known.is_empty() && self.random.permille(400) {
+            let id = self.random.pick(&known).clone();
+            self.remove_rule(&id);
+        } else {
+            self.put_rule();
+        }
+        let pause = self.random.skewed(100, 6 * SECOND);
+        self.after(pause, Event::RuleCall);
+    }
+
+    fn put_rule(&mut self) {
+        let utc = self.utc();
+        self.control.made += 1;
+        let domains: Vec<String> = self.plan.domains.iter().map(|domain| domain.name.clone()).collect();
+        let rule = Arc::new(make_rule(self.control.made, utc, &domains, self.oracle.letters(), &mut self.random));
+        self.control.rules.insert(rule.id.clone(), rule.clone());
+        self.oracle.rule_called(&rule);
+        self.report.count("rule", &format!("{} made", rule.kind.as_str()));
+        let concerned = self.control.concerned(&rule, self.cores.len());
+        let id = rule.id.clone();
+        self.publish(Change::Put(rule), concerned, Some(id), None);
+    }
+
+    fn remove_rule(&mut self, id: &Arc<str>) {
+        let rule = self.control.rules.remove(id).expect("only stored rules are removed");
+        self.oracle.rule_removal_called(id, self.moment());
+        let concerned = self.control.concerned(&rule, self.cores.len());
+        self.publish(Change::Remove(id.clone()), concerned, None, Some(id.clone()));
+    }
+
+    fn publish(&mut self, change: Change, to: BTreeSet<usize>, put: Option<Arc<str>>, remove: Option<Arc<str>>) {
+        self.control.epoch += 1;
+        let epoch = self.control.epoch;
+        for core in &to {
+            let after = std::mem::replace(&mut self.control.posted[*core], epoch);
+            self.cores[*core].orders.push_back(Update { after, epoch, changes: vec![change.clone()] });
+            let delay = self.random.skewed(1, 20_000);
+            self.on_core(*core, delay, Happening::Turn);
+        }
+        self.control.call = Some(Call { epoch, waits_for: to, put, remove });
+    }
+
+    /// A core has applied a change.
+    pub fn applied(&mut self, core: usize, epoch: u64) {
+        let Some(call) = &mut self.control.call else { return };
+        if epoch < call.epoch {
+            return;
+        }
+        call.waits_for.remove(&core);
+        if call.waits_for.is_empty() {
+            let call = self.control.call.take().expect("looked at above");
+            self.answer_call(&call);
+        }
+    }
+
+    fn answer_call(&mut self, call: &Call) {
+        let (moment, utc) = (self.moment(), self.utc());
+        if let Some(id) = &call.put {
+            self.note_states("rule acknowledged");
+            self.oracle.rule_acknowledged(id, moment);
+        }
+        if let Some(id) = &call.remove {
+            self.oracle.rule_removed(id, utc);
+        }
+    }
+}
+
+fn make_rule(number: u64, utc: Timestamp, domains: &[String], letters: usize, random: &mut Random) -> Rule {
+    let answer = |code, text: &str| Answer::new(code, None, text.into()).expect("the code is in its range");
+    let kind = match random.below(10) {
+        0..=3 => Kind::Pause,
+        4 | 5 => Kind::Suspension { reason: "simulated".into() },
+        6 => Kind::Error(answer(451, "later by rule")),
+        7 => Kind::Error(answer(*random.pick(&[550, 250]), "ended by rule")),
+        8 => Kind::Bounce { answer: answer(550, "bounced by rule"), suppress_logging: false },
+        _ => Kind::Suppression(answer(550, "suppressed")),
+    };
+    let text = |random: &mut Random, from: &[&str]| -> Option<Arc<str>> { Some((*random.pick(from)).into()) };
+    let mut scope = Scope::default();
+    for _ in 0..random.between(1, 2) {
+        match random.below(9) {
+            0 | 1 => scope.domain = Some(random.pick(domains).as_str().into()),
+            2 => scope.tag = text(random, &["red", "green", "blue"]),
+            3 => scope.campaign = text(random, &["spring", "autumn"]),
+            4 => scope.tenant = text(random, &["one", "two"]),
+            5 => scope.pool = text(random, &["p0", "p1"]),
+            6 => scope.source_ip = Some(std::net::IpAddr::from([192, 0, 2, random.between(1, 3) as u8])),
+            7 => scope.remote_ip = Some(std::net::IpAddr::from([198, 51, 100, random.between(1, 6) as u8])),
+            _ => {
+                let address = format!("r{}-0@{}", random.below(letters as u64 + 3), random.pick(domains));
+                scope.address = Some(address.as_str().into());
+            }
+        }
+    }
+    let holds = Rule {
+        id: format!("rule-{number}").into(),
+        order: number,
+        kind,
+        scope,
+        validity: Validity::always(),
+        by: "simulation".into(),
+    };
+    // A rule that ends mail may not cover all of it by accident; a hold may.
+    let everything = holds.action() == Action::Hold && random.permille(100);
+    let scope = if everything { Scope::default() } else { holds.scope.clone() };
+    let later = |random: &mut Random, most| Timestamp(utc.0 + random.skewed(1, most) as i64);
+    let validity = match random.below(4) {
+        0 => Validity::always(),
+        1 => {
+            let start = later(random, 5_000);
+            Validity::between(start, Timestamp(start.0 + random.skewed(1, 20_000) as i64))
+        }
+        _ => Validity::until(later(random, 30_000)),
+    };
+    Rule { scope, validity, ..holds }
+}
+
+impl Coverage {
+    /// When a rule is in force, by its author's word.
+    pub fn of(rule: &Rule) -> (Timestamp, Timestamp) {
+        let spans = rule.validity.spans();
+        spans.first().map_or((Timestamp::NEVER, Timestamp::NEVER), |span| (span.start, span.end))
+    }
+}

@@ -1,0 +1,449 @@
+//! The oracle: keeps the ledger of what the engine has promised and done, from the contract alone. It sees letters
+//! as clients write them, octets on wires, acknowledgements, answers to rule calls and durable records; it never
+//! looks into the engine.
+//!
+//! | what must hold | where |
+//! |---|---|
+//! | each acknowledged recipient ends in one record, or is still queued; nothing is lost | here, `records` |
+//! | nothing is delivered twice except across a crash and within the bound | here |
+//! | what arrives is what was handed in | here |
+//! | no end-of-data after a covering rule was acknowledged; rules act only while they are in force | `rules` |
+//! | limits are never exceeded | `limits` |
+//! | expiry on time, records true | `records` |
+
+mod limits;
+mod records;
+mod rules;
+
+pub use rules::Coverage;
+
+use crate::injector::Letter;
+use crate::network::{ConnId, Moment};
+use crate::plan::{MAX_AGE, Plan, SECOND};
+use crate::report::Report;
+use crate::sink::Taken;
+use crate::world::World;
+use limits::Limits;
+use mailrace_shards::event::Connect;
+use mailrace_shards::message::MessageId;
+use mailrace_shards::outcome::RecordType;
+use mailrace_shards::spool::report::{DropReason, Dropped};
+use mailrace_shards::time::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+/// The address from which connections go when no source is configured.
+pub const SYSTEM_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 200));
+
+/// A letter and what became of it.
+pub(crate) struct Known {
+    letter: Letter,
+    id: Option<MessageId>,
+    acknowledged: Option<Moment>,
+    /// When the client had sent its end.
+    submitted: bool,
+    expires: Timestamp,
+    recipients: Vec<Recipient>,
+}
+
+#[derive(Default)]
+struct Recipient {
+    /// Numbers of what hosts have taken for it.
+    taken: Vec<usize>,
+    ends: Vec<End>,
+    /// Connections on which it was named.
+    named_on: BTreeSet<ConnId>,
+    last_named: Option<u64>,
+    /// A record of its end exists, durable or not; when it was made.
+    record_made: Option<(u32, u64)>,
+}
+
+/// A durable record that ends a recipient.
+struct End {
+    life: u32,
+    moment: Moment,
+    kind: RecordType,
+}
+
+/// A message that a host has read to its end.
+struct Handed {
+    life: u32,
+    conn: ConnId,
+    good: bool,
+    completed: Moment,
+    /// The engine has read the good answer.
+    answered: Option<Moment>,
+}
+
+/// A connection of the engine to a host.
+struct Out {
+    source: IpAddr,
+    peer: IpAddr,
+    closed: Option<Moment>,
+    line: Vec<u8>,
+    ended_line: bool,
+}
+
+pub struct Oracle {
+    known: Vec<Known>,
+    by_address: BTreeMap<String, (usize, usize)>,
+    ids: BTreeMap<MessageId, usize>,
+    handed: Vec<Handed>,
+    outs: BTreeMap<ConnId, Out>,
+    submitting: BTreeMap<ConnId, usize>,
+    rules: BTreeMap<Arc<str>, Coverage>,
+    limits: Limits,
+    life: u32,
+    /// When each life ended, by its number.
+    crashes: BTreeMap<u32, Moment>,
+    /// Times at which something was wrong that holds work up; ascending.
+    troubles: Vec<u64>,
+    damaged: BTreeSet<u16>,
+    failure: Option<String>,
+    pub deliveries: u64,
+    pub repeated: u64,
+    pub checks: u64,
+}
+
+impl Oracle {
+    pub fn new(plan: &Plan) -> Self {
+        Self {
+            known: Vec::new(),
+            by_address: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            handed: Vec::new(),
+            outs: BTreeMap::new(),
+            submitting: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            limits: Limits::new(plan),
+            life: 0,
+            crashes: BTreeMap::new(),
+            troubles: Vec::new(),
+            damaged: BTreeSet::new(),
+            failure: None,
+            deliveries: 0,
+            repeated: 0,
+            checks: 0,
+        }
+    }
+
+    /// The first thing that was wrong.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    pub fn fail(&mut self, what: String) {
+        self.failure.get_or_insert(what);
+    }
+
+    fn check(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        self.checks += 1;
+        if !holds {
+            self.fail(what());
+        }
+    }
+
+    pub fn has_damage(&self) -> bool {
+        !self.damaged.is_empty()
+    }
+
+    pub fn sum_up(&self, report: &mut Report) {
+        report.letters = self.known.len() as u64;
+        report.acknowledged = self.known.iter().filter(|known| known.acknowledged.is_some()).count() as u64;
+        report.deliveries = self.deliveries;
+        report.repeated = self.repeated;
+        report.checks = self.checks;
+    }
+
+    // What the world tells.
+
+    pub fn letters(&self) -> usize {
+        self.known.len()
+    }
+
+    pub fn written_letter(&mut self, letter: &Letter) {
+        for (at, address) in letter.recipients.iter().enumerate() {
+            self.by_address.insert(address.clone(), (self.known.len(), at));
+        }
+        let recipients = letter.recipients.iter().map(|_| Recipient::default()).collect();
+        let (letter, expires) = (letter.clone(), Timestamp::NEVER);
+        self.known.push(Known { letter, id: None, acknowledged: None, submitted: false, expires, recipients });
+    }
+
+    /// The client's end of a message is on its way.
+    pub fn submitted(&mut self, conn: ConnId, serial: usize) {
+        self.known[serial].submitted = true;
+        self.submitting.insert(conn, serial);
+    }
+
+    pub fn submitted_on(&self, conn: ConnId) -> Option<usize> {
+        self.submitting.get(&conn).copied()
+    }
+
+    /// The good answer to a message's end was put onto the wire.
+    pub fn acknowledged(&mut self, serial: usize, id: MessageId, moment: Moment, utc: Timestamp) {
+        let submitted = self.known[serial].submitted;
+        self.check(submitted, || format!("letter {serial} was acknowledged before its end was sent"));
+        let other = self.ids.insert(id, serial);
+        self.check(other.is_none_or(|of| of == serial), || {
+            format!("id {id} was given to letters {other:?} and {serial}")
+        });
+        let known = &mut self.known[serial];
+        let again = known.acknowledged.is_some();
+        known.id = Some(id);
+        known.acknowledged = Some(moment);
+        known.expires = known.letter.expires.map_or(utc.after(MAX_AGE), Timestamp);
+        self.check(!again, || format!("letter {serial} was acknowledged twice"));
+    }
+
+    pub fn connecting(&mut self, conn: ConnId, connect: &Connect, moment: Moment) {
+        let source = connect.source.unwrap_or(SYSTEM_ADDRESS);
+        let out = Out { source, peer: connect.peer.ip(), closed: None, line: Vec::new(), ended_line: true };
+        let source = connect.source;
+        self.outs.insert(conn, out);
+        let trouble = self.trouble_since(moment.time.saturating_sub(10 * SECOND));
+        if let Some(what) = self.limits.connecting(conn, source, connect.peer.ip(), moment.time, trouble) {
+            self.fail(what);
+        }
+    }
+
+    pub fn closed(&mut self, conn: ConnId, moment: Moment) {
+        if let Some(out) = self.outs.get_mut(&conn) {
+            out.closed.get_or_insert(moment);
+            self.limits.closed(conn);
+        }
+    }
+
+    /// The engine passed octets to the network on a connection to a host.
+    pub fn written(&mut self, conn: ConnId, octets: &[u8], moment: Moment) {
+        let Some(mut out) = self.outs.remove(&conn) else { return };
+        for octet in octets {
+            out.line.push(*octet);
+            if *octet == b'\n' {
+                let line = String::from_utf8_lossy(&out.line).into_owned();
+                out.line.clear();
+                if let Some(rest) = line.strip_prefix("RCPT TO:<") {
+                    self.named(conn, rest.split('>').next().unwrap_or_default(), moment);
+                } else if line.starts_with("MAIL FROM:<sender") {
+                    let trouble = self.trouble_since(moment.time.saturating_sub(10 * SECOND));
+                    self.limits.mail(conn, moment.time, trouble);
+                }
+            }
+        }
+        out.ended_line = out.line.is_empty();
+        self.outs.insert(conn, out);
+    }
+
+    fn named(&mut self, conn: ConnId, address: &str, moment: Moment) {
+        let Some(&(serial, at)) = self.by_address.get(address) else {
+            return self.fail(format!("a stranger was named: {address}"));
+        };
+        let recipient = &mut self.known[serial].recipients[at];
+        recipient.named_on.insert(conn);
+        recipient.last_named = Some(moment.time);
+        let domain = address.rsplit('@').next().unwrap_or_default();
+        let trouble = self.trouble_since(moment.time.saturating_sub(10 * SECOND));
+        if let Some(what) = self.limits.named(conn, domain, moment.time, trouble) {
+            self.fail(what);
+        }
+    }
+
+    /// A host has read a message to its end. Its number.
+    pub fn completed(&mut self, conn: ConnId, taken: Taken, moment: Moment) -> usize {
+        let number = self.handed.len();
+        let life = self.life_at(taken.completed);
+        self.check_content(&taken);
+        self.check_rules(conn, &taken);
+        let handed = Handed { life, conn, good: taken.good, completed: taken.completed, answered: None };
+        self.handed.push(handed);
+        for address in &taken.recipients {
+            let Some(&(serial, at)) = self.by_address.get(address) else { continue };
+            self.check_not_twice(serial, at, number);
+            self.known[serial].recipients[at].taken.push(number);
+            self.deliveries += u64::from(taken.good);
+        }
+        let _ = moment;
+        number
+    }
+
+    /// The engine has read the good answer to a message's end.
+    pub fn answered(&mut self, number: usize, moment: Moment) {
+        self.handed[number].answered = Some(moment);
+    }
+
+    pub fn engine_started(&mut self, moment: Moment) {
+        self.life += 1;
+        self.limits.engine_started();
+        self.trouble(moment.time);
+    }
+
+    pub fn crashed(&mut self, moment: Moment) {
+        self.crashes.insert(self.life, moment);
+    }
+
+    /// Something is wrong now that holds work up.
+    pub fn trouble(&mut self, time: u64) {
+        if let Err(at) = self.troubles.binary_search(&time) {
+            self.troubles.insert(at, time);
+        }
+    }
+
+    fn trouble_since(&self, time: u64) -> bool {
+        self.troubles.last().is_some_and(|last| *last >= time)
+    }
+
+    fn trouble_between(&self, from: u64, to: u64) -> bool {
+        let at = self.troubles.partition_point(|time| *time < from);
+        self.troubles.get(at).is_some_and(|time| *time <= to)
+    }
+
+    pub fn disk_was_damaged(&mut self, spool: u16) {
+        self.damaged.insert(spool);
+    }
+
+    pub fn disk_damage_was_told(&mut self, spool: u16) {
+        let known = self.damaged.contains(&spool);
+        self.check(known, || format!("spool {spool} told of damage that nobody did"));
+    }
+
+    /// Recovery could not use octets of a spool.
+    pub fn dropped(&mut self, spool: u16, dropped: &Dropped) {
+        let fine = dropped.why == DropReason::TornTail || self.damaged.contains(&spool) || dropped.octets < 200_000;
+        self.check(fine, || format!("spool {spool} dropped {dropped}"));
+    }
+
+    fn life_at(&self, moment: Moment) -> u32 {
+        // A life's crash ends it; what was sent before it belongs to it.
+        self.crashes.iter().find(|(_, crash)| moment.step <= crash.step).map_or(self.life, |(life, _)| *life)
+    }
+
+    // What must hold.
+
+    fn check_content(&mut self, taken: &Taken) {
+        let Some(&(serial, _)) = taken.recipients.first().and_then(|first| self.by_address.get(first)) else {
+            return;
+        };
+        let letter = &self.known[serial].letter;
+        let (sender, content, all) = (letter.sender.clone(), letter.content(), letter.recipients.clone());
+        let strangers: Vec<&String> = taken.recipients.iter().filter(|address| !all.contains(address)).collect();
+        self.check(strangers.is_empty(), || format!("letter {serial} went to {strangers:?}"));
+        let mut once: Vec<&String> = taken.recipients.iter().collect();
+        once.sort();
+        once.dedup();
+        self.check(once.len() == taken.recipients.len(), || format!("letter {serial} names a recipient twice"));
+        self.check(taken.sender == sender, || format!("letter {serial} came from {}", taken.sender));
+        let whole = taken.body.starts_with(b"Received: ") && taken.body.ends_with(content.as_bytes());
+        self.check(whole, || {
+            format!("letter {serial} did not arrive whole: {:?}", String::from_utf8_lossy(&taken.body))
+        });
+    }
+
+    fn check_not_twice(&mut self, serial: usize, at: usize, number: usize) {
+        let (life, completed) = (self.handed[number].life, self.handed[number].completed);
+        for &before in &self.known[serial].recipients[at].taken {
+            let first = &self.handed[before];
+            if !first.good || first.completed > completed {
+                continue;
+            }
+            let who = || format!("letter {serial} recipient {at} was sent at {completed:?} although it was");
+            let what = match first.answered {
+                Some(answered) if answered.step > completed.step => None,
+                Some(answered) if first.life == life => Some(format!("{} taken and answered at {answered:?}", who())),
+                Some(answered) => self.beyond_bound(first.life, answered.time, serial).map(|by| {
+                    format!("{} taken and answered at {answered:?}, {by} microseconds before the crash", who())
+                }),
+                None if first.life == life => {
+                    let closed = self.outs.get(&first.conn).and_then(|out| out.closed);
+                    let over = closed.is_some_and(|closed| closed.step <= completed.step);
+                    (!over).then(|| format!("{} sent on connection {} that is still open", who(), first.conn))
+                }
+                None => None,
+            };
+            if let Some(what) = what {
+                return self.fail(what);
+            }
+            self.repeated += 1;
+        }
+        let ended = self.known[serial].recipients[at].ends.iter().find(|end| end.life == life);
+        if let Some(end) = ended.filter(|end| end.moment.step < completed.step) {
+            let (kind, moment) = (end.kind, end.moment);
+            self.fail(format!("letter {serial} recipient {at} was sent at {completed:?} after {kind:?} at {moment:?}"));
+        }
+    }
+
+    /// How long before the crash that ended `life` something was finished at `time`, if that is longer than a crash
+    /// may undo.
+    fn beyond_bound(&self, life: u32, time: u64, serial: usize) -> Option<u64> {
+        let crash = self.crashes.get(&life)?.time;
+        let held_up = self.trouble_between(time.saturating_sub(SECOND), crash.saturating_sub(1));
+        let beyond = crash > time + World::WINDOW && !held_up && !self.is_damaged(serial);
+        beyond.then(|| crash - time)
+    }
+
+    /// Whether the disk that holds a letter was damaged, so that nothing is owed.
+    fn is_damaged(&self, serial: usize) -> bool {
+        self.known[serial].id.is_none_or(|id| self.damaged.contains(&id.core)) && !self.damaged.is_empty()
+    }
+
+    /// Acknowledged recipients without a durable end.
+    pub fn open(&self) -> usize {
+        self.owed().count()
+    }
+
+    fn owed(&self) -> impl Iterator<Item = (usize, usize)> {
+        let acknowledged = self.known.iter().enumerate().filter(|(_, known)| known.acknowledged.is_some());
+        acknowledged.flat_map(move |(serial, known)| {
+            let open = known.recipients.iter().enumerate().filter(|(_, recipient)| recipient.ends.is_empty());
+            let damaged = self.is_damaged(serial);
+            open.filter(move |_| !damaged).map(move |(at, _)| (serial, at))
+        })
+    }
+
+    /// All should be at its end.
+    pub fn check_all_ended(&mut self) {
+        let owed: Vec<(usize, usize)> = self.owed().take(5).collect();
+        self.check(owed.is_empty(), || format!("lost or stuck, as (letter, recipient): {owed:?}"));
+    }
+
+    /// How many recipients are in which state, as a fault finds them.
+    pub fn states(&self, time: u64) -> BTreeMap<&'static str, u64> {
+        let mut states = BTreeMap::new();
+        for known in &self.known {
+            for recipient in &known.recipients {
+                *states.entry(self.state(known, recipient, time)).or_default() += 1;
+            }
+        }
+        states
+    }
+
+    fn state(&self, known: &Known, recipient: &Recipient, time: u64) -> &'static str {
+        if !recipient.ends.is_empty() {
+            let fresh = recipient.ends.iter().any(|end| end.moment.time + World::WINDOW / 2 > time);
+            return if fresh { "7 just recorded" } else { "8 ended" };
+        }
+        if recipient.record_made.is_some_and(|(life, _)| life == self.life) {
+            return "6 record not synced";
+        }
+        let last = recipient.taken.last().map(|number| &self.handed[*number]).filter(|last| last.life == self.life);
+        match last {
+            Some(last) if last.answered.is_some() => return "6 record not synced",
+            Some(last) if self.outs.get(&last.conn).is_some_and(|out| out.closed.is_none()) => return "5 dot sent",
+            _ => {}
+        }
+        let is_open = |conn: &ConnId| self.outs.get(conn).is_some_and(|out| out.closed.is_none());
+        if recipient.named_on.iter().any(is_open) {
+            return "4 on the wire";
+        }
+        match (known.acknowledged, known.submitted) {
+            (Some(_), _) if self.is_covered(known, time) => "3 held by a rule",
+            (Some(_), _) => "2 queued",
+            (None, true) => "1 not acknowledged",
+            (None, false) => "0 being handed in",
+        }
+    }
+}
