@@ -169,6 +169,10 @@ impl World {
             }
             Next::Deliver(delivery) => {
                 self.pass(Spot::HandedOver);
+                self.tell(|| format!("conn {conn} is handed {}", delivery.envelope.sender()));
+                for &recipient in &delivery.recipients {
+                    self.oracle.carried(conn, delivery.envelope.recipient(usize::from(recipient)));
+                }
                 if delivery.body.is_none() {
                     self.request_body(conn, core, &delivery);
                     carrier.awaits = Some(delivery);

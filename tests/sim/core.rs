@@ -117,7 +117,7 @@ impl World {
                     }
                     self.with_shard(core, |shard, now| shard.handle_mail(Mail::Moved(id, location), now));
                 }
-                SpoolCompletion::Failing { .. } | SpoolCompletion::Working => self.oracle.trouble(self.time),
+                SpoolCompletion::Failing { .. } | SpoolCompletion::Working => self.oracle.trouble(self.time, self.time),
                 SpoolCompletion::Housekeeping { .. } => {}
                 SpoolCompletion::Damaged { .. } => self.oracle.disk_damage_was_told(spool),
             }

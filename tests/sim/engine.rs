@@ -117,7 +117,6 @@ impl World {
     /// The machine or the process stops now. What was synced stays, and a part of what was not.
     pub fn crash(&mut self) {
         self.note_states("crash");
-        self.oracle.trouble(self.time);
         // Of the log, a part of what was written and not synced survives.
         for core in 0..self.cores.len() {
             let pending = std::mem::take(&mut self.cores[core].log.pending);
@@ -128,6 +127,8 @@ impl World {
         }
         self.oracle.crashed(self.moment());
         self.cores.clear();
+        // Nothing that was on its way within the engine arrives any more.
+        self.life += 1;
         let open: Vec<u64> = self.carriers.keys().chain(self.injections.keys()).copied().collect();
         for conn in open {
             self.close_by_core(conn);

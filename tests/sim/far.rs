@@ -15,6 +15,14 @@ impl World {
         let earliest = self.time + delay;
         let Some(of) = self.conns.get_mut(&conn) else { return };
         let earliest = earliest + of.latency;
+        if self.telling() {
+            let text = match &load {
+                Load::Octets(octets) => format!("{:?}", String::from_utf8_lossy(octets)),
+                other => format!("{other:?}"),
+            };
+            eprintln!("{:>12} {:>6} conn {conn} {way:?} {text}", self.time, self.step);
+        }
+        let Some(of) = self.conns.get_mut(&conn) else { return };
         let chunk = Chunk { load, sent, answers };
         if let Some(at) = of.pipe(way).put(chunk, earliest) {
             self.at(at, Event::Arrive(conn, way));

@@ -93,7 +93,7 @@ impl World {
         let spool = *self.random.pick(&spools);
         let core = self.random.below(self.cores.len() as u64) as usize;
         let disk = self.spools[&spool].disk.clone();
-        self.oracle.trouble(self.time);
+        self.oracle.trouble(self.time, self.time);
         match kind {
             Kind::Disk => {
                 let torn = self.random.permille(500);
@@ -118,7 +118,8 @@ impl World {
             Kind::Stall => {
                 let stall = self.random.skewed(SECOND / 50, 5 * SECOND);
                 self.cores[core].stalled_until = self.time + stall;
-                self.oracle.trouble(self.time + stall);
+                self.oracle.trouble(self.time, self.time + stall);
+
                 self.note_states("core: stall");
             }
         }

@@ -32,6 +32,7 @@ pub struct Spool {
     pub tasks: VecDeque<Task>,
     /// Its thread is not asleep before.
     busy_until: u64,
+    looks_again: bool,
     unsynced_since: Option<u64>,
     retry_at: Option<u64>,
     prepared: bool,
@@ -46,6 +47,7 @@ impl Spool {
             journal,
             tasks: VecDeque::new(),
             busy_until: 0,
+            looks_again: false,
             unsynced_since: None,
             retry_at: None,
             prepared: false,
@@ -86,6 +88,9 @@ pub struct Log {
 
 impl World {
     pub fn to_spool(&mut self, spool: u16, task: Task) {
+        if let Task::Progress(progress) = &task {
+            self.tell(|| format!("spool {spool} hears {progress:?}"));
+        }
         let of = self.spools.get_mut(&spool).expect("a core knows only spools that it has opened");
         of.tasks.push_back(task);
         let delay = self.random.skewed(1, MILLI);
@@ -103,8 +108,14 @@ impl World {
         let (time, life) = (self.time, self.life);
         let of = self.spools.get_mut(&number).expect("a turn is only given to a spool that is open");
         if of.busy_until > time {
+            // It looks again once it has written.
+            if !std::mem::replace(&mut of.looks_again, true) {
+                let at = of.busy_until;
+                self.at(at, Event::SpoolTurn(life, number));
+            }
             return;
         }
+        of.looks_again = false;
         let Some(journal) = of.journal.as_mut() else { return };
         let mut out = Vec::new();
         let mut messages = false;
@@ -151,7 +162,7 @@ impl World {
             (None, None) => None,
         };
         if of.failing {
-            self.oracle.trouble(time);
+            self.oracle.trouble(time, time + 2 * SECOND);
         }
         if let Some(next) = next {
             self.at(next, Event::SpoolTurn(life, number));
@@ -198,6 +209,9 @@ impl World {
     pub fn append_record(&mut self, core: usize, number: u64, outcome: Outcome) {
         let time = self.time;
         self.oracle.recorded(&outcome, time);
+        self.tell(|| {
+            format!("core {core} record {:?} {} {:?}", outcome.kind, outcome.envelope.sender(), outcome.recipient)
+        });
         let log = &mut self.cores[core].log;
         log.pending.push(outcome);
         log.last = number;
@@ -214,7 +228,7 @@ impl World {
         if log.faults > 0 {
             log.faults -= 1;
             let first = !std::mem::replace(&mut log.failing, true);
-            self.oracle.trouble(self.time);
+            self.oracle.trouble(self.time, self.time);
             self.report.fault("log: sync fails", "");
             self.after(LOG_RETRY_MS * MILLI, Event::LogTurn(self.life, core));
             if first {
@@ -230,7 +244,7 @@ impl World {
         }
         let lasts = self.random.skewed(20, 8 * MILLI);
         if recovered {
-            self.oracle.trouble(self.time);
+            self.oracle.trouble(self.time, self.time);
             self.on_core(core, lasts, Happening::Log(LogWord::Working));
         }
         self.on_core(core, lasts, Happening::Log(LogWord::Synced(up_to)));

@@ -88,6 +88,7 @@ pub struct World {
     busy: u64,
     /// The engine is to die behind the present event.
     pub doomed: bool,
+    telling: bool,
 }
 
 impl World {
@@ -120,6 +121,7 @@ impl World {
             digest: 0xcbf2_9ce4_8422_2325,
             busy: 0,
             doomed: false,
+            telling: std::env::var_os("MAILRACE_SIM_TRACE").is_some(),
         };
         world.start_engine();
         world.schedule_the_plan();
@@ -165,6 +167,17 @@ impl World {
         }
     }
 
+    /// For whoever replays a seed with `MAILRACE_SIM_TRACE=1`.
+    pub fn tell(&self, what: impl FnOnce() -> String) {
+        if self.telling {
+            eprintln!("{:>12} {:>6} {}", self.time, self.step, what());
+        }
+    }
+
+    pub fn telling(&self) -> bool {
+        self.telling
+    }
+
     pub fn digest(&self) -> u64 {
         self.digest
     }
@@ -195,8 +208,8 @@ impl World {
                 return self.at(until, event);
             }
         }
-        if std::env::var_os("MAILRACE_SIM_TRACE").is_some() && !matches!(event, Event::Core(_, _, Happening::Tick)) {
-            eprintln!("{:>12} {event:?}", self.time);
+        if !matches!(event, Event::Core(_, _, Happening::Tick) | Event::Watch | Event::Arrive(..)) {
+            self.tell(|| format!("{event:?}"));
         }
         self.trace(&self.time.to_le_bytes());
         self.trace(&[kind_of(&event)]);

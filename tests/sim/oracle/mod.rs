@@ -52,7 +52,8 @@ struct Recipient {
     /// Numbers of what hosts have taken for it.
     taken: Vec<usize>,
     ends: Vec<End>,
-    /// Connections on which it was named.
+    /// Connections that were given it, and on which it was named.
+    carried_by: BTreeSet<ConnId>,
     named_on: BTreeSet<ConnId>,
     last_named: Option<u64>,
     /// A record of its end exists, durable or not; when it was made.
@@ -97,8 +98,10 @@ pub struct Oracle {
     life: u32,
     /// When each life ended, by its number.
     crashes: BTreeMap<u32, Moment>,
-    /// Times at which something was wrong that holds work up; ascending.
-    troubles: Vec<u64>,
+    /// From when to when something was wrong that holds work up.
+    troubles: Vec<(u64, u64)>,
+    /// The engine is not running, since then.
+    down_since: Option<u64>,
     damaged: BTreeSet<u16>,
     failure: Option<String>,
     pub deliveries: u64,
@@ -120,6 +123,7 @@ impl Oracle {
             life: 0,
             crashes: BTreeMap::new(),
             troubles: Vec::new(),
+            down_since: None,
             damaged: BTreeSet::new(),
             failure: None,
             deliveries: 0,
@@ -239,6 +243,14 @@ impl Oracle {
         self.outs.insert(conn, out);
     }
 
+    /// A connection was given a message for a recipient. It may stand there behind others, and is not asked to be
+    /// ended meanwhile.
+    pub fn carried(&mut self, conn: ConnId, address: &str) {
+        if let Some(&(serial, at)) = self.by_address.get(address) {
+            self.known[serial].recipients[at].carried_by.insert(conn);
+        }
+    }
+
     fn named(&mut self, conn: ConnId, address: &str, moment: Moment) {
         let Some(&(serial, at)) = self.by_address.get(address) else {
             return self.fail(format!("a stranger was named: {address}"));
@@ -279,27 +291,27 @@ impl Oracle {
     pub fn engine_started(&mut self, moment: Moment) {
         self.life += 1;
         self.limits.engine_started();
-        self.trouble(moment.time);
+        let since = self.down_since.take().unwrap_or(moment.time);
+        self.trouble(since, moment.time);
     }
 
     pub fn crashed(&mut self, moment: Moment) {
         self.crashes.insert(self.life, moment);
+        self.down_since = Some(moment.time);
     }
 
-    /// Something is wrong now that holds work up.
-    pub fn trouble(&mut self, time: u64) {
-        if let Err(at) = self.troubles.binary_search(&time) {
-            self.troubles.insert(at, time);
-        }
+    /// Something is wrong that holds work up.
+    pub fn trouble(&mut self, from: u64, to: u64) {
+        self.troubles.push((from, to));
     }
 
     fn trouble_since(&self, time: u64) -> bool {
-        self.troubles.last().is_some_and(|last| *last >= time)
+        self.trouble_between(time, u64::MAX)
     }
 
     fn trouble_between(&self, from: u64, to: u64) -> bool {
-        let at = self.troubles.partition_point(|time| *time < from);
-        self.troubles.get(at).is_some_and(|time| *time <= to)
+        let down = self.down_since.is_some_and(|since| since <= to);
+        down || self.troubles.iter().any(|(begun, over)| *begun <= to && from <= *over)
     }
 
     pub fn disk_was_damaged(&mut self, spool: u16) {
@@ -380,7 +392,7 @@ impl Oracle {
     /// may undo.
     fn beyond_bound(&self, life: u32, time: u64, serial: usize) -> Option<u64> {
         let crash = self.crashes.get(&life)?.time;
-        let held_up = self.trouble_between(time.saturating_sub(SECOND), crash.saturating_sub(1));
+        let held_up = self.troubles.iter().any(|(from, to)| *from < crash && time.saturating_sub(SECOND) <= *to);
         let beyond = crash > time + World::WINDOW && !held_up && !self.is_damaged(serial);
         beyond.then(|| crash - time)
     }

@@ -88,8 +88,8 @@ impl Oracle {
                 return false;
             }
             let due = (known.expires.0 - EPOCH_MILLIS) as u64 * 1000;
-            let named = recipient.named_on.iter().filter_map(|conn| self.outs.get(conn));
-            let carried = named.map(|out| out.closed.map_or(u64::MAX, |closed| closed.time)).max();
+            let carriers = recipient.carried_by.iter().filter_map(|conn| self.outs.get(conn));
+            let carried = carriers.map(|out| out.closed.map_or(u64::MAX, |closed| closed.time)).max();
             let from = due.max(known.acknowledged.map_or(0, |at| at.time)).max(carried.unwrap_or(0));
             from.saturating_add(EXPIRY_LATE_MILLIS as u64 * 1000) < time
                 && !self.trouble_between(from.saturating_sub(SECOND), time)
