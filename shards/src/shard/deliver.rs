@@ -56,7 +56,10 @@ impl Shard {
         if session.phase == Phase::Finishing {
             return Next::Finish;
         }
-        if self.stopping || session.recalled || session.messages >= session.messages_max {
+        // One that is recalled before its first message carries that: else two that want the same permit could hand
+        // it to and fro for ever, where a greeting takes longer than a permit is left to its holder.
+        let recalled = session.recalled && session.messages > 0;
+        if self.stopping || recalled || session.messages >= session.messages_max {
             return self.finish(id);
         }
         if let Phase::Idle(since) = session.phase
@@ -97,6 +100,9 @@ impl Shard {
     }
 
     fn idle(&mut self, id: SessionId, now: Now) -> Next {
+        if self.session(id).recalled {
+            return self.finish(id);
+        }
         let session = &mut self.sessions[id.0 as usize];
         // A session that still has answers to come is not idle; it asks again by itself.
         if session.phase == Phase::Busy && session.flights.is_empty() {

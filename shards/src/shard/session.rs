@@ -71,7 +71,7 @@ pub(super) struct Session {
     /// To so many its path's window may open.
     pub connections_max: u32,
     pub idle_timeout: Duration,
-    /// It takes no further message: its permit is wanted back, or its host turned out not to work.
+    /// It takes no further message, or only its first: its permit is wanted back, or its host turned out not to work.
     pub recalled: bool,
 }
 

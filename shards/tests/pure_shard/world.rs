@@ -44,6 +44,8 @@ pub enum Behaviour {
     Picky,
     /// A message takes so long.
     Sluggish(Duration),
+    /// The connection and its greeting take so long.
+    Distant(Duration),
 }
 
 /// Something that will happen.
@@ -211,7 +213,7 @@ impl World {
                     self.open.insert((core, connect.session), connect.clone());
                     self.most_open = self.most_open.max(self.open.len());
                     let after = match self.hosts.get(&connect.peer) {
-                        Some(Behaviour::Slow(_, after)) => *after,
+                        Some(Behaviour::Slow(_, after) | Behaviour::Distant(after)) => *after,
                         _ => STEP,
                     };
                     self.later(core, after, Event::Opened(connect));
