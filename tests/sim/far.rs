@@ -129,6 +129,9 @@ impl World {
 
     /// A client comes with some letters.
     pub fn new_client(&mut self) {
+        if self.faults.over {
+            return;
+        }
         if self.cores.is_empty() {
             return self.after(SECOND / 10, Event::Client);
         }

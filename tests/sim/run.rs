@@ -49,7 +49,7 @@ impl World {
             let counts = core.shard.queue().counts();
             counts.ready + counts.waiting + counts.held + counts.in_flight == 0
         };
-        !self.cores.is_empty() && self.cores.iter().all(is_empty)
+        !self.cores.is_empty() && self.injections.is_empty() && self.cores.iter().all(is_empty)
     }
 
     /// All is at its end and settled: even a crash that loses all that is not synced brings nothing back.

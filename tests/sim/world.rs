@@ -123,6 +123,7 @@ impl World {
             doomed: false,
             telling: std::env::var_os("MAILRACE_SIM_TRACE").is_some(),
         };
+        world.tell(|| format!("{:?}", world.plan));
         world.start_engine();
         world.schedule_the_plan();
         world
