@@ -102,6 +102,11 @@ impl World {
                     disk.fail_at(disk.operations() + next, fault);
                 }
                 self.note_states(if torn { "disk: torn write" } else { "disk: error" });
+                if self.random.permille(400) {
+                    // A disk that fails and a machine that stops often come together.
+                    let delay = self.random.skewed(100, SECOND);
+                    self.after(delay, Event::Crash(self.life));
+                }
             }
             Kind::Full => {
                 disk.set_free(self.random.below(6_000));

@@ -17,6 +17,7 @@ mod injector;
 mod network;
 mod oracle;
 mod plan;
+mod planted;
 mod random;
 mod report;
 mod run;
