@@ -81,8 +81,8 @@ impl Session {
         self.hosts[self.host].1
     }
 
-    /// Whether it takes no further message.
+    /// Whether it takes no further message. One that is recalled still takes its first.
     pub fn retiring(&self) -> bool {
-        self.recalled || self.phase == Phase::Finishing
+        self.recalled && self.messages > 0 || self.phase == Phase::Finishing
     }
 }

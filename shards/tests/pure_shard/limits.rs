@@ -103,6 +103,30 @@ fn a_permit_that_is_recalled_during_a_long_greeting_still_carries_a_message() {
     }
 }
 
+/// The same, and each message needs a token of a rate besides, which lapses sooner than a greeting takes: whoever has
+/// the permit keeps it until it has had a token.
+#[test]
+fn a_permit_that_is_recalled_while_a_rate_is_waited_for_still_carries_a_message() {
+    for cores in [1, 2] {
+        let rate = Some(Rate { count: 1, period: seconds(1) });
+        let limits = vec![
+            LimitSettings { connections: Some(1), ..limit(LimitPer::Site) },
+            LimitSettings { messages_per_connection: Some(5), ..limit(LimitPer::Domain) },
+            LimitSettings { message_rate: rate, ..limit(LimitPer::Source) },
+        ];
+        let mut world = World::with_cores(with(limits), cores);
+        let names: Vec<String> = (0..6).map(|number| format!("d{number}.test")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        world.everything_at(&names, &[("mx.hoster.test", peer(1))]);
+        world.hosts.insert(peer(1), Behaviour::Distant(Duration::from_millis(PERMIT_HELD_MIN_MS + 100)));
+        for name in names.iter().chain(&names) {
+            world.post(&[&format!("r@{name}")]);
+        }
+        world.run(seconds(100));
+        assert_eq!((world.delivered(), world.states()), (12, (0, 0, 0, 0)), "{cores} cores");
+    }
+}
+
 #[test]
 fn message_rates_hold_over_cores_and_nothing_is_left() {
     let rate = Some(Rate { count: 20, period: seconds(1) });
