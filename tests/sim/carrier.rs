@@ -86,7 +86,9 @@ impl World {
         if carrier.alarm.is_some_and(|at| at <= self.time) {
             carrier.alarm = None;
         }
-        let end = if carrier.awaits.is_none() { self.carry(conn, &mut carrier) } else { None };
+        // Its task stands where octets are moved; only when something has come of that does it look further.
+        let stands = carrier.awaits.is_none() && self.pump(conn, &mut carrier);
+        let end = if stands { self.carry(conn, &mut carrier) } else { None };
         self.settle_carrier(conn, carrier, end);
     }
 

@@ -6,7 +6,9 @@ use crate::plan::SECOND;
 use crate::random::Random;
 use crate::world::{Event, Happening, World};
 use mailrace_shards::message::CoreId;
+use mailrace_shards::path::LimitTable;
 use mailrace_shards::rules::{Action, Answer, Change, Kind, Rule, Scope, Update, Validity, concerns};
+use mailrace_shards::settings::Settings;
 use mailrace_shards::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,6 +24,8 @@ pub struct Control {
     call: Option<Call>,
     /// Calls that are still to come.
     left: u64,
+    /// Knows on how many cores a domain is spread.
+    limits: Option<LimitTable>,
 }
 
 struct Call {
@@ -32,12 +36,14 @@ struct Call {
 }
 
 impl Control {
-    pub fn plan(&mut self, calls: u64) {
+    pub fn plan(&mut self, calls: u64, settings: &Settings) {
         self.left = calls;
+        self.limits = Some(LimitTable::new(&settings.limits, 0));
     }
 
     fn concerned(&self, rule: &Rule, cores: usize) -> BTreeSet<usize> {
-        (0..cores).filter(|core| concerns(CoreId(*core as u16), cores, &rule.scope, |_| 1)).collect()
+        let lanes = |domain: &str| self.limits.as_ref().map_or(1, |limits| limits.lanes(domain));
+        (0..cores).filter(|core| concerns(CoreId(*core as u16), cores, &rule.scope, lanes)).collect()
     }
 }
 

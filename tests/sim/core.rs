@@ -31,6 +31,7 @@ pub struct Core {
     pub waiting: BTreeMap<u64, u64>,
     /// It does nothing before.
     pub stalled_until: u64,
+    pub stopping: bool,
 }
 
 impl World {

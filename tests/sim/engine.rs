@@ -2,7 +2,7 @@
 
 use crate::core::Core;
 use crate::plan::{Death, SECOND};
-use crate::storage::{Log, Spool};
+use crate::storage::{Log, Spool, Task};
 use crate::world::{Event, Happening, World};
 use mailrace_shards::message::CoreId;
 use mailrace_shards::rules::HashKey;
@@ -10,7 +10,7 @@ use mailrace_shards::shard::{Shard, ShardConfig};
 use mailrace_shards::spool::journal::JournalOptions;
 use mailrace_shards::spool::memory_disk::{Fault, MemoryDisk, Survival};
 use mailrace_shards::spool::recover;
-use mailrace_shards::spool::report::RecoveredMessage;
+use mailrace_shards::spool::report::{RecoveredMessage, SpoolCompletion};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -48,6 +48,7 @@ impl World {
                 sessions: BTreeMap::new(),
                 waiting: BTreeMap::new(),
                 stalled_until: 0,
+                stopping: false,
             });
         }
         self.oracle.engine_started(self.moment());
@@ -102,6 +103,10 @@ impl World {
                 let life = self.life;
                 self.after(after, Event::Crash(life));
             }
+            Some(Death::Stop(after)) => {
+                let life = self.life;
+                self.after(after, Event::Stop(life));
+            }
             Some(Death::Spot(spot, count)) => self.faults.die_at(spot, count),
             Some(Death::Disk(after)) => {
                 let number = *self.random.pick(&self.spools.keys().copied().collect::<Vec<u16>>());
@@ -125,17 +130,7 @@ impl World {
                 self.oracle.durable_record(outcome, self.moment());
             }
         }
-        self.oracle.crashed(self.moment());
-        self.cores.clear();
-        // Nothing that was on its way within the engine arrives any more.
-        self.life += 1;
-        let open: Vec<u64> = self.carriers.keys().chain(self.injections.keys()).copied().collect();
-        for conn in open {
-            self.close_by_core(conn);
-            self.oracle.closed(conn, self.moment());
-        }
-        self.carriers.clear();
-        self.injections.clear();
+        self.end_life(false);
         let survival = match self.random.below(4) {
             0 => Survival::Nothing,
             1 => Survival::Everything,
@@ -147,8 +142,83 @@ impl World {
         }
         self.faults.forget_death();
         self.damage_disks();
+    }
+
+    /// Nothing of the running engine is left but its disks; it will start again.
+    fn end_life(&mut self, clean: bool) {
+        self.oracle.ended(self.moment(), clean);
+        self.cores.clear();
+        self.stop_by = None;
+        // Nothing that was on its way within the engine arrives any more.
+        self.life += 1;
+        let open: Vec<u64> = self.carriers.keys().chain(self.injections.keys()).copied().collect();
+        for conn in open {
+            self.close_by_core(conn);
+            self.oracle.closed(conn, self.moment());
+        }
+        self.carriers.clear();
+        self.injections.clear();
         self.plan.cores = self.random.between(1, 4) as usize;
         let down = self.random.skewed(SECOND / 100, 20 * SECOND);
         self.after(down, Event::Restart);
+    }
+
+    /// Somebody stops the engine in order.
+    pub fn order_stop(&mut self) {
+        self.note_states("stop");
+        self.stop_by = Some(self.time + self.random.skewed(SECOND, 30 * SECOND));
+        for core in 0..self.cores.len() {
+            let delay = self.random.skewed(1, 5_000);
+            self.on_core(core, delay, Happening::Stop);
+        }
+    }
+
+    pub fn stop_core(&mut self, core: usize) {
+        self.cores[core].stopping = true;
+        self.with_shard(core, |shard, now| shard.handle_stop(now));
+        let injecting: Vec<u64> = self.injections.iter().filter(|(_, of)| of.core == core).map(|(id, _)| *id).collect();
+        for conn in injecting {
+            self.shut_down_injection(conn);
+        }
+    }
+
+    /// Ends the engine once no core has anything left to finish, or the time for that is over. What was handed over
+    /// is written and synced.
+    pub fn finish_stop(&mut self) {
+        let settled = |core: &Core| {
+            let shard = &core.shard;
+            core.stopping
+                && core.mail.is_empty()
+                && shard.working_sessions() == 0
+                && shard.storing() == 0
+                && shard.log_settled()
+        };
+        let quiet = self.injections.is_empty() && self.cores.iter().all(settled);
+        if !quiet && self.stop_by.is_some_and(|by| self.time < by) {
+            return;
+        }
+        self.report.count("engine", if quiet { "stopped in order" } else { "stopped late" });
+        for core in 0..self.cores.len() {
+            for outcome in std::mem::take(&mut self.cores[core].log.pending) {
+                self.oracle.durable_record(&outcome, self.moment());
+            }
+        }
+        let mut clean = quiet;
+        for (number, spool) in &mut self.spools {
+            let Some(mut journal) = spool.journal.take() else { continue };
+            let mut out = Vec::new();
+            for task in std::mem::take(&mut spool.tasks) {
+                match task {
+                    Task::Store(ticket, envelope, body) => journal.store(ticket, envelope, body, &mut out),
+                    Task::Progress(progress) => journal.progress(progress),
+                }
+            }
+            journal.close(&mut out);
+            let failed = out.iter().any(|completion| matches!(completion, SpoolCompletion::Failing { .. }));
+            clean &= !failed && !self.faults.disk_has_stopped(*number, &spool.disk);
+            spool.disk = spool.disk.after_crash(Survival::Everything);
+        }
+        self.faults.forget_death();
+        self.end_life(clean);
     }
 }

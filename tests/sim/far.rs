@@ -132,7 +132,7 @@ impl World {
         if self.faults.over {
             return;
         }
-        if self.cores.is_empty() {
+        if self.cores.is_empty() || self.stop_by.is_some() {
             return self.after(SECOND / 10, Event::Client);
         }
         let mut letters = Vec::new();

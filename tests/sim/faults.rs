@@ -13,6 +13,8 @@ pub struct Faults {
     pub over: bool,
     kinds: Vec<Kind>,
     death: Option<(Spot, u32)>,
+    /// Operation of a disk that fails, behind which the machine stops.
+    fatal: Option<(u16, u64)>,
     /// Operation at which a disk stops.
     stops: BTreeMap<u16, u64>,
 }
@@ -47,6 +49,7 @@ impl Faults {
 
     pub fn forget_death(&mut self) {
         self.death = None;
+        self.fatal = None;
         self.stops.clear();
     }
 
@@ -65,6 +68,12 @@ impl Faults {
         }
     }
 
+    /// Whether a disk has just had the fault that the machine does not survive for long.
+    pub fn dies_of_fault(&mut self, spool: u16, disk: &MemoryDisk) -> bool {
+        let met = |(of, operation): &mut (u16, u64)| *of == spool && disk.operations() > *operation;
+        self.fatal.take_if(met).is_some()
+    }
+
     pub fn disk_has_stopped(&self, spool: u16, disk: &MemoryDisk) -> bool {
         self.stops.get(&spool).is_some_and(|operation| disk.operations() > *operation)
     }
@@ -73,7 +82,7 @@ impl Faults {
 impl World {
     pub fn schedule_the_plan(&mut self) {
         let calls = self.plan.rule_calls;
-        self.control.plan(calls);
+        self.control.plan(calls, &self.plan.settings);
         self.after(0, Event::Client);
         self.after(SECOND, Event::Watch);
         let first = self.random.below(self.plan.active / 2);
@@ -98,14 +107,14 @@ impl World {
             Kind::Disk => {
                 let torn = self.random.permille(500);
                 let fault = if torn { Fault::Torn } else { Fault::Error(io::ErrorKind::Other) };
+                let first = disk.operations() + self.random.below(4);
                 for next in 0..self.random.between(1, 3) {
-                    disk.fail_at(disk.operations() + next, fault);
+                    disk.fail_at(first + next, fault);
                 }
                 self.note_states(if torn { "disk: torn write" } else { "disk: error" });
                 if self.random.permille(400) {
-                    // A disk that fails and a machine that stops often come together.
-                    let delay = self.random.skewed(100, SECOND);
-                    self.after(delay, Event::Crash(self.life));
+                    // A disk that fails and a machine that stops soon after often come together.
+                    self.faults.fatal = Some((spool, first));
                 }
             }
             Kind::Full => {

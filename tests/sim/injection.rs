@@ -141,6 +141,15 @@ impl World {
         self.injections.insert(conn, injection);
     }
 
+    /// The engine stops: the session ends after its transaction.
+    pub fn shut_down_injection(&mut self, conn: u64) {
+        let now = self.now();
+        if let Some(injection) = self.injections.get_mut(&conn) {
+            injection.session.shutdown(now);
+            self.converse(conn);
+        }
+    }
+
     fn set_pressure(&mut self, injection: &mut Injection) {
         let refusing = self.refusing(injection.core as u16);
         if refusing {

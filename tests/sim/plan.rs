@@ -8,6 +8,7 @@ use mailrace_shards::settings::{
     SmtpSettings, SourceSettings, SpoolSettings, SyncPolicy,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where clients come from.
@@ -56,6 +57,8 @@ pub enum Death {
     Spot(Spot, u32),
     /// In the n-th operation of one of its disks.
     Disk(u64),
+    /// It is told to stop at a time after the start.
+    Stop(u64),
 }
 
 /// One host that takes mail.
@@ -100,6 +103,8 @@ pub struct Plan {
     pub disk_faults: u64,
     pub full_disks: u64,
     pub log_faults: u64,
+    /// A sync of the log takes up to so long, microseconds.
+    pub log_sync: u64,
     pub stalls: u64,
     /// Records damaged on a disk, at a restart.
     pub damages: u64,
@@ -134,6 +139,7 @@ impl Plan {
             disk_faults: some(random, 300, 6),
             full_disks: some(random, 100, 2),
             log_faults: some(random, 200, 3),
+            log_sync: *random.pick(&[8_000, 8_000, 200_000]),
             stalls: some(random, 300, 6),
             damages: some(random, 100, 2),
             dns_faults: *random.pick(&[0, 0, 50, 300]),
@@ -144,7 +150,8 @@ impl Plan {
 }
 
 fn death(within: u64, random: &mut Random) -> Death {
-    match random.below(4) {
+    match random.below(5) {
+        4 => Death::Stop(random.below(within)),
         0 => Death::At(random.below(within)),
         1 => Death::Disk(random.between(1, 120)),
         _ => Death::Spot(*random.pick(&SPOTS), random.skewed(1, 40) as u32),
@@ -207,6 +214,11 @@ fn settings(domains: &[DomainPlan], random: &mut Random) -> Settings {
     // One of each kind, so that none replaces another.
     limits.sort_by_key(|limit| limit.per);
     limits.dedup_by_key(|limit| limit.per);
+    if random.permille(250) {
+        let domain = random.permille(500).then(|| random.pick(domains).name.as_str().into());
+        let lanes = Some(random.between(2, 3) as u16);
+        limits.push(LimitSettings { lanes, ..unlimited(LimitPer::Pool, domain) });
+    }
     Settings {
         data_dir: "unused".into(),
         hostname: "in.sim.test".into(),
@@ -240,20 +252,8 @@ fn settings(domains: &[DomainPlan], random: &mut Random) -> Settings {
 }
 
 fn limit(domains: &[DomainPlan], sources: &[SourceSettings], random: &mut Random) -> LimitSettings {
-    let mut limit = LimitSettings {
-        per: *random.pick(&[LimitPer::Path, LimitPer::Domain, LimitPer::Site, LimitPer::Source]),
-        domain: None,
-        site: None,
-        source: None,
-        pool: None,
-        connections: None,
-        connection_rate: None,
-        message_rate: None,
-        messages_per_connection: None,
-        idle_timeout: None,
-        tls: None,
-        lanes: None,
-    };
+    let per = *random.pick(&[LimitPer::Path, LimitPer::Domain, LimitPer::Site, LimitPer::Source]);
+    let mut limit = unlimited(per, None);
     if random.permille(300) {
         limit.domain = Some(random.pick(domains).name.as_str().into());
     } else if random.permille(200) && !sources.is_empty() {
@@ -269,4 +269,21 @@ fn limit(domains: &[DomainPlan], sources: &[SourceSettings], random: &mut Random
         _ => limit.messages_per_connection = Some(random.between(1, 4) as u32),
     }
     limit
+}
+
+fn unlimited(per: LimitPer, domain: Option<Arc<str>>) -> LimitSettings {
+    LimitSettings {
+        per,
+        domain,
+        site: None,
+        source: None,
+        pool: None,
+        connections: None,
+        connection_rate: None,
+        message_rate: None,
+        messages_per_connection: None,
+        idle_timeout: None,
+        tls: None,
+        lanes: None,
+    }
 }

@@ -167,6 +167,10 @@ impl World {
         if let Some(next) = next {
             self.at(next, Event::SpoolTurn(life, number));
         }
+        if self.faults.dies_of_fault(number, &self.spools[&number].disk) {
+            let delay = self.random.skewed(2 * MILLI, 60 * MILLI);
+            self.after(delay, Event::Crash(life));
+        }
         if self.faults.disk_has_stopped(number, &self.spools[&number].disk) {
             self.doomed = true;
             return;
@@ -242,7 +246,7 @@ impl World {
         for outcome in std::mem::take(&mut log.pending) {
             self.oracle.durable_record(&outcome, self.moment());
         }
-        let lasts = self.random.skewed(20, 8 * MILLI);
+        let lasts = self.random.skewed(20, self.plan.log_sync);
         if recovered {
             self.oracle.trouble(self.time, self.time);
             self.on_core(core, lasts, Happening::Log(LogWord::Working));

@@ -37,6 +37,8 @@ pub enum Happening {
     Log(LogWord),
     /// The same as `Drive` for an injecting connection.
     Inject(ConnId),
+    /// A graceful stop was ordered.
+    Stop,
 }
 
 /// Something that will happen.
@@ -56,6 +58,7 @@ pub enum Event {
     Applied(u32, usize, u64),
     Fault,
     Crash(u32),
+    Stop(u32),
     Restart,
     Watch,
 }
@@ -88,6 +91,8 @@ pub struct World {
     busy: u64,
     /// The engine is to die behind the present event.
     pub doomed: bool,
+    /// A stop was ordered, and must be over by then.
+    pub stop_by: Option<u64>,
     telling: bool,
 }
 
@@ -121,6 +126,7 @@ impl World {
             digest: 0xcbf2_9ce4_8422_2325,
             busy: 0,
             doomed: false,
+            stop_by: None,
             telling: std::env::var_os("MAILRACE_SIM_TRACE").is_some(),
         };
         world.tell(|| format!("{:?}", world.plan));
@@ -227,9 +233,10 @@ impl World {
             Event::Applied(life, core, epoch) if life == self.life => self.applied(core, epoch),
             Event::Fault => self.next_fault(),
             Event::Crash(life) if life == self.life => self.doomed = true,
+            Event::Stop(life) if life == self.life => self.order_stop(),
             Event::Restart => self.start_engine(),
             Event::Watch => self.watch(),
-            Event::SpoolTurn(..) | Event::LogTurn(..) | Event::Applied(..) | Event::Crash(_) => {}
+            Event::SpoolTurn(..) | Event::LogTurn(..) | Event::Applied(..) | Event::Crash(_) | Event::Stop(_) => {}
         }
         if std::mem::take(&mut self.doomed) && !self.cores.is_empty() {
             self.crash();
@@ -248,6 +255,7 @@ impl World {
             Happening::Spool(spool, completions) => self.complete_spool(core, spool, completions),
             Happening::Log(word) => self.complete_log(core, word),
             Happening::Inject(conn) => self.converse(conn),
+            Happening::Stop => self.stop_core(core),
         }
     }
 
@@ -257,6 +265,9 @@ impl World {
         let quiet = self.time.saturating_sub(self.busy);
         let period = if quiet < SECOND / 2 { SECOND / 100 } else { SECOND / 4 };
         self.on_core(core, period, Happening::Tick);
+        if self.stop_by.is_some() {
+            self.finish_stop();
+        }
     }
 
     /// Something of this kind happened; it may be the one at which the engine is to die.
@@ -281,8 +292,9 @@ fn kind_of(event: &Event) -> u8 {
                 Happening::Spool(..) => 7,
                 Happening::Log(_) => 8,
                 Happening::Inject(_) => 9,
+                Happening::Stop => 10,
             };
-            100 + 10 * (*core as u8) + of
+            100 + 11 * (*core as u8) + of
         }
         Event::SpoolTurn(..) => 0,
         Event::LogTurn(..) => 1,
@@ -294,5 +306,6 @@ fn kind_of(event: &Event) -> u8 {
         Event::Crash(_) => 7,
         Event::Restart => 8,
         Event::Watch => 9,
+        Event::Stop(_) => 10,
     }
 }

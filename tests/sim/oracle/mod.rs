@@ -103,6 +103,8 @@ pub struct Oracle {
     troubles: Vec<(u64, u64)>,
     /// The engine is not running, since then.
     down_since: Option<u64>,
+    /// Lives that ended in order.
+    clean: BTreeSet<u32>,
     damaged: BTreeSet<u16>,
     failure: Option<String>,
     pub deliveries: u64,
@@ -126,6 +128,7 @@ impl Oracle {
             crashes: BTreeMap::new(),
             troubles: Vec::new(),
             down_since: None,
+            clean: BTreeSet::new(),
             damaged: BTreeSet::new(),
             failure: None,
             deliveries: 0,
@@ -300,8 +303,12 @@ impl Oracle {
         self.trouble(since, moment.time);
     }
 
-    pub fn crashed(&mut self, moment: Moment) {
+    /// The engine stopped, in order and with everything finished (`clean`), or it died.
+    pub fn ended(&mut self, moment: Moment, clean: bool) {
         self.crashes.insert(self.life, moment);
+        if clean {
+            self.clean.insert(self.life);
+        }
         self.down_since = Some(moment.time);
     }
 
@@ -398,7 +405,8 @@ impl Oracle {
     fn beyond_bound(&self, life: u32, time: u64, serial: usize) -> Option<u64> {
         let crash = self.crashes.get(&life)?.time;
         let held_up = self.troubles.iter().any(|(from, to)| *from < crash && time.saturating_sub(SECOND) <= *to);
-        let beyond = crash > time + World::WINDOW && !held_up && !self.is_damaged(serial);
+        let window = if self.clean.contains(&life) { 0 } else { World::WINDOW };
+        let beyond = (crash > time + window || window == 0) && (!held_up || window == 0) && !self.is_damaged(serial);
         beyond.then(|| crash - time)
     }
 
