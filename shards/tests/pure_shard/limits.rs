@@ -124,6 +124,7 @@ fn a_permit_that_is_recalled_while_a_rate_is_waited_for_still_carries_a_message(
         }
         world.run(seconds(100));
         assert_eq!((world.delivered(), world.states()), (12, (0, 0, 0, 0)), "{cores} cores");
+        assert!(world.connects.len() <= 12, "{cores} cores: {} connections for 12 messages", world.connects.len());
     }
 }
 
