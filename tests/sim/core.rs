@@ -50,10 +50,10 @@ impl World {
                 Command::Post(to, mail) if usize::from(to.0) == core => self.cores[core].shard.handle_mail(mail, now),
                 Command::Post(to, mail) => self.post(usize::from(to.0), mail),
                 Command::Record { number, outcome } => self.append_record(core, number, *outcome),
-                Command::Progress(spool, progress) => self.to_spool(spool, Task::Progress(progress)),
+                Command::Progress(spool, progress) => self.hand_to_spool(spool, Task::Progress(progress)),
                 Command::Store { ticket, envelope, body } => {
                     // The spool that has the core's own number is the one that it accepts into.
-                    self.to_spool(core as u16, Task::Store(ticket, envelope, body));
+                    self.hand_to_spool(core as u16, Task::Store(ticket, envelope, body));
                 }
                 Command::Accepted { ticket, result } => {
                     if let Some(conn) = self.cores[core].waiting.remove(&ticket) {

@@ -21,7 +21,7 @@ impl World {
         self.life += 1;
         self.born = self.time;
         let count = self.plan.cores;
-        let Ok(mut recovered) = self.open_spools(count) else {
+        let Ok(recovered) = self.open_spools(count) else {
             self.report.fault("disk: fails", "recovery");
             for spool in self.spools.values_mut() {
                 spool.disk = spool.disk.after_crash(Survival::Some(self.random.number()));
@@ -54,8 +54,7 @@ impl World {
         self.oracle.engine_started(self.moment());
         // Rules before the mail that was recovered: none of it may be picked without them.
         self.publish_at_start();
-        for core in 0..count {
-            let found = std::mem::take(&mut recovered[core]);
+        for (core, found) in recovered.into_iter().enumerate() {
             self.with_shard(core, |shard, _| found.into_iter().for_each(|message| shard.handle_recovered(message)));
             let offset = self.random.below(SECOND / 100);
             self.on_core(core, offset, Happening::Tick);

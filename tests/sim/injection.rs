@@ -74,7 +74,7 @@ impl World {
                 injection.pending.drain(..taken);
             } else {
                 self.flush_injection(conn, injection);
-                if !(injection.pending.is_empty() || !injection.session.wants_input()) {
+                if !injection.pending.is_empty() && injection.session.wants_input() {
                     continue;
                 }
                 if !self.read_injection(conn, injection) {

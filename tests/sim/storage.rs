@@ -87,7 +87,7 @@ pub struct Log {
 }
 
 impl World {
-    pub fn to_spool(&mut self, spool: u16, task: Task) {
+    pub fn hand_to_spool(&mut self, spool: u16, task: Task) {
         if let Task::Progress(progress) = &task {
             self.tell(|| format!("spool {spool} hears {progress:?}"));
         }
