@@ -21,6 +21,7 @@ pub struct Ran {
 impl World {
     pub fn watch(&mut self) {
         self.oracle.check_expiries(self.time);
+        self.oracle.check_endings(self.time);
         self.after(SECOND, Event::Watch);
     }
 

@@ -1,6 +1,6 @@
 //! What the outcome log must say, and when.
 
-use super::{End, Oracle};
+use super::{End, Oracle, Recipient};
 use crate::network::Moment;
 use crate::plan::{EPOCH_MILLIS, SECOND};
 use mailrace_shards::outcome::{Outcome, RecordType};
@@ -78,6 +78,12 @@ impl Oracle {
         });
     }
 
+    /// When the last connection that was given a recipient was closed; nothing when one is open, 0 when none was.
+    pub(super) fn given_back(&self, recipient: &Recipient) -> Option<u64> {
+        let carriers = recipient.carried_by.iter().filter_map(|conn| self.outs.get(conn));
+        carriers.map(|out| out.closed.map(|closed| closed.time)).try_fold(0, |last, closed| Some(last.max(closed?)))
+    }
+
     /// Expiry on time: what is past it, on no connection and held up by nothing, has its record.
     pub fn check_expiries(&mut self, time: u64) {
         let late = |expires: Timestamp| Timestamp(expires.0 + EXPIRY_LATE_MILLIS);
@@ -88,9 +94,8 @@ impl Oracle {
                 return false;
             }
             let due = (known.expires.0 - EPOCH_MILLIS) as u64 * 1000;
-            let carriers = recipient.carried_by.iter().filter_map(|conn| self.outs.get(conn));
-            let carried = carriers.map(|out| out.closed.map_or(u64::MAX, |closed| closed.time)).max();
-            let from = due.max(known.acknowledged.map_or(0, |at| at.time)).max(carried.unwrap_or(0));
+            let given_back = self.given_back(recipient).unwrap_or(u64::MAX);
+            let from = due.max(known.acknowledged.map_or(0, |at| at.time)).max(given_back);
             from.saturating_add(EXPIRY_LATE_MILLIS as u64 * 1000) < time
                 && !self.trouble_between(from.saturating_sub(SECOND), time)
         });

@@ -3,16 +3,18 @@
 
 use super::{Known, Oracle, Out};
 use crate::network::{ConnId, Moment};
-use crate::plan::EPOCH_MILLIS;
+use crate::plan::{EPOCH_MILLIS, SECOND};
 use crate::sink::Taken;
 use mailrace_shards::outcome::RuleMark;
-use mailrace_shards::rules::{Rule, Scope};
+use mailrace_shards::rules::{Action, Rule, Scope};
 use mailrace_shards::time::Timestamp;
 use std::sync::Arc;
 
 /// A rule and since when it holds.
 pub struct Coverage {
-    pub scope: Scope,
+    scope: Scope,
+    /// It ends mail at once, wherever that waits.
+    ends: bool,
     start: Timestamp,
     end: Timestamp,
     acknowledged: Option<Moment>,
@@ -47,6 +49,9 @@ impl Coverage {
     }
 }
 
+/// How late the end by a rule may be when nothing holds it up, microseconds.
+const ENDING_LATE: u64 = 3 * SECOND / 2;
+
 fn utc_of(moment: Moment) -> Timestamp {
     Timestamp(EPOCH_MILLIS + (moment.time / 1000) as i64)
 }
@@ -55,7 +60,9 @@ impl Oracle {
     pub fn rule_called(&mut self, rule: &Rule) {
         let (start, end) = Coverage::of(rule);
         let scope = rule.scope.clone();
-        let coverage = Coverage { scope, start, end, acknowledged: None, removal_called: None, removed: None };
+        let about_attempts = scope.source_ip.is_some() || scope.remote_ip.is_some() || scope.pool.is_some();
+        let ends = matches!(rule.action(), Action::Fail(_) | Action::EndSilently(_)) && !about_attempts;
+        let coverage = Coverage { scope, ends, start, end, acknowledged: None, removal_called: None, removed: None };
         self.rules.insert(rule.id.clone(), coverage);
     }
 
@@ -110,6 +117,31 @@ impl Oracle {
             format!("letter {serial} was ended by {} at {at:?}, not in force: {span:?}", mark.id)
         });
         self.check(covers, || format!("letter {serial} to {address} was ended by {}, which is not about it", mark.id));
+    }
+
+    /// What a rule ends that can be decided from the message alone is ended soon, wherever it waits; only what a
+    /// connection has may take longer.
+    pub fn check_endings(&mut self, time: u64) {
+        let utc = utc_of(Moment { step: 0, time });
+        let ending: Vec<(&Arc<str>, &Coverage)> = self
+            .rules
+            .iter()
+            .filter(|(_, rule)| rule.ends && rule.removal_called.is_none() && rule.in_force(utc))
+            .collect();
+        if ending.is_empty() {
+            return;
+        }
+        let overdue = self.owed().find_map(|(serial, at)| {
+            let (known, recipient) = (&self.known[serial], &self.known[serial].recipients[at]);
+            let address = &known.letter.recipients[at];
+            ending.iter().find_map(|(id, rule)| {
+                let since = rule.acknowledged?.time.max(known.acknowledged?.time).max(self.given_back(recipient)?);
+                let since = since.max((rule.start.0.max(EPOCH_MILLIS) - EPOCH_MILLIS) as u64 * 1000);
+                let late = since + ENDING_LATE < time && !self.trouble_between(since.saturating_sub(SECOND), time);
+                (late && rule.covers(known, address, None)).then(|| format!("letter {serial} recipient {at} by {id}"))
+            })
+        });
+        self.check(overdue.is_none(), || format!("not ended in time: {}", overdue.unwrap_or_default()));
     }
 
     /// Whether some rule in force keeps a letter where it is.
