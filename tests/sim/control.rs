@@ -7,16 +7,21 @@ use crate::random::Random;
 use crate::world::{Event, Happening, World};
 use mailrace_shards::message::CoreId;
 use mailrace_shards::path::LimitTable;
-use mailrace_shards::rules::{Action, Answer, Change, Kind, Rule, Scope, Update, Validity, concerns};
+use mailrace_shards::rules::{
+    Action, Answer, Cause, Change, HashKey, Kind, Rule, Scope, Update, Validity, concerns, concerns_suppression,
+};
 use mailrace_shards::settings::Settings;
 use mailrace_shards::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// Secret of the rule tables' hashes.
+pub const RULE_KEY: HashKey = HashKey(3, 4);
+
 #[derive(Default)]
 pub struct Control {
     /// What is stored; survives everything.
-    rules: BTreeMap<Arc<str>, Arc<Rule>>,
+    rules: BTreeMap<Arc<str>, Stored>,
     made: u64,
     epoch: u64,
     /// The epoch of the last update posted to each core of this life.
@@ -26,6 +31,33 @@ pub struct Control {
     left: u64,
     /// Knows on how many cores a domain is spread.
     limits: Option<LimitTable>,
+}
+
+/// A rule, or a suppression in bulk, which is a rule of one address or domain that a core keeps in few octets and that
+/// is named by its value.
+#[derive(Clone)]
+struct Stored {
+    rule: Arc<Rule>,
+    bulk: bool,
+}
+
+impl Stored {
+    fn put(&self) -> Change {
+        match (&self.rule.kind, self.bulk) {
+            (Kind::Suppression(answer), true) => {
+                let cause = Cause { answer: answer.clone(), by: self.rule.by.clone() };
+                Change::Suppress { key: RULE_KEY.suppression(&self.rule.id), cause: Arc::new(cause) }
+            }
+            _ => Change::Put(self.rule.clone()),
+        }
+    }
+
+    fn remove(&self) -> Change {
+        if self.bulk {
+            return Change::Unsuppress { key: RULE_KEY.suppression(&self.rule.id) };
+        }
+        Change::Remove(self.rule.id.clone())
+    }
 }
 
 struct Call {
@@ -41,9 +73,16 @@ impl Control {
         self.limits = Some(LimitTable::new(&settings.limits, 0));
     }
 
-    fn concerned(&self, rule: &Rule, cores: usize) -> BTreeSet<usize> {
+    fn concerned(&self, stored: &Stored, cores: usize) -> BTreeSet<usize> {
         let lanes = |domain: &str| self.limits.as_ref().map_or(1, |limits| limits.lanes(domain));
-        (0..cores).filter(|core| concerns(CoreId(*core as u16), cores, &rule.scope, lanes)).collect()
+        let is_concerned = |core: &usize| {
+            let core = CoreId(*core as u16);
+            if stored.bulk {
+                return concerns_suppression(core, cores, &stored.rule.id, lanes);
+            }
+            concerns(core, cores, &stored.rule.scope, lanes)
+        };
+        (0..cores).filter(is_concerned).collect()
     }
 }
 
@@ -54,10 +93,10 @@ impl World {
         self.control.posted = vec![0; cores];
         self.control.epoch += 1;
         let epoch = self.control.epoch;
-        let rules: Vec<Arc<Rule>> = self.control.rules.values().cloned().collect();
+        let rules: Vec<Stored> = self.control.rules.values().cloned().collect();
         for core in 0..cores {
             let concerned = rules.iter().filter(|rule| self.control.concerned(rule, cores).contains(&core));
-            let changes: Vec<Change> = concerned.map(|rule| Change::Put(rule.clone())).collect();
+            let changes: Vec<Change> = concerned.map(Stored::put).collect();
             if !changes.is_empty() {
                 self.control.posted[core] = epoch;
                 self.with_shard(core, |shard, now| shard.handle_rules(Update { after: 0, epoch, changes }, now));
@@ -103,20 +142,37 @@ impl World {
         let utc = self.utc();
         self.control.made += 1;
         let domains: Vec<String> = self.plan.domains.iter().map(|domain| domain.name.clone()).collect();
-        let rule = Arc::new(make_rule(self.control.made, utc, &domains, self.oracle.letters(), &mut self.random));
-        self.control.rules.insert(rule.id.clone(), rule.clone());
-        self.oracle.rule_called(&rule);
-        self.report.count("rule", &format!("{} made", rule.kind.as_str()));
-        let concerned = self.control.concerned(&rule, self.cores.len());
-        let id = rule.id.clone();
-        self.publish(Change::Put(rule), concerned, Some(id), None);
+        let mut rule = make_rule(self.control.made, utc, &domains, self.oracle.letters(), &mut self.random);
+        let mut bulk = false;
+        if self.random.permille(200) {
+            let answer = Answer::new(550, None, "suppressed".into()).expect("the code is in its range");
+            let scope = if self.random.permille(800) {
+                Scope { address: Some(address(&domains, self.oracle.letters(), &mut self.random)), ..Scope::default() }
+            } else {
+                Scope { domain: Some(self.random.pick(&domains).as_str().into()), ..Scope::default() }
+            };
+            let id = scope.address.clone().or(scope.domain.clone()).expect("it has one of them");
+            if !self.control.rules.contains_key(&id) {
+                rule = Rule { id, kind: Kind::Suppression(answer), scope, validity: Validity::always(), ..rule };
+                bulk = true;
+            }
+        }
+        let stored = Stored { rule: Arc::new(rule), bulk };
+        let (rule, id) = (&stored.rule, stored.rule.id.clone());
+        self.oracle.rule_called(rule);
+        let what = if bulk { "suppression in bulk" } else { rule.kind.as_str() };
+        self.report.count("rule", &format!("{what} made"));
+        let concerned = self.control.concerned(&stored, self.cores.len());
+        let change = stored.put();
+        self.control.rules.insert(id.clone(), stored);
+        self.publish(change, concerned, Some(id), None);
     }
 
     fn remove_rule(&mut self, id: &Arc<str>) {
-        let rule = self.control.rules.remove(id).expect("only stored rules are removed");
+        let stored = self.control.rules.remove(id).expect("only stored rules are removed");
         self.oracle.rule_removal_called(id, self.moment());
-        let concerned = self.control.concerned(&rule, self.cores.len());
-        self.publish(Change::Remove(id.clone()), concerned, None, Some(id.clone()));
+        let concerned = self.control.concerned(&stored, self.cores.len());
+        self.publish(stored.remove(), concerned, None, Some(id.clone()));
     }
 
     fn publish(&mut self, change: Change, to: BTreeSet<usize>, put: Option<Arc<str>>, remove: Option<Arc<str>>) {
@@ -177,10 +233,7 @@ fn make_rule(number: u64, utc: Timestamp, domains: &[String], letters: usize, ra
             5 => scope.pool = text(random, &["p0", "p1"]),
             6 => scope.source_ip = Some(std::net::IpAddr::from([192, 0, 2, random.between(1, 3) as u8])),
             7 => scope.remote_ip = Some(std::net::IpAddr::from([198, 51, 100, random.between(1, 6) as u8])),
-            _ => {
-                let address = format!("r{}-0@{}", random.below(letters as u64 + 3), random.pick(domains));
-                scope.address = Some(address.as_str().into());
-            }
+            _ => scope.address = Some(address(domains, letters, random)),
         }
     }
     let holds = Rule {
@@ -204,6 +257,11 @@ fn make_rule(number: u64, utc: Timestamp, domains: &[String], letters: usize, ra
         _ => Validity::until(later(random, 30_000)),
     };
     Rule { scope, validity, ..holds }
+}
+
+/// The address of a recipient who perhaps gets mail.
+fn address(domains: &[String], letters: usize, random: &mut Random) -> Arc<str> {
+    format!("r{}-0@{}", random.below(letters as u64 + 3), random.pick(domains)).into()
 }
 
 impl Coverage {

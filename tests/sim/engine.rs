@@ -1,11 +1,11 @@
 //! The engine's lives: how it starts on the disks that it finds, and how it dies.
 
+use crate::control::RULE_KEY;
 use crate::core::Core;
 use crate::plan::{Death, SECOND};
 use crate::storage::{Log, Spool, Task};
 use crate::world::{Event, Happening, World};
 use mailrace_shards::message::CoreId;
-use mailrace_shards::rules::HashKey;
 use mailrace_shards::shard::{Shard, ShardConfig};
 use mailrace_shards::spool::journal::JournalOptions;
 use mailrace_shards::spool::memory_disk::{Fault, MemoryDisk, Survival};
@@ -36,7 +36,7 @@ impl World {
                 core: CoreId(core as u16),
                 cores: count,
                 generation: self.life,
-                rule_key: HashKey(3, 4),
+                rule_key: RULE_KEY,
                 quarantine: Arc::default(),
                 settings: settings.clone(),
             });

@@ -135,8 +135,11 @@ impl Oracle {
             let (known, recipient) = (&self.known[serial], &self.known[serial].recipients[at]);
             let address = &known.letter.recipients[at];
             ending.iter().find_map(|(id, rule)| {
-                let since = rule.acknowledged?.time.max(known.acknowledged?.time).max(self.given_back(recipient)?);
-                let since = since.max((rule.start.0.max(EPOCH_MILLIS) - EPOCH_MILLIS) as u64 * 1000);
+                let start = (rule.start.0.max(EPOCH_MILLIS) - EPOCH_MILLIS) as u64 * 1000;
+                let since = rule.acknowledged?.time.max(start);
+                // What comes later is judged when it is picked.
+                let here = known.acknowledged?.time < since;
+                let since = since.max(self.given_back(recipient).filter(|_| here)?);
                 let late = since + ENDING_LATE < time && !self.trouble_between(since.saturating_sub(SECOND), time);
                 (late && rule.covers(known, address, None)).then(|| format!("letter {serial} recipient {at} by {id}"))
             })
