@@ -3,6 +3,7 @@
 //! The spool hears of a recipient's end only after the record of it is synced (`handle_log_synced`).
 
 use super::Shard;
+use super::gate::is_blank;
 use crate::event::{Command, Mail, SessionId};
 use crate::limits::{BODY_MOVED_WAIT_MILLIS, HOSTS_TRIED, UNSYNCED_RECORDS_MAX};
 use crate::message::CoreId;
@@ -261,6 +262,10 @@ impl Shard {
                 self.queue.entry_mut(id).recipients = later.clone();
                 self.queue.defer(id, due);
                 self.tell_spool(spool, Progress::Attempt { id: message, recipients: later, standing });
+                // A rule that came during the attempt has passed over it; back-off is no refuge from it.
+                if !is_blank(&self.rules) {
+                    self.end_by_rules(id, now);
+                }
             }
         }
     }

@@ -187,6 +187,22 @@ fn a_forced_deferral_counts_attempts_and_wins_over_a_hold() {
     assert_eq!(world.story(id).last(), Some(&(Delivery, 250, 3)));
 }
 
+/// A rule that ends mail came while a host was still thinking about a message. Its refusal puts the message into
+/// back-off, where the rule ends it at once, not only at the next attempt.
+#[test]
+fn mail_that_is_deferred_when_a_rule_ends_it_already_does_not_wait_for_its_retry() {
+    let mut world = world();
+    world.hosts.insert(peer(1), Behaviour::Ponders(reply(451, Verb::EndOfData), seconds(2)));
+    let id = world.post(&["r@a.test", "s@a.test"]);
+    world.run(seconds(1));
+    world.put(rule("bounce", 1, Kind::Bounce { answer: answer(550), suppress_logging: false }, domain("a.test")));
+    world.run(seconds(2));
+    let failed = [(TransientFailure, 451, 1), (TransientFailure, 451, 1)];
+    let ended = [(AdminBounce, 550, 1), (AdminBounce, 550, 1)];
+    assert_eq!(world.story(id), [failed, ended].concat());
+    assert_eq!(world.states(), (0, 0, 0, 0));
+}
+
 #[test]
 fn suppressions_act_when_the_attempt_is_made_and_on_what_is_queued() {
     let cause = Arc::new(Cause { answer: answer(550), by: "list".into() });
