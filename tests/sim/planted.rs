@@ -30,7 +30,8 @@ fn git_apply(directory: &Path, patch: &Path, options: &[&str]) -> Output {
     let mut command = Command::new("git");
     // A copy inside of a repository is not part of it.
     command.env("GIT_CEILING_DIRECTORIES", directory.parent().unwrap());
-    command.arg("apply").args(options).arg(patch).current_dir(directory).output().unwrap()
+    // A line of context is enough: the sources change round about.
+    command.args(["apply", "-C1"]).args(options).arg(patch).current_dir(directory).output().unwrap()
 }
 
 fn said(output: &Output) -> String {
