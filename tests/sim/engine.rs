@@ -22,7 +22,7 @@ impl World {
         self.born = self.time;
         let count = self.plan.cores;
         let Ok(recovered) = self.open_spools(count) else {
-            self.report.fault("disk: fails", "recovery");
+            self.report.fault("disk: fails at the start", "");
             for spool in self.spools.values_mut() {
                 spool.disk = spool.disk.after_crash(Survival::Some(self.random.number()));
             }

@@ -179,6 +179,9 @@ impl World {
 
     /// Counts in which states messages are that a fault meets.
     pub fn note_states(&mut self, fault: &str) {
+        if fault != "rule acknowledged" {
+            self.report.fault(fault, "");
+        }
         for (state, count) in self.oracle.states(self.time) {
             self.report.met(fault, state, count);
         }

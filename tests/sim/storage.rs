@@ -172,6 +172,7 @@ impl World {
             self.after(delay, Event::Crash(life));
         }
         if self.faults.disk_has_stopped(number, &self.spools[&number].disk) {
+            self.report.count("crash at", "a disk operation");
             self.doomed = true;
             return;
         }
@@ -233,7 +234,6 @@ impl World {
             log.faults -= 1;
             let first = !std::mem::replace(&mut log.failing, true);
             self.oracle.trouble(self.time, self.time);
-            self.report.fault("log: sync fails", "");
             self.after(LOG_RETRY_MS * MILLI, Event::LogTurn(self.life, core));
             if first {
                 self.on_core(core, 10, Happening::Log(LogWord::Failing));

@@ -232,7 +232,10 @@ impl World {
             Event::RuleCall => self.rule_call(),
             Event::Applied(life, core, epoch) if life == self.life => self.applied(core, epoch),
             Event::Fault => self.next_fault(),
-            Event::Crash(life) if life == self.life => self.doomed = true,
+            Event::Crash(life) if life == self.life => {
+                self.report.count("crash at", "some time");
+                self.doomed = true;
+            }
             Event::Stop(life) if life == self.life => self.order_stop(),
             Event::Restart => self.start_engine(),
             Event::Watch => self.watch(),
@@ -273,6 +276,7 @@ impl World {
     /// Something of this kind happened; it may be the one at which the engine is to die.
     pub fn pass(&mut self, spot: Spot) {
         if self.faults.meets(spot) {
+            self.report.count("crash at", &format!("{spot:?}"));
             self.doomed = true;
         }
     }
