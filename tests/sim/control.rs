@@ -1,10 +1,12 @@
 //! The control side as the cores see it: a durable set of rules, and numbered changes published to the cores that
 //! they concern, one at a time. A call is answered when every concerned core has applied it.
 
+use crate::core::Order;
 use crate::oracle::Coverage;
 use crate::plan::SECOND;
 use crate::random::Random;
 use crate::world::{Event, Happening, World};
+use mailrace_shards::event::Question;
 use mailrace_shards::message::CoreId;
 use mailrace_shards::path::LimitTable;
 use mailrace_shards::rules::{
@@ -138,6 +140,34 @@ impl World {
         self.after(pause, Event::RuleCall);
     }
 
+    /// Somebody asks all cores something, or has them do something to one message or to some mail.
+    pub fn ask(&mut self) {
+        if self.faults.over || self.cores.is_empty() {
+            return;
+        }
+        let serial = self.random.below(self.oracle.letters() as u64 + 1) as usize;
+        let domain = self.random.pick(&self.plan.domains).name.as_str().into();
+        let scope = Scope { domain: Some(domain), ..Scope::default() };
+        let id = self.oracle.id_of(serial);
+        let question = match (self.random.below(6), id) {
+            (0 | 1, Some(id)) => {
+                self.oracle.cancelled(serial);
+                Question::Cancel { id, by: "simulation".into() }
+            }
+            (2, Some(id)) => Question::Retry(id),
+            (3, _) => Question::Covered(scope),
+            (4, _) => Question::Queues,
+            _ => Question::Flush(scope),
+        };
+        let text = format!("{question:?}");
+        self.report.count("control", text.split([' ', '(']).next().unwrap_or_default());
+        for core in 0..self.cores.len() {
+            self.cores[core].orders.push_back(Order::Ask(question.clone()));
+            let delay = self.random.skewed(1, 20_000);
+            self.on_core(core, delay, Happening::Turn);
+        }
+    }
+
     fn put_rule(&mut self) {
         let utc = self.utc();
         self.control.made += 1;
@@ -180,7 +210,8 @@ impl World {
         let epoch = self.control.epoch;
         for core in &to {
             let after = std::mem::replace(&mut self.control.posted[*core], epoch);
-            self.cores[*core].orders.push_back(Update { after, epoch, changes: vec![change.clone()] });
+            let update = Update { after, epoch, changes: vec![change.clone()] };
+            self.cores[*core].orders.push_back(Order::Rules(update));
             let delay = self.random.skewed(1, 20_000);
             self.on_core(*core, delay, Happening::Turn);
         }

@@ -5,7 +5,7 @@ use crate::network::{Conn, Far};
 use crate::plan::{SECOND, Spot};
 use crate::storage::{Log, Task};
 use crate::world::{Event, Happening, World};
-use mailrace_shards::event::{Command, Connect, Host, Lookup, Mail, Resolved, SessionId};
+use mailrace_shards::event::{Answer, Command, Connect, Host, Lookup, Mail, Question, ReplyTo, Resolved, SessionId};
 use mailrace_shards::outcome::Verb;
 use mailrace_shards::queue::DestinationId;
 use mailrace_shards::rules::Update;
@@ -17,12 +17,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+/// What the control side tells a core.
+pub enum Order {
+    Rules(Update),
+    Ask(Question),
+}
+
 /// Mail taken in one turn.
 const MAIL_A_TURN: usize = 4;
 
 pub struct Core {
     pub shard: Shard,
-    pub orders: VecDeque<Update>,
+    pub orders: VecDeque<Order>,
     pub mail: VecDeque<Mail>,
     pub log: Log,
     /// Connections by session.
@@ -89,7 +95,16 @@ impl World {
 
     /// Carries out the orders that have come.
     pub fn take_orders(&mut self, core: usize) {
-        while let Some(update) = self.cores[core].orders.pop_front() {
+        while let Some(order) = self.cores[core].orders.pop_front() {
+            let update = match order {
+                Order::Rules(update) => update,
+                Order::Ask(question) => {
+                    // What the answer says is not looked at here, only what the question does.
+                    let reply = ReplyTo::new(drop::<Answer>);
+                    self.with_shard(core, |shard, now| shard.handle_question(question, reply, now));
+                    continue;
+                }
+            };
             let epoch = self.with_shard(core, |shard, now| {
                 shard.handle_rules(update, now);
                 shard.rules().epoch()

@@ -87,6 +87,10 @@ impl World {
         self.after(SECOND, Event::Watch);
         let first = self.random.below(self.plan.active / 2);
         self.after(first, Event::RuleCall);
+        for _ in 0..self.plan.questions {
+            let at = self.random.below(self.plan.active);
+            self.after(at, Event::Question);
+        }
         for _ in 0..self.faults.kinds.len() {
             let at = self.random.below(self.plan.active);
             self.after(at, Event::Fault);

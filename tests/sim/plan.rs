@@ -98,6 +98,8 @@ pub struct Plan {
     pub leaving_clients: u64,
     /// Rule calls while it is active.
     pub rule_calls: u64,
+    /// Questions and commands about queued mail.
+    pub questions: u64,
     pub deaths: Vec<Death>,
     /// Faults of the spools' disks, of the log, and stalls of cores, while it is active.
     pub disk_faults: u64,
@@ -135,6 +137,7 @@ impl Plan {
             letters_a_connection: *random.pick(&[1, 3, 10]),
             leaving_clients: *random.pick(&[0, 0, 100, 300]),
             rule_calls: some(random, 600, 25),
+            questions: some(random, 300, 20),
             deaths,
             disk_faults: some(random, 300, 6),
             full_disks: some(random, 100, 2),

@@ -54,6 +54,7 @@ pub enum Event {
     Arrive(ConnId, Way),
     Client,
     RuleCall,
+    Question,
     /// A core tells the control side that it has applied a change.
     Applied(u32, usize, u64),
     Fault,
@@ -230,6 +231,7 @@ impl World {
             Event::Arrive(conn, way) => self.arrive(conn, way),
             Event::Client => self.new_client(),
             Event::RuleCall => self.rule_call(),
+            Event::Question => self.ask(),
             Event::Applied(life, core, epoch) if life == self.life => self.applied(core, epoch),
             Event::Fault => self.next_fault(),
             Event::Crash(life) if life == self.life => {
@@ -311,5 +313,6 @@ fn kind_of(event: &Event) -> u8 {
         Event::Restart => 8,
         Event::Watch => 9,
         Event::Stop(_) => 10,
+        Event::Question => 11,
     }
 }

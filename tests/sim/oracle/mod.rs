@@ -44,6 +44,8 @@ pub(crate) struct Known {
     acknowledged: Option<Moment>,
     /// When the client had sent its end.
     submitted: bool,
+    /// Its end was asked for.
+    cancelled: bool,
     expires: Timestamp,
     recipients: Vec<Recipient>,
 }
@@ -176,13 +178,31 @@ impl Oracle {
         self.known.len()
     }
 
+    /// The id of a letter that was acknowledged.
+    pub fn id_of(&self, serial: usize) -> Option<MessageId> {
+        self.known.get(serial)?.id
+    }
+
+    /// Somebody asks for the end of a letter.
+    pub fn cancelled(&mut self, serial: usize) {
+        self.known[serial].cancelled = true;
+    }
+
     pub fn written_letter(&mut self, letter: &Letter) {
         for (at, address) in letter.recipients.iter().enumerate() {
             self.by_address.insert(address.clone(), (self.known.len(), at));
         }
         let recipients = letter.recipients.iter().map(|_| Recipient::default()).collect();
         let (letter, expires) = (letter.clone(), Timestamp::NEVER);
-        self.known.push(Known { letter, id: None, acknowledged: None, submitted: false, expires, recipients });
+        self.known.push(Known {
+            letter,
+            id: None,
+            acknowledged: None,
+            submitted: false,
+            cancelled: false,
+            expires,
+            recipients,
+        });
     }
 
     /// The client's end of a message is on its way.

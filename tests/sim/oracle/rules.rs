@@ -107,6 +107,11 @@ impl Oracle {
 
     /// A record that names a rule was made while that rule was in force, of mail that it covers.
     pub(super) fn check_mark(&mut self, serial: usize, address: &str, mark: &RuleMark, at: Timestamp) {
+        if mark.kind == "cancel" {
+            let known = &self.known[serial];
+            let asked = known.cancelled && known.id.is_some_and(|id| id.to_string() == *mark.id);
+            return self.check(asked, || format!("letter {serial} was cancelled by {mark:?}, which nobody asked for"));
+        }
         let Some(rule) = self.rules.get(&mark.id) else {
             return self.fail(format!("letter {serial} was ended by {}, which nobody made", mark.id));
         };
