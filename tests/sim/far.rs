@@ -107,7 +107,7 @@ impl World {
                 }
                 Reaction::Complete(taken) => {
                     let good = taken.good;
-                    let number = self.oracle.completed(conn, taken, self.moment());
+                    let number = self.oracle.completed(conn, taken);
                     if good {
                         answers.push(number);
                     }

@@ -28,7 +28,6 @@ use limits::Limits;
 use mailrace_shards::event::Connect;
 use mailrace_shards::message::MessageId;
 use mailrace_shards::outcome::RecordType;
-use mailrace_shards::spool::report::{DropReason, Dropped};
 use mailrace_shards::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -58,7 +57,6 @@ struct Recipient {
     /// Connections that were given it, and on which it was named.
     carried_by: BTreeSet<ConnId>,
     named_on: BTreeSet<ConnId>,
-    last_named: Option<u64>,
     /// A record of its end exists, durable or not; when it was made.
     record_made: Option<(u32, u64)>,
 }
@@ -86,7 +84,6 @@ struct Out {
     peer: IpAddr,
     closed: Option<Moment>,
     line: Vec<u8>,
-    ended_line: bool,
 }
 
 pub struct Oracle {
@@ -233,7 +230,7 @@ impl Oracle {
 
     pub fn connecting(&mut self, conn: ConnId, connect: &Connect, moment: Moment) {
         let source = connect.source.unwrap_or(SYSTEM_ADDRESS);
-        let out = Out { source, peer: connect.peer.ip(), closed: None, line: Vec::new(), ended_line: true };
+        let out = Out { source, peer: connect.peer.ip(), closed: None, line: Vec::new() };
         // Another host in the place of one that was tried in vain goes on the same leave: it is not counted as new.
         let instead = self.last_closed == Some(moment);
         let source = connect.source;
@@ -268,7 +265,6 @@ impl Oracle {
                 }
             }
         }
-        out.ended_line = out.line.is_empty();
         self.outs.insert(conn, out);
     }
 
@@ -286,7 +282,6 @@ impl Oracle {
         };
         let recipient = &mut self.known[serial].recipients[at];
         recipient.named_on.insert(conn);
-        recipient.last_named = Some(moment.time);
         let domain = address.rsplit('@').next().unwrap_or_default();
         let trouble = self.trouble_since(moment.time.saturating_sub(10 * SECOND));
         if let Some(what) = self.limits.named(conn, domain, moment.time, trouble) {
@@ -295,7 +290,7 @@ impl Oracle {
     }
 
     /// A host has read a message to its end. Its number.
-    pub fn completed(&mut self, conn: ConnId, taken: Taken, moment: Moment) -> usize {
+    pub fn completed(&mut self, conn: ConnId, taken: Taken) -> usize {
         let number = self.handed.len();
         let life = self.life_at(taken.completed);
         self.check_content(&taken);
@@ -308,7 +303,6 @@ impl Oracle {
             self.known[serial].recipients[at].taken.push(number);
             self.deliveries += u64::from(taken.good);
         }
-        let _ = moment;
         number
     }
 
@@ -354,12 +348,6 @@ impl Oracle {
     pub fn disk_damage_was_told(&mut self, spool: u16) {
         let known = self.damaged.contains(&spool);
         self.check(known, || format!("spool {spool} told of damage that nobody did"));
-    }
-
-    /// Recovery could not use octets of a spool.
-    pub fn dropped(&mut self, spool: u16, dropped: &Dropped) {
-        let fine = dropped.why == DropReason::TornTail || self.damaged.contains(&spool) || dropped.octets < 200_000;
-        self.check(fine, || format!("spool {spool} dropped {dropped}"));
     }
 
     fn life_at(&self, moment: Moment) -> u32 {
