@@ -58,6 +58,7 @@ impl Shard {
         self.session_closed(id, failure, now);
         for flight in flights {
             let destination = self.queue.destination_of(self.queue.entry(flight.entry).bucket);
+            self.end_if_ruled(flight.entry, now);
             self.attend(destination, now);
         }
     }

@@ -207,8 +207,9 @@ impl Shard {
             opening += of_path.opening.iter().filter(|of| **of == share).count();
             sessions += of_path.sessions;
             // The last to become idle is the warmest, and the others may reach their time-out.
-            let fits =
-                |session: &Session| session.share == share && !session.recalled && member.reaches(session.peer().ip());
+            let fits = |session: &Session| {
+                session.share == share && !session.retiring() && member.reaches(session.peer().ip())
+            };
             let idle: SmallVec<[(SessionId, SocketAddr); 4]> = of_path
                 .idle
                 .iter()
