@@ -3,7 +3,7 @@
 use crate::rules::preview::{Census, Counting, Matched, RuleCounts};
 use mailrace_shards::event::{Answer, Coverage, MessageView, Order, Question, QueueView, ReplyTo, RuleCount};
 use mailrace_shards::message::{Body, CoreId};
-use mailrace_shards::rules::Rule;
+use mailrace_shards::rules::{Rule, Scope};
 use mailrace_shards::runtime::control::Control;
 use mailrace_shards::runtime::mailbox::Postbox;
 use mailrace_shards::runtime::reply::reply;
@@ -16,6 +16,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Destinations named in the answer to a dry run.
 const DESTINATIONS: usize = 100;
+
+/// Scheduled queues named in the answer to a bounce.
+const QUEUES: usize = 1000;
 
 /// The way to ask. Belongs to the control core.
 #[derive(Clone)]
@@ -71,6 +74,17 @@ impl Cores {
         counts.sum()
     }
 
+    /// How many queued recipients a scope covers.
+    pub async fn covered(&self, scope: Scope) -> u64 {
+        // Less than is waited for the answer.
+        let question = Question::Covered { scope, within: ANSWER_WITHIN / 2 };
+        let answers = self.ask(question).await.answers.into_iter().map(|answer| match answer {
+            Answer::Covered(coverage) => coverage.matched,
+            _ => 0,
+        });
+        answers.sum()
+    }
+
     /// Messages, by id, `limit` at most; and whether a core did not answer.
     pub async fn messages(&self, question: Question, limit: usize) -> (Vec<MessageView>, bool) {
         let Answers { answers, missing } = self.ask(question).await;
@@ -116,6 +130,13 @@ impl Cores {
     }
 }
 
+fn largest(counts: HashMap<Arc<str>, u64>, most: usize) -> Vec<(String, u64)> {
+    let mut counts: Vec<(String, u64)> = counts.into_iter().map(|(name, count)| (name.to_string(), count)).collect();
+    counts.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
+    counts.truncate(most);
+    counts
+}
+
 fn add(to: &mut QueueView, view: &QueueView) {
     to.total += view.total;
     to.held += view.held;
@@ -126,14 +147,16 @@ fn add(to: &mut QueueView, view: &QueueView) {
 }
 
 impl Census for Cores {
-    fn matched<'a>(&'a self, rule: &'a Rule) -> Counting<'a, Matched> {
-        Box::pin(async {
-            let Answers { answers, missing } = self.ask(Question::Covered(rule.scope.clone())).await;
+    fn matched<'a>(&'a self, rule: &'a Rule, within: Duration) -> Counting<'a, Matched> {
+        Box::pin(async move {
+            let question = Question::Covered { scope: rule.scope.clone(), within };
+            let Answers { answers, missing } = self.ask(question).await;
             let mut matched = Matched { counting: missing > 0, ..Matched::default() };
             let mut destinations: HashMap<Arc<str>, u64> = HashMap::new();
+            let mut by_queue: HashMap<Arc<str>, u64> = HashMap::new();
             for answer in answers {
                 let Answer::Covered(coverage) = answer else { continue };
-                let Coverage { matched: count, in_flight, held, first_expiry, destinations: of_core, counting } =
+                let Coverage { matched: count, in_flight, held, first_expiry, destinations: of_core, queues, counting } =
                     coverage;
                 matched.matched += count;
                 matched.in_flight += in_flight;
@@ -143,12 +166,12 @@ impl Census for Cores {
                 for (domain, count) in of_core {
                     *destinations.entry(domain).or_default() += count;
                 }
+                for (queue, count) in queues {
+                    *by_queue.entry(queue).or_default() += count;
+                }
             }
-            let mut destinations: Vec<(String, u64)> =
-                destinations.into_iter().map(|(domain, count)| (domain.to_string(), count)).collect();
-            destinations.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
-            destinations.truncate(DESTINATIONS);
-            matched.destinations = destinations;
+            matched.destinations = largest(destinations, DESTINATIONS);
+            matched.queues = largest(by_queue, QUEUES);
             matched
         })
     }

@@ -7,8 +7,9 @@ use crate::config::Config;
 use crate::control::{ControlCore, Door};
 use crate::report;
 use crate::rules::authority::{self, Authority, EngineCores, IN_FORCE_WITHIN};
+use crate::rules::counts;
 use crate::rules::pools::{ApiPools, lay_over};
-use crate::rules::store::Store;
+use crate::rules::store::{Store, StoreError};
 use crate::submit::CurrentTerms;
 use crate::token::TokenSet;
 use crate::topology::Topology;
@@ -20,6 +21,7 @@ use mailrace_shards::rules::HashKey;
 use mailrace_shards::runtime::clock;
 use mailrace_shards::runtime::engine::{self as runtime, EngineStart};
 use mailrace_shards::runtime::mailbox::Postbox;
+use mailrace_shards::runtime::rule_feed::{RuleFeed, rule_feeds};
 use mailrace_shards::settings::Settings;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -73,15 +75,17 @@ pub fn start(start: Start) -> Result<impl Engine, String> {
     let injectors: Injectors = Arc::new(RwLock::new((Arc::new(users), tokens.clone())));
     let asked = injectors.clone();
     // Whatever cannot be read of the rules ends the start here: without them mail would go out that must not.
-    let store = Store::open(&config.settings.data_dir).map_err(|error| error.to_string())?;
+    let mut store = Store::open(&config.settings.data_dir).map_err(|error| error.to_string())?;
+    let log_directory = config.settings.data_dir.join("log");
+    counts::begin(&mut store, &log_directory, config.settings.shards, clock::now().utc)?;
     let limits = LimitTable::new(&config.settings.limits, 0);
     let lanes = Arc::new(move |domain: &str| limits.lanes(domain));
     let rule_key = rule_key();
-    let mut prepared = authority::prepare(store, config.settings.shards, rule_key, lanes, clock::now())
-        .map_err(|error| error.to_string())?;
+    let prepared =
+        authority::prepare(store, config.settings.shards, rule_key, lanes).map_err(|error| error.to_string())?;
     let overlay = Overlay::new(config.settings.clone(), prepared.pools.clone());
     let door = Door::open(&config, tokens)?;
-    let mut engine = runtime::Engine::start(EngineStart {
+    let (prepared, mut engine) = start_with_rules(prepared, |rules| EngineStart {
         settings: overlay.settings(),
         cpus: topology.shard_cpus.iter().map(|cpu| topology.pinned.then_some(*cpu)).collect(),
         authenticate: Arc::new(move |name, secret| {
@@ -89,12 +93,11 @@ pub fn start(start: Start) -> Result<impl Engine, String> {
             auth::injector(&users, &tokens, name, secret.as_bytes()).is_some()
         }),
         rule_key,
-        rules: std::mem::take(&mut prepared.updates),
-    })
-    .map_err(|error| error.to_string())?;
+        rules,
+    })?;
     let configured = Configured::default();
     configured.set(&config_file, &config.settings);
-    let started = start_authority(prepared, &overlay, engine.postbox(), config.settings.hostname.clone());
+    let started = start_authority(prepared, &overlay, &engine, config.settings.hostname.clone());
     let started = started.and_then(|(authority, thread)| {
         let rules = (authority.clone(), configured.clone());
         let reach = Reach {
@@ -134,15 +137,38 @@ struct Rules {
     config_file: String,
 }
 
+/// Starts the cores while the rules are read: each has all of its rules in force before its first delivery, and only a
+/// few updates are in memory at a time.
+fn start_with_rules(
+    mut prepared: authority::Prepared,
+    with: impl FnOnce(Vec<RuleFeed>) -> EngineStart,
+) -> Result<(authority::Prepared, runtime::Engine), String> {
+    let (feeder, feeds) = rule_feeds(prepared.cores());
+    let start = with(feeds);
+    std::thread::scope(|scope| {
+        let reading = std::thread::Builder::new().name("rules".to_owned()).spawn_scoped(scope, move || {
+            prepared.read(clock::now(), |core, update| feeder.give(core, update))?;
+            feeder.finish();
+            Ok::<_, StoreError>(prepared)
+        });
+        let reading = reading.map_err(|error| format!("the rules' thread cannot be started: {error}"))?;
+        let engine = runtime::Engine::start(start);
+        // What cannot be read is the cause when the cores have no rules.
+        let read = reading.join().map_err(|_| "the rules could not be read; the words stand above".to_owned())?;
+        let prepared = read.map_err(|error| error.to_string());
+        Ok((prepared?, engine.map_err(|error| error.to_string())?))
+    })
+}
+
 fn start_authority(
     prepared: authority::Prepared,
     overlay: &Overlay,
-    postbox: &Postbox,
+    engine: &runtime::Engine,
     node: Arc<str>,
 ) -> Result<(Authority, JoinHandle<()>), String> {
-    let (overlay, orders) = (overlay.clone(), postbox.clone());
+    let (overlay, orders) = (overlay.clone(), engine.postbox().clone());
     let pools = Box::new(move |pools| overlay.change_pools(pools, &orders));
-    let cores = EngineCores { postbox: postbox.clone(), pools };
+    let cores = EngineCores { postbox: engine.postbox().clone(), pools, tallies: engine.tallies() };
     authority::start(prepared, cores, node, clock::now, IN_FORCE_WITHIN)
         .map_err(|error| format!("the rules' thread cannot be started: {error}"))
 }

@@ -18,9 +18,24 @@ pub fn read_bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Makes `path`, its parents too, closed to others: mail is private.
+/// Makes `path`, its parents too, closed to others: mail is private. What is made is durable: whatever is synced in
+/// a directory is lost with it when its own name is not.
 pub fn make_private_directory(path: &Path) -> io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path)
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if parent != Path::new(".") {
+        make_private_directory(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o750).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !path.is_dir() => return Err(error),
+        _ => {}
+    }
+    File::open(parent)?.sync_all()
 }
 
 /// Makes `path` with mode 0600 unless it is there.

@@ -9,8 +9,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::sink::{SinkArgs, SinkProfileArgs};
+use crate::dns::Hosts;
 use crate::generator::{Load, Pipelining, Spread};
-use crate::sink::profile::{Profile, RefusalStage};
+use crate::rules::RuleArgs;
+
+mod sink;
 
 /// Load harness for mail servers: generator, sink, sampler and side-by-side comparison.
 #[derive(Parser)]
@@ -26,6 +30,10 @@ pub enum Command {
     Run(RunArgs),
     /// Measure mailrace and another server in alternation.
     Compare(CompareArgs),
+    /// Measure delivery alone, from memory, on one core, against our own client.
+    Limit(LimitArgs),
+    /// Make a page of one result, or of several side by side.
+    Report(ReportArgs),
     /// Send load to a server that is already there.
     Generate(GenerateArgs),
     /// Accept mail, count it, throw it away.
@@ -35,8 +43,24 @@ pub enum Command {
     Guard {
         #[arg(long)]
         parent: u32,
+        #[arg(long)]
+        cpu: Option<u32>,
+        #[arg(long)]
+        group: Option<PathBuf>,
         #[arg(last = true, required = true)]
         program: Vec<OsString>,
+    },
+    /// Copy octets from a socket to a file, sync it, copy them to a socket: the least that a server could do.
+    #[command(hide = true)]
+    Copy {
+        #[arg(long)]
+        to: String,
+        #[arg(long)]
+        file: PathBuf,
+        #[arg(long)]
+        size: u32,
+        #[arg(long)]
+        batch: u32,
     },
     /// Wait for the end of standard input, then stop a private Postfix and remove its directory.
     #[command(hide = true)]
@@ -48,9 +72,32 @@ pub enum Command {
 
 /// What is sent, in which way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
 pub enum ScenarioName {
     /// 20,000 messages of 4 KiB to 100 domains over 50 connections that stay open.
     Canonical,
+    /// Messages of 100 KiB.
+    Large,
+    /// 100,000 destination domains, a message for each.
+    ManyDomains,
+    /// Everything to one domain, on two lanes.
+    OneHotDomain,
+    /// A next hop 50 ms away, each way, that takes ten connections.
+    DistantPeers,
+    /// A million messages behind a pause, then its release.
+    Backlog,
+    /// Answers at 50 and 80 percent of the capacity, which is measured first.
+    Latency,
+    /// As canonical, with STARTTLS between the server and the next hop.
+    Tls,
+    /// Half of the messages are answered with 4xx at each attempt, until all have got through.
+    DeferralStorm,
+    /// `canonical` with and without 100 rule changes a second beside it, in alternation.
+    RuleChurn,
+    /// Every kind of rule over mail that is on its way: what is completed after the rule's answer, to be zero.
+    Gate,
+    /// From rule call to answer, idle and with the shards saturated by `canonical`.
+    RuleLatency,
 }
 
 /// The server under test.
@@ -60,15 +107,25 @@ pub enum MtaName {
     Mailrace,
     /// A private Postfix instance.
     Postfix,
+    /// A private Exim instance.
+    Exim,
+    /// A server that runs already and delivers to --sink-listen: see --target.
+    External,
     /// No server: the generator talks to the sink. The harness's own ceiling.
     None,
 }
 
-/// What another server may be compared with mailrace.
+/// What mailrace may be compared with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum OpponentName {
     /// A private Postfix instance, tuned for bulk.
     Postfix,
+    /// A private Exim instance, tuned for bulk.
+    Exim,
+    /// A server that runs already and delivers to --sink-listen: see --target.
+    External,
+    /// mailrace itself, another build or otherwise set: see --opponent-with.
+    Mailrace,
 }
 
 /// Whose generator and sink are used.
@@ -108,10 +165,13 @@ pub struct SendingArgs {
     /// Close a generator connection after so many messages (0: never)
     #[arg(long, default_value_t = 0)]
     pub messages_per_connection: u64,
+    /// The core to which the generator is confined
+    #[arg(long)]
+    pub generator_cpu: Option<u32>,
     /// Seconds after which sending is given up
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub time_limit: u64,
-    /// Write the result here
+    /// Write the result here; of a scenario also a page that shows it, with .html in the place of the ending
     #[arg(long)]
     pub json: Option<PathBuf>,
 }
@@ -139,6 +199,20 @@ pub struct ShapeArgs {
     /// Keep the temporary directories
     #[arg(long)]
     pub keep: bool,
+    /// After each round copy as many octets through two sockets and a synced file, and report what that costs
+    #[arg(long)]
+    pub baseline: bool,
+    /// How the server is set
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// What the sink does
+    #[command(flatten)]
+    pub sink: SinkProfileArgs,
+}
+
+/// How the server under test is set, whichever it is; what one doesn't know is left out of its configuration.
+#[derive(Args, Clone)]
+pub struct ServerArgs {
     /// The mailrace program (default: beside this one)
     #[arg(long)]
     pub mailrace: Option<PathBuf>,
@@ -148,9 +222,39 @@ pub struct ShapeArgs {
     /// Postfix parameters in place of our own, NAME=VALUE, repeatable
     #[arg(long = "postfix-set", value_name = "NAME=VALUE")]
     pub postfix_set: Vec<String>,
-    /// What the sink does
-    #[command(flatten)]
-    pub sink: SinkProfileArgs,
+    /// external: where the server takes mail
+    #[arg(long)]
+    pub target: Option<SocketAddr>,
+    /// external: a process of the server, for its CPU time and memory; with all that descend from it, repeatable
+    #[arg(long)]
+    pub server_pid: Vec<u32>,
+    /// external: the server's control group (version 2), such as /sys/fs/cgroup/system.slice/postfix.service
+    #[arg(long)]
+    pub server_group: Option<PathBuf>,
+    /// mailrace: find mail hosts by DNS, in a name server where each domain has one, and each is the sink, at port 25
+    #[arg(long, value_enum, value_name = "HOSTS")]
+    pub dns: Option<Hosts>,
+    /// The Exim program
+    #[arg(long, default_value = "/usr/sbin/exim4")]
+    pub exim: PathBuf,
+    /// Connections that the server may hold to the next hop at once (default: its own, Postfix 50)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub destination_connections: Option<u32>,
+    /// Seconds after which the server tries again what was deferred (default: its own schedule)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub retry_seconds: Option<u32>,
+    /// mailrace: cores on which the first domain is served ([[limit]] lanes)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub lanes: Option<u32>,
+    /// The core to which the server is confined (default: all; Postfix always)
+    #[arg(long)]
+    pub server_cpu: Option<u32>,
+    /// mailrace: octets of bodies kept in memory (spool.body_memory_bytes)
+    #[arg(long)]
+    pub body_memory: Option<u64>,
+    /// mailrace: shards (server.shards)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub shards: Option<u32>,
 }
 
 #[derive(Args)]
@@ -164,8 +268,16 @@ pub struct RunArgs {
     /// How often
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub rounds: u32,
+    /// latency: the loads, in percent of the capacity
+    #[arg(long, default_value = "50,80", value_delimiter = ',', value_parser = positive)]
+    pub loads: Vec<f64>,
+    /// latency: seconds of each load
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub seconds: u32,
     #[command(flatten)]
     pub shape: ShapeArgs,
+    #[command(flatten)]
+    pub rules: RuleArgs,
 }
 
 #[derive(Args)]
@@ -179,8 +291,33 @@ pub struct CompareArgs {
     /// How often each is measured, in alternation
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub rounds: u32,
+    /// Words of the command line that hold for the opponent's rounds only, such as "--shards 1"
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub opponent_with: Option<String>,
     #[command(flatten)]
     pub shape: ShapeArgs,
+    /// The shape of the opponent's rounds where it differs.
+    #[arg(skip)]
+    pub opponent_shape: Option<Box<ShapeArgs>>,
+}
+
+#[derive(Args)]
+pub struct LimitArgs {
+    /// How often client and server are measured, in alternation
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: u32,
+    #[command(flatten)]
+    pub shape: ShapeArgs,
+}
+
+#[derive(Args)]
+pub struct ReportArgs {
+    /// What --json has written
+    #[arg(required = true)]
+    pub results: Vec<PathBuf>,
+    /// Where the page is written
+    #[arg(long)]
+    pub html: PathBuf,
 }
 
 #[derive(Args)]
@@ -193,83 +330,6 @@ pub struct GenerateArgs {
     pub run: u32,
     #[command(flatten)]
     pub sending: SendingArgs,
-}
-
-/// How a sink behaves.
-#[derive(Args, Clone)]
-pub struct SinkProfileArgs {
-    /// The sink offers CHUNKING
-    #[arg(long)]
-    pub sink_chunking: bool,
-    /// Milliseconds that the sink withholds each reply to an end of data
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=600_000))]
-    pub sink_delay_ms: u64,
-    /// Share of messages that the sink answers with 451
-    #[arg(long, default_value_t = 0.0, value_parser = share)]
-    pub sink_tempfail: f64,
-    /// Share of messages that the sink answers with 550
-    #[arg(long, default_value_t = 0.0, value_parser = share)]
-    pub sink_permfail: f64,
-    /// The command whose reply carries a refusal
-    #[arg(long, value_enum, default_value = "dot")]
-    pub sink_refuse_at: RefusalStage,
-    /// Picks the refused messages
-    #[arg(long, default_value_t = 1)]
-    pub sink_seed: u64,
-    /// Connections that the sink serves at once
-    #[arg(long, default_value_t = 10_000)]
-    pub sink_connections: u32,
-    /// The sink closes a connection after so many messages (0: never)
-    #[arg(long, default_value_t = 0)]
-    pub sink_messages_per_connection: u64,
-}
-
-#[derive(Args)]
-pub struct SinkArgs {
-    /// Address and port; port 0 lets the kernel choose
-    #[arg(long, default_value = "127.0.0.1:0")]
-    pub listen: SocketAddr,
-    /// Take commands on standard input (count, report, reset RUN CAPACITY); its end ends the sink
-    #[arg(long)]
-    pub control: bool,
-    #[command(flatten)]
-    pub profile: SinkProfileArgs,
-}
-
-impl SinkProfileArgs {
-    /// The profile asked for.
-    pub fn profile(&self) -> Profile {
-        Profile {
-            chunking: self.sink_chunking,
-            delay: Duration::from_millis(self.sink_delay_ms),
-            tempfail_share: self.sink_tempfail,
-            permfail_share: self.sink_permfail,
-            stage: self.sink_refuse_at,
-            seed: self.sink_seed,
-            max_connections: self.sink_connections as usize,
-            messages_per_connection: self.sink_messages_per_connection,
-            ..Profile::default()
-        }
-    }
-
-    /// The same as arguments, for the sink's own process.
-    pub fn arguments(&self) -> Vec<String> {
-        let stage =
-            self.sink_refuse_at.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-        let mut arguments = vec![
-            format!("--sink-delay-ms={}", self.sink_delay_ms),
-            format!("--sink-tempfail={}", self.sink_tempfail),
-            format!("--sink-permfail={}", self.sink_permfail),
-            format!("--sink-refuse-at={stage}"),
-            format!("--sink-seed={}", self.sink_seed),
-            format!("--sink-connections={}", self.sink_connections),
-            format!("--sink-messages-per-connection={}", self.sink_messages_per_connection),
-        ];
-        if self.sink_chunking {
-            arguments.push("--sink-chunking".to_owned());
-        }
-        arguments
-    }
 }
 
 impl SendingArgs {
@@ -285,6 +345,7 @@ impl SendingArgs {
             connections: self.connections as usize,
             messages_per_connection: self.messages_per_connection,
             pipelining: self.pipelining,
+            cpu: self.generator_cpu,
             rate: self.rate,
             time_limit: Duration::from_secs(self.time_limit),
             reply_timeout: Duration::from_secs(self.time_limit.min(60)),
@@ -292,14 +353,8 @@ impl SendingArgs {
     }
 }
 
-fn share(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        _ => Err("a share is a number from 0 to 1".to_owned()),
-    }
-}
-
-fn positive(text: &str) -> Result<f64, String> {
+/// A number above 0.
+pub fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
         _ => Err("a rate is a number above 0".to_owned()),
@@ -315,14 +370,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_sink_process_gets_the_profile_that_was_asked_for() {
-        let asked = ["x", "sink", "--sink-chunking", "--sink-tempfail=0.25", "--sink-refuse-at=rcpt", "--sink-seed=9"];
-        let Command::Sink(asked) = Cli::parse_from(asked).command else { panic!("not a sink") };
-        let again = ["x".to_owned(), "sink".to_owned()].into_iter().chain(asked.profile.arguments());
-        let Command::Sink(again) = Cli::parse_from(again).command else { panic!("not a sink") };
-        assert_eq!(format!("{:?}", asked.profile.profile()), format!("{:?}", again.profile.profile()));
     }
 }

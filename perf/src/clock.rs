@@ -11,6 +11,12 @@ pub fn now_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// CPU time that the calling thread has used, nanoseconds.
+pub fn thread_cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 /// Seconds between two readings of [`now_ns`]; zero when they are in the wrong order.
 pub fn seconds_between(from_ns: u64, until_ns: u64) -> f64 {
     until_ns.saturating_sub(from_ns) as f64 / 1e9

@@ -3,7 +3,7 @@
 //! A child is started through our own `guard` command, which asks the kernel for a signal at its parent's death and
 //! then becomes the program. It must be started from the main thread: the kernel watches the thread, not the process.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -31,9 +31,32 @@ impl Guarded {
         grace: Duration,
         prepare: impl FnOnce(&mut Command) -> &mut Command,
     ) -> Result<Guarded> {
+        Guarded::start_on(None, program, grace, prepare)
+    }
+
+    /// The same, with all of it on one core.
+    pub fn start_on(
+        cpu: Option<u32>,
+        program: &Path,
+        grace: Duration,
+        prepare: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Result<Guarded> {
+        Guarded::start_in(None, cpu, program, grace, prepare)
+    }
+
+    /// The same, with all of it in a control group.
+    pub fn start_in(
+        group: Option<&Path>,
+        cpu: Option<u32>,
+        program: &Path,
+        grace: Duration,
+        prepare: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Result<Guarded> {
         let ourselves = std::env::current_exe().context("find our own program")?;
         let mut command = Command::new(ourselves);
-        command.args(["guard", "--parent"]).arg(std::process::id().to_string()).arg("--").arg(program);
+        command.args(["guard", "--parent"]).arg(std::process::id().to_string());
+        command.args(group.map(|group| format!("--group={}", group.display())));
+        command.args(cpu.map(|cpu| format!("--cpu={cpu}"))).arg("--").arg(program);
         let child = prepare(&mut command).spawn().context(format_args!("start {}", program.display()))?;
         Ok(Guarded { child, grace })
     }
@@ -99,12 +122,20 @@ impl Drop for Guarded {
 }
 
 /// The `guard` command: dies with `parent` and becomes `program`. Returns only if it can't.
-pub fn become_program(parent: u32, program: &OsStr, arguments: &[std::ffi::OsString]) -> Result<()> {
+pub fn become_program(
+    parent: u32,
+    cpu: Option<u32>,
+    group: Option<&Path>,
+    program: &OsStr,
+    arguments: &[OsString],
+) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("ask for a signal at the parent's death")?;
     // The parent may have died before we asked.
     if getppid().map(|pid| pid.as_raw_nonzero().get() as u32) != Some(parent) {
         return fail("the parent has gone");
     }
+    cpu.map_or(Ok(()), crate::pin::to)?;
+    group.map_or(Ok(()), crate::sampler::group::join)?;
     let error = Command::new(program).args(arguments).exec();
     fail(format!("cannot run {}: {error}", program.display()))
 }

@@ -18,6 +18,8 @@ pub struct LatencySummary {
     pub p50: f64,
     /// Ninety-nine of a hundred waited no longer.
     pub p99: f64,
+    /// Nine hundred and ninety-nine of a thousand waited no longer.
+    pub p999: f64,
     /// The longest wait.
     pub max: f64,
 }
@@ -40,6 +42,7 @@ impl Latency {
         (!self.0.is_empty()).then(|| LatencySummary {
             p50: ms(self.0.value_at_quantile(0.50)),
             p99: ms(self.0.value_at_quantile(0.99)),
+            p999: ms(self.0.value_at_quantile(0.999)),
             max: ms(self.0.max()),
         })
     }

@@ -4,45 +4,55 @@
 
 #![allow(clippy::disallowed_methods, reason = "a load harness reads clocks and waits")]
 
+mod baseline;
 mod cli;
 mod clock;
+mod dns;
 mod error;
+mod files;
 mod generator;
 mod guard;
+mod html;
 mod latency;
 mod marker;
 mod mta;
 mod numbers;
+mod pin;
 mod progress;
 mod report;
+mod rules;
 mod sampler;
 mod scenario;
 mod sink;
 mod stop;
+mod timeline;
 mod traffic;
 
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use clap::Parser;
-
-use crate::cli::{Cli, Command, GenerateArgs, SinkArgs};
+use crate::cli::{Command, GenerateArgs, SinkArgs};
 use crate::error::{Context, Result};
-use crate::progress::Progress;
+use crate::generator::tally::Live;
+use crate::progress::{Progress, Shown};
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    files::take_all();
+    let cli = scenario::preset::parse(std::env::args_os().collect()).unwrap_or_else(|wrong| wrong.exit());
+    let done = match cli.command {
         Command::Run(arguments) => scenario::run(&arguments),
         Command::Compare(arguments) => scenario::compare(&arguments),
+        Command::Limit(arguments) => scenario::limit::run(&arguments),
+        Command::Report(arguments) => html::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Generate(arguments) => generate(&arguments),
         Command::Sink(arguments) => sink(&arguments),
-        Command::Guard { parent, program } => {
-            guard::become_program(parent, &program[0], &program[1..]).map(|()| ExitCode::SUCCESS)
+        Command::Guard { parent, cpu, group, program } => {
+            guard::become_program(parent, cpu, group.as_deref(), &program[0], &program[1..]).map(|()| ExitCode::SUCCESS)
         }
+        Command::Copy { to, file, size, batch } => baseline::copy(&to, &file, size, batch).map(|()| ExitCode::SUCCESS),
         Command::StopPostfix { config } => mta::postfix::stop_after_parent(&config).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|failure| {
@@ -53,7 +63,13 @@ fn main() -> ExitCode {
 
 fn sink(arguments: &SinkArgs) -> Result<ExitCode> {
     stop::watch().context("watch for signals")?;
-    let listening = sink::server::Server::bind(arguments.listen, arguments.profile.profile(), arguments.control);
+    arguments.cpu.map_or(Ok(()), pin::to)?;
+    let listening = sink::server::Server::bind(
+        arguments.listen,
+        arguments.profile.profile(),
+        arguments.control,
+        arguments.shared_port,
+    );
     let mut server = listening.context(format_args!("listen on {}", arguments.listen))?;
     let mut output = std::io::stdout();
     writeln!(output, "listening {}", server.address().context("read our address")?).context("write")?;
@@ -68,13 +84,13 @@ fn generate(arguments: &GenerateArgs) -> Result<ExitCode> {
     stop::watch().context("watch for signals")?;
     let load = arguments.sending.load(arguments.target, arguments.run, arguments.sending.messages);
     let messages = load.messages;
-    let accepted = Arc::new(AtomicU64::new(0));
-    let counter = Arc::clone(&accepted);
-    let sender = std::thread::spawn(move || generator::drive::run(load, counter));
+    let live = Arc::new(Live::default());
+    let shared = Arc::clone(&live);
+    let sender = std::thread::spawn(move || generator::drive::run(load, shared));
     let mut progress = Progress::start("generate", messages, false);
     while !sender.is_finished() {
         sleep(Duration::from_millis(50));
-        progress.show(accepted.load(Ordering::Relaxed), None);
+        progress.show(&Shown { accepted: live.accepted(), delivered: None, waits_ms: Some(live.waits_ms()) });
     }
     progress.finish();
     let tally = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("generate load")?;

@@ -29,6 +29,24 @@ impl NumberSet {
         Some(new)
     }
 
+    /// The set as text, sixteen hexadecimal digits for 64 numbers.
+    pub fn to_text(&self) -> String {
+        self.words.iter().map(|word| format!("{word:016x}")).collect()
+    }
+
+    /// Adds all numbers of a set that was made text; false when that one has another capacity.
+    pub fn unite(&mut self, text: &str) -> bool {
+        if text.len() != self.words.len() * 16 || !text.is_ascii() {
+            return false;
+        }
+        for (index, word) in self.words.iter_mut().enumerate() {
+            let Ok(more) = u64::from_str_radix(&text[index * 16..index * 16 + 16], 16) else { return false };
+            *word |= more;
+        }
+        self.count = self.words.iter().map(|word| word.count_ones()).sum();
+        true
+    }
+
     /// Whether the number is in the set.
     pub fn contains(&self, number: u32) -> bool {
         number < self.capacity && self.words[number as usize / 64] & (1 << (number % 64)) != 0
@@ -59,6 +77,15 @@ impl NumberSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sets_are_united_as_text() {
+        let (mut one, mut other) = (NumberSet::new(130), NumberSet::new(130));
+        assert!([0, 64, 129].into_iter().all(|number| one.insert(number) == Some(true)));
+        assert!([1, 64].into_iter().all(|number| other.insert(number) == Some(true)));
+        assert!(one.unite(&other.to_text()) && !one.unite("00"));
+        assert_eq!((one.count(), one.missing(9).0), (4, vec![(2, 63), (65, 128)]));
+    }
 
     #[test]
     fn a_number_counts_once_and_the_missing_ones_are_named() {

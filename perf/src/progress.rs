@@ -11,6 +11,17 @@ use crate::clock::now_ns;
 /// Plain lines come no closer than this.
 const LINE_EVERY_NS: u64 = 5_000_000_000;
 
+/// What is shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shown {
+    /// Messages accepted.
+    pub accepted: u64,
+    /// Messages delivered, where that is counted.
+    pub delivered: Option<u64>,
+    /// Median and 99th percentile of the newest answers, ms.
+    pub waits_ms: Option<(f64, f64)>,
+}
+
 /// The progress of one round.
 pub struct Progress {
     title: String,
@@ -25,7 +36,7 @@ impl Progress {
         let bars = stderr().is_terminal().then(|| {
             let all = MultiProgress::new();
             let bar = |label: &str| {
-                let style = "{prefix:24} {bar:40} {pos}/{len} {per_sec} {elapsed}";
+                let style = "{prefix:24} {bar:40} {pos}/{len} {per_sec} {elapsed} {msg}";
                 // The text is constant and well-formed; should it not be, the default style shows as well.
                 let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
                 let bar = all.add(ProgressBar::new(u64::from(messages)).with_style(style));
@@ -37,16 +48,23 @@ impl Progress {
     }
 
     /// How far it is.
-    pub fn show(&mut self, accepted: u64, delivered: Option<u64>) {
+    pub fn show(&mut self, shown: &Shown) {
+        let (accepted, delivered) = (shown.accepted, shown.delivered);
+        let waits = match shown.waits_ms {
+            Some((p50, p99)) if p99 > 0.0 => format!("p50 {p50:.1} ms, p99 {p99:.1} ms"),
+            _ => String::new(),
+        };
         if let Some((accepted_bar, delivered_bar)) = &self.bars {
             accepted_bar.set_position(accepted);
+            accepted_bar.set_message(waits);
             if let (Some(bar), Some(delivered)) = (delivered_bar, delivered) {
                 bar.set_position(delivered);
             }
         } else if now_ns() - self.last_line_ns > LINE_EVERY_NS {
             self.last_line_ns = now_ns();
             let delivered = delivered.map_or_else(String::new, |count| format!(", {count} delivered"));
-            eprintln!("{}: {accepted} of {} accepted{delivered}", self.title, self.messages);
+            let waits = if waits.is_empty() { waits } else { format!("; {waits}") };
+            eprintln!("{}: {accepted} of {} accepted{delivered}{waits}", self.title, self.messages);
         }
     }
 

@@ -10,15 +10,24 @@ use serde::Serialize;
 
 use crate::error::{Context, Result};
 use crate::generator::{Pipelining, Spread};
+use crate::html;
 use crate::latency::LatencySummary;
 use crate::sampler::machine::Machine;
+use crate::sampler::trace::{CpuPoint, Look};
+use crate::timeline::Point;
 
 /// The figures of one round, or the medians of several.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figures {
     pub cpu_us_per_message: Option<f64>,
+    pub cpu_us_per_megabyte: Option<f64>,
+    /// The same of a process that only copies the octets.
+    pub baseline_cpu_us_per_megabyte: Option<f64>,
     pub accepted_per_second: f64,
     pub delivered_per_second: f64,
+    pub connections_at_once: Option<u64>,
+    pub delivered_per_second_per_connection: Option<f64>,
+    pub attempts_per_message: Option<f64>,
     pub latency_ms: Option<LatencySummary>,
     pub delivery_latency_ms: Option<LatencySummary>,
     pub syscalls_per_message: Option<f64>,
@@ -42,6 +51,7 @@ pub struct Round {
     pub refused: BTreeMap<u16, u64>,
     pub failures: BTreeMap<String, u64>,
     pub sink_connections: Option<u64>,
+    pub sink_tls_messages: Option<u64>,
     pub sink_protocol_errors: Option<u64>,
     /// Why there is no count of system calls.
     pub syscalls_unavailable: Option<String>,
@@ -49,6 +59,44 @@ pub struct Round {
     pub stop_failure: Option<String>,
     #[serde(flatten)]
     pub figures: Figures,
+    /// Where the CPU time went.
+    pub cpu_split_us_per_message: CpuSplit,
+    /// Acceptances over time.
+    pub accepted_over_time: Vec<Point>,
+    /// Deliveries over time.
+    pub delivered_over_time: Vec<Point>,
+    /// CPU and memory over time.
+    pub cpu_over_time: Vec<CpuPoint>,
+}
+
+/// CPU time of a round over messages delivered, µs.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct CpuSplit {
+    /// The server in user mode.
+    pub server_user: f64,
+    /// The server in the kernel.
+    pub server_system: f64,
+    /// The sink.
+    pub sink: f64,
+    /// The generator.
+    pub generator: f64,
+}
+
+impl CpuSplit {
+    /// Between the first and the last look, shared by `delivered` messages.
+    pub fn of(looks: &[Look], delivered: u32) -> CpuSplit {
+        let (from, until) = match looks {
+            [first, .., last] => (*first, *last),
+            _ => return CpuSplit::default(),
+        };
+        let each = |from: u64, until: u64| until.saturating_sub(from) as f64 / f64::from(delivered.max(1));
+        CpuSplit {
+            server_user: each(from.server_user_us, until.server_user_us),
+            server_system: each(from.server_system_us, until.server_system_us),
+            sink: each(from.sink_us, until.sink_us),
+            generator: each(from.generator_us, until.generator_us),
+        }
+    }
 }
 
 impl Round {
@@ -62,7 +110,9 @@ impl Round {
 /// What was asked for.
 #[derive(Clone, Debug, Serialize)]
 pub struct Asked {
-    pub scenario: &'static str,
+    pub scenario: String,
+    /// The words on the command line.
+    pub command: Vec<String>,
     pub messages: u32,
     pub size: u32,
     pub domains: u32,
@@ -108,13 +158,19 @@ pub fn summarise<'a>(rounds: impl Iterator<Item = &'a Round>) -> Figures {
         Some(LatencySummary {
             p50: median(found.iter().map(|latency| latency.p50).collect())?,
             p99: median(found.iter().map(|latency| latency.p99).collect())?,
+            p999: median(found.iter().map(|latency| latency.p999).collect())?,
             max: found.iter().map(|latency| latency.max).fold(0.0, f64::max),
         })
     };
     Figures {
         cpu_us_per_message: middle(&|figures| figures.cpu_us_per_message),
+        cpu_us_per_megabyte: middle(&|figures| figures.cpu_us_per_megabyte),
+        baseline_cpu_us_per_megabyte: middle(&|figures| figures.baseline_cpu_us_per_megabyte),
         accepted_per_second: middle(&|figures| Some(figures.accepted_per_second)).unwrap_or(0.0),
         delivered_per_second: middle(&|figures| Some(figures.delivered_per_second)).unwrap_or(0.0),
+        connections_at_once: all.iter().filter_map(|figures| figures.connections_at_once).max(),
+        delivered_per_second_per_connection: middle(&|figures| figures.delivered_per_second_per_connection),
+        attempts_per_message: middle(&|figures| figures.attempts_per_message),
         latency_ms: latency(&|figures| figures.latency_ms),
         delivery_latency_ms: latency(&|figures| figures.delivery_latency_ms),
         syscalls_per_message: middle(&|figures| figures.syscalls_per_message),
@@ -146,19 +202,26 @@ pub fn ratio(dividend: Option<f64>, divisor: Option<f64>) -> Option<f64> {
     (divisor > 0.0).then(|| dividend / divisor)
 }
 
-/// Writes a report to a file.
+/// Writes a result to a file, and the page that shows it beside that.
 pub fn write(report: &impl Serialize, path: &Path) -> Result<()> {
+    let result = serde_json::to_value(report).context("turn the result into JSON")?;
     let text = serde_json::to_string_pretty(report).context("turn the result into JSON")?;
-    fs::write(path, text + "\n").context(format_args!("write {}", path.display()))
+    fs::write(path, text + "\n").context(format_args!("write {}", path.display()))?;
+    html::write(&[html::Source { name: String::new(), result }], &html::beside(path))
 }
 
 /// One column of the table for each set of figures.
 pub fn print_table(columns: &[(String, &Figures)]) {
     type Row = (&'static str, fn(&Figures) -> Option<String>);
-    let rows: [Row; 14] = [
+    let rows: [Row; 19] = [
         ("CPU per message, µs", |figures| Some(format!("{:.1}", figures.cpu_us_per_message?))),
+        ("CPU per megabyte, µs", |figures| Some(format!("{:.1}", figures.cpu_us_per_megabyte?))),
+        ("the same, copied only", |figures| Some(format!("{:.1}", figures.baseline_cpu_us_per_megabyte?))),
         ("accepted per second", |figures| Some(format!("{:.0}", figures.accepted_per_second))),
         ("delivered per second", |figures| Some(format!("{:.0}", figures.delivered_per_second))),
+        ("connections at once", |figures| Some(figures.connections_at_once?.to_string())),
+        ("delivered per second, each", |figures| Some(format!("{:.2}", figures.delivered_per_second_per_connection?))),
+        ("attempts per message", |figures| Some(format!("{:.3}", figures.attempts_per_message?))),
         ("dot to 250, ms p50/p99/max", |figures| Some(latency(figures.latency_ms?))),
         ("dot to sink, ms p50/p99/max", |figures| Some(latency(figures.delivery_latency_ms?))),
         ("system calls per message", |figures| Some(format!("{:.1}", figures.syscalls_per_message?))),

@@ -3,18 +3,26 @@
 //! The window opens before the first message is sent and closes after the last one was delivered and the server has
 //! settled, so that work put off counts as well. It must never measure CPU while anything else is attached to the server.
 
+mod backlog;
+pub mod limit;
+mod load;
+pub mod preset;
+
 use std::process::ExitCode;
 
 use tempfile::TempDir;
 
+use crate::baseline;
 use crate::cli::{CompareArgs, MtaName, OpponentName, RunArgs, ScenarioName, ShapeArgs, ToolsName};
 use crate::error::{Context, Result, fail};
 use crate::mta::{self, Mta};
-use crate::report::{self, Asked, CompareReport, Figures, Round, RunReport, ratio, summarise};
+use crate::report::{self, Asked, CompareReport, CpuSplit, Figures, Round, RunReport, ratio, summarise};
+use crate::rules;
 use crate::sampler::machine;
 use crate::sampler::peak::{Peak, PeakSampler};
 use crate::sampler::process::{Usage, usage};
 use crate::sampler::syscalls::SyscallCount;
+use crate::sampler::trace::{self, Trace, Watched};
 use crate::stop;
 use crate::traffic::own::OwnTraffic;
 use crate::traffic::postfix::PostfixTraffic;
@@ -29,6 +37,14 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
     stop::watch().context("watch for signals")?;
     let machine = machine::facts(&arguments.shape.work_dir);
     warn_of_tmpfs(&machine.work_filesystem);
+    match arguments.scenario {
+        ScenarioName::Backlog => return backlog::run(arguments, machine),
+        ScenarioName::Latency => return load::run(arguments, machine),
+        ScenarioName::RuleChurn => return rules::churn::run(arguments, machine),
+        ScenarioName::Gate => return rules::gate::run(arguments, machine),
+        ScenarioName::RuleLatency => return rules::latency::run(arguments, machine),
+        _ => {}
+    }
     let mut rounds = Vec::new();
     for number in 1..=arguments.rounds {
         rounds.push(round(arguments.mta, &arguments.shape, &format!("round {number}"))?);
@@ -46,17 +62,24 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
 /// `mailrace-perf compare`: A B A B …, so that what disturbs the machine disturbs both.
 pub fn compare(arguments: &CompareArgs) -> Result<ExitCode> {
     stop::watch().context("watch for signals")?;
-    let OpponentName::Postfix = arguments.opponent;
+    let opponent = match arguments.opponent {
+        OpponentName::Postfix => MtaName::Postfix,
+        OpponentName::Exim => MtaName::Exim,
+        OpponentName::External => MtaName::External,
+        OpponentName::Mailrace => MtaName::Mailrace,
+    };
     let machine = machine::facts(&arguments.shape.work_dir);
     warn_of_tmpfs(&machine.work_filesystem);
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     let mut rounds = Vec::new();
+    let their_shape = arguments.opponent_shape.as_deref().unwrap_or(&arguments.shape);
     for number in 1..=arguments.rounds {
-        for (name, title, found) in
-            [(MtaName::Mailrace, "mailrace", &mut ours), (MtaName::Postfix, "Postfix", &mut theirs)]
-        {
-            let measured = round(name, &arguments.shape, &format!("{title} {number}"))?;
+        for (name, title, shape, found) in [
+            (MtaName::Mailrace, "mailrace", &arguments.shape, &mut ours),
+            (opponent, "opponent", their_shape, &mut theirs),
+        ] {
+            let measured = round(name, shape, &format!("{title} {number}"))?;
             found.push(measured.clone());
             rounds.push(measured);
         }
@@ -79,33 +102,70 @@ pub fn compare(arguments: &CompareArgs) -> Result<ExitCode> {
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn round(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Round> {
+/// A server with what sends through it and what it delivers to. Dropped in this order: the server before the sink, the
+/// directory last.
+pub struct Scene {
+    /// The server.
+    pub mta: Box<dyn Mta>,
+    /// Generator and sink.
+    pub traffic: Box<dyn Traffic>,
+    /// Where both work.
+    pub directory: TempDir,
+}
+
+/// A directory, our own generator and sink in it, and a server. Bound in this order, the server is dropped first.
+fn begin_own(name: MtaName, shape: &ShapeArgs) -> Result<(TempDir, OwnTraffic, Box<dyn Mta>)> {
+    let directory = directory(shape, "queue")?;
+    let traffic = OwnTraffic::start(shape)?;
+    let mta = mta::start(name, traffic.sink(), shape, directory.path())?;
+    Ok((directory, traffic, mta))
+}
+
+fn directory(shape: &ShapeArgs, title: &str) -> Result<TempDir> {
     let mut directory = TempDir::with_prefix_in("mailrace-perf-", &shape.work_dir)
         .context(format_args!("make a directory in {}", shape.work_dir.display()))?;
     directory.disable_cleanup(shape.keep);
     if shape.keep {
         eprintln!("{title}: files stay in {}", directory.path().display());
     }
-    let mut traffic: Box<dyn Traffic> = match shape.tools {
+    Ok(directory)
+}
+
+/// Starts sink and server on a directory of their own.
+pub fn begin(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Scene> {
+    let directory = directory(shape, title)?;
+    let traffic: Box<dyn Traffic> = match shape.tools {
         ToolsName::Perf => Box::new(OwnTraffic::start(shape)?),
         ToolsName::Postfix => Box::new(PostfixTraffic::start(shape)?),
     };
-    // Declared after the directory and the sink, so it is stopped before they go.
-    let mut mta = mta::start(name, traffic.sink(), shape, directory.path())?;
-    let mut round = measure(mta.as_mut(), traffic.as_mut(), shape, title)?;
-    round.stop_failure = mta.stop().err().map(|failure| failure.to_string());
+    let mta = mta::start(name, traffic.sink(), shape, directory.path())?;
+    Ok(Scene { mta, traffic, directory })
+}
+
+fn round(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Round> {
+    let mut scene = begin(name, shape, title)?;
+    let mut round = measure(scene.mta.as_mut(), scene.traffic.as_mut(), shape, title)?;
+    round.stop_failure = scene.mta.stop().err().map(|failure| failure.to_string());
+    if shape.baseline {
+        let sending = &shape.sending;
+        let copied = baseline::measure(scene.directory.path(), sending.messages, sending.size, sending.connections)?;
+        round.figures.baseline_cpu_us_per_megabyte = Some(copied.cpu_us_per_megabyte);
+    }
     Ok(round)
 }
 
-fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, title: &str) -> Result<Round> {
+/// Warm-up, window and figures of one round.
+pub fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, title: &str) -> Result<Round> {
     if shape.warm_up > 0 {
         send(mta, traffic, shape.warm_up, &format!("{title} warm-up"))?;
     }
     let roots = mta.roots();
     let sampler = PeakSampler::start(roots.clone());
+    let trace = Trace::start(Watched { server: roots.clone(), sink: traffic.sink_processes() });
     let before = usage(&roots);
     let outcome = send(mta, traffic, shape.sending.messages, title)?;
     let after = usage(&roots);
+    let looks = trace.finish();
     let peak = sampler.finish();
     let (syscalls, syscalls_unavailable) = match count_syscalls(mta, traffic, shape, title) {
         Ok(count) => (Some(count), None),
@@ -122,15 +182,20 @@ fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, titl
         refused: outcome.refused.clone(),
         failures: outcome.failures.clone(),
         sink_connections: outcome.sink_connections,
+        sink_tls_messages: outcome.sink_tls_messages,
         sink_protocol_errors: outcome.sink_protocol_errors,
         syscalls_unavailable,
         stop_failure: None,
-        figures: figures(&outcome, before, after, peak, syscalls, roots.is_empty()),
+        cpu_split_us_per_message: CpuSplit::of(&looks, outcome.delivered),
+        accepted_over_time: outcome.accepted_over_time.clone(),
+        delivered_over_time: outcome.delivered_over_time.clone(),
+        cpu_over_time: trace::points(&looks, outcome.first_ns),
+        figures: figures(&outcome, before, after, peak, syscalls, roots.is_empty(), shape),
     })
 }
 
 /// Sends one batch; a server that ended meanwhile is a failure with the end of its log.
-fn send(mta: &mut dyn Mta, traffic: &mut dyn Traffic, messages: u32, title: &str) -> Result<Outcome> {
+pub fn send(mta: &mut dyn Mta, traffic: &mut dyn Traffic, messages: u32, title: &str) -> Result<Outcome> {
     let outcome = traffic.send(mta, messages, title)?;
     if stop::requested() {
         return fail("stopped");
@@ -168,16 +233,26 @@ fn figures(
     peak: Peak,
     syscalls: Option<f64>,
     no_server: bool,
+    shape: &ShapeArgs,
 ) -> Figures {
     // Of a message that wasn't delivered the server bore a part only; the cost of all is shared by those that got through.
     let per_message = |from: u64, until: u64| {
         (!no_server && outcome.delivered > 0).then(|| until.saturating_sub(from) as f64 / f64::from(outcome.delivered))
     };
     let per_second = |count: u32, seconds: f64| if seconds > 0.0 { f64::from(count) / seconds } else { 0.0 };
+    let cpu_us_per_message = per_message(before.cpu_us, after.cpu_us);
+    let delivered_per_second = per_second(outcome.delivered, outcome.deliver_seconds);
+    let connections = outcome.sink_peak_connections.filter(|count| *count > 0);
+    let attempts = outcome.sink_refusals.map(|refusals| refusals + u64::from(outcome.delivered));
     Figures {
-        cpu_us_per_message: per_message(before.cpu_us, after.cpu_us),
+        cpu_us_per_message,
+        cpu_us_per_megabyte: cpu_us_per_message.map(|cost| cost * 1e6 / f64::from(shape.sending.size)),
+        baseline_cpu_us_per_megabyte: None,
         accepted_per_second: per_second(outcome.accepted, outcome.accept_seconds),
-        delivered_per_second: per_second(outcome.delivered, outcome.deliver_seconds),
+        delivered_per_second,
+        connections_at_once: outcome.sink_peak_connections,
+        delivered_per_second_per_connection: connections.map(|count| delivered_per_second / count as f64),
+        attempts_per_message: attempts.map(|count| count as f64 / f64::from(outcome.delivered.max(1))),
         latency_ms: outcome.accept_latency,
         delivery_latency_ms: outcome.delivery_latency,
         syscalls_per_message: syscalls,
@@ -192,10 +267,11 @@ fn figures(
     }
 }
 
-fn asked(scenario: ScenarioName, shape: &ShapeArgs) -> Asked {
-    let ScenarioName::Canonical = scenario;
+/// What was asked for, as a report says it.
+pub fn asked(scenario: ScenarioName, shape: &ShapeArgs) -> Asked {
     Asked {
-        scenario: "canonical",
+        scenario: scenario.name(),
+        command: std::env::args().collect(),
         messages: shape.sending.messages,
         size: shape.sending.size,
         domains: shape.sending.domains,
@@ -217,7 +293,7 @@ fn warn_of_tmpfs(filesystem: &str) {
 }
 
 /// Names what was not as asked for; whether nothing was.
-fn complain(rounds: &[Round]) -> bool {
+pub fn complain(rounds: &[Round]) -> bool {
     for round in rounds.iter().filter(|round| !round.is_complete()) {
         eprintln!(
             "mailrace-perf: {}: {} of {} accepted, {} lost, refused {:?}, failures {:?}{}",

@@ -203,7 +203,7 @@ fn a_round_without_a_server_reports_exact_counts() {
     assert_eq!(result["rounds"].as_array().unwrap().len(), 2);
     assert!(result["delivered_per_second"].as_f64().unwrap() > 100.0);
     assert!(result["machine"]["cores"].as_u64().unwrap() > 0);
-    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "a temporary directory was left");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2, "more than the result and its page was left");
 }
 
 #[test]
@@ -240,4 +240,18 @@ fn a_server_that_is_no_server_is_named_and_nothing_is_left() {
         assert!(errors.contains(said), "{errors}");
     }
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_server_without_rules_is_refused_by_the_scenarios_that_judge_them() {
+    let directory = tempfile::tempdir().unwrap();
+    for scenario in ["gate", "rule_churn", "rule_latency"] {
+        let command = &mut Command::new(PROGRAM);
+        command.args(["run", scenario, "--mta=none", "--messages=100", "--warm-up=0", "--gate-transports=tls_bdat"]);
+        let output = command.arg("--work-dir").arg(directory.path()).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{scenario}: {errors}");
+        assert!(errors.contains("has no API for rules"), "{scenario}: {errors}");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "a temporary directory was left");
+    }
 }

@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Recipients of one message for the core that owns their domain.
 #[derive(Clone, Debug)]
@@ -187,7 +188,12 @@ impl<T> fmt::Debug for ReplyTo<T> {
 #[derive(Clone, Debug)]
 pub enum Question {
     /// How much queued mail a scope covers.
-    Covered(Scope),
+    Covered {
+        /// The scope.
+        scope: Scope,
+        /// What is known after this time is the answer; [`crate::limits::ASK_MILLIS`] at most.
+        within: Duration,
+    },
     /// Messages that pass a filter, at most `limit`.
     Messages {
         /// Which.
@@ -261,6 +267,8 @@ pub struct Coverage {
     pub first_expiry: Option<Timestamp>,
     /// The largest destinations of it.
     pub destinations: Vec<(Arc<str>, u64)>,
+    /// The largest scheduled queues of it, without what is in flight.
+    pub queues: Vec<(Arc<str>, u64)>,
     /// The time for the answer ran out first: all figures are lower bounds.
     pub counting: bool,
 }

@@ -370,11 +370,43 @@ pub const ASK_ENTRIES_PER_TICK: usize = 4096;
 /// A question is answered with what is known after this time.
 pub const ASK_MILLIS: u64 = 4_500;
 
+/// Whoever wants an answer within this time gets it before longer questions go on.
+pub const ASK_AT_ONCE_MILLIS: u64 = 100;
+const _: () = assert!(ASK_AT_ONCE_MILLIS < ASK_MILLIS, "only some questions are short");
+
+/// Destinations that are added up at once for such an answer; the others are not in its first figure.
+pub const ASK_DESTINATIONS_AT_ONCE: usize = 16_384;
+
 /// Destinations in an answer; the largest are named.
 pub const ASK_DESTINATIONS_MAX: usize = 1000;
 
 /// Queues by which the mail that a rule has ended is counted; those beyond share one count.
 pub const ENDED_QUEUES_MAX: usize = 10_000;
+
+/// Ways of a bucket for which is known whether rules close them; with more, all are asked about again.
+pub const WAYS_KNOWN: usize = 4096;
+
+/// Buckets for which that is kept, 20 MB with a thousand ways each; of one more, the oldest is forgotten.
+pub const WAYS_KNOWN_BUCKETS: usize = 1024;
+
+/// Scheduled queues that a core names in its report; the others are counted together.
+pub const LARGEST_QUEUES: usize = 100;
+
+/// Buckets that are looked at for these in a tick. A look at a million takes ten seconds.
+pub const LARGEST_BUCKETS_PER_TICK: usize = 2048;
+
+/// How long a core waits between two such looks.
+pub const LARGEST_QUEUES_EVERY_MILLIS: u64 = 1000;
+
+/// The name under which those are counted.
+pub const OTHER_QUEUES: &str = "(others)";
+
+/// Pairs of rule and queue that a shard counts between two hand-overs to the keeper, a second apart. Of further
+/// pairs only the rule is counted, under the name of the other queues.
+pub const ENDED_PLACES_MAX: usize = 100_000;
+
+/// Octets of the file of unlogged ends from which on it begins anew, once all in it is stored.
+pub const UNLOGGED_BYTES: u64 = 1 << 20;
 
 /// Rules that time may begin or end in one tick; the rest follow in the next tick.
 pub const RULE_TRANSITIONS_PER_TICK: usize = 256;
@@ -396,6 +428,9 @@ pub const RULE_SPANS_MAX: usize = 1024;
 pub const RULE_CHANGES_MAX: usize = 4096;
 const _: () = assert!(RULE_QUEUES_MAX <= RULE_CHANGES_MAX, "one rule must fit into one update");
 
+/// Updates that a starting core has not read; whoever reads the rules waits then.
+pub const RULE_UPDATES_UNREAD_MAX: usize = 4;
+
 /// Causes of suppressions that are allocated at a time.
 pub const CAUSES_A_CHUNK: usize = 4096;
 
@@ -409,6 +444,15 @@ pub const TICK_MILLIS: u64 = 10;
 
 /// Period of the scan of session deadlines; a deadline rings at most this late.
 pub const ALARM_SCAN_MILLIS: u64 = 100;
+
+/// How long an executor may take from its start to its first task. Then it is given up and another started.
+pub const EXECUTOR_START_WAIT: Duration = Duration::from_secs(2);
+
+/// Executors that are tried for one core. Then the start fails.
+pub const EXECUTOR_STARTS: usize = 3;
+
+/// How often an executor is woken from outside, in case that it sleeps over work.
+pub const EXECUTOR_POKE_EVERY: Duration = Duration::from_millis(200);
 
 /// Octets of one read from a socket.
 pub const READ_BYTES: usize = 16 * 1024;

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 /// Which core. Cores are numbered from 0 without gaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -97,6 +98,38 @@ pub struct Extras {
     pub retries: Vec<u32>,
     /// A JSON object of the injector's own properties, returned in records as `meta`. Empty: none.
     pub meta: Box<str>,
+    /// Derived from the tags; no part of what the message is.
+    pub tag_hashes: TagHashes,
+}
+
+/// Hashes of a message's tags, once somebody has wanted them: rules are looked up by these, and to read all tags again
+/// for each look-up would cost more than the look-up. Filled by the first core that asks, then never changed.
+#[derive(Clone, Default)]
+pub struct TagHashes(OnceLock<(u64, Box<[u64]>)>);
+
+impl TagHashes {
+    /// The hashes. `key` tells those of one hash function from those of another, and only the first key's are kept:
+    /// for another one there are none.
+    pub fn get(&self, key: u64, make: impl FnOnce() -> Box<[u64]>) -> &[u64] {
+        let (made_with, hashes) = self.0.get_or_init(|| (key, make()));
+        if *made_with == key { hashes } else { &[] }
+    }
+}
+
+/// Whatever is derived is equal when its source is.
+impl PartialEq for TagHashes {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for TagHashes {}
+
+/// Made with a secret.
+impl fmt::Debug for TagHashes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TagHashes(..)")
+    }
 }
 
 /// Everything known of a message beside its body. Made once at intake, never changed, shared by `Arc`
@@ -196,7 +229,7 @@ impl Envelope {
         let spilled = if self.ends.spilled() { self.ends.len() * 4 } else { 0 };
         let extras = self.extras.as_ref().map_or(0, |e| {
             size_of::<Extras>()
-                + e.tags.iter().map(|t| t.len() + 16).sum::<usize>()
+                + e.tags.iter().map(|t| t.len() + 24).sum::<usize>()
                 + e.meta.len()
                 + e.ips.len() * 17
                 + e.retries.len() * 4

@@ -165,4 +165,21 @@ pub struct Outcome {
     pub rule: Option<RuleMark>,
     /// An earlier attempt may have got through.
     pub maybe_delivered: bool,
+    /// It is only counted: whoever made the rule wants no record (`suppress_logging`).
+    pub unlogged: bool,
+}
+
+impl Outcome {
+    /// The rule whose list counts this end.
+    #[must_use]
+    pub fn counted_rule(&self) -> Option<&RuleMark> {
+        self.rule.as_ref().filter(|rule| self.kind.ends() && is_listed(rule.kind))
+    }
+}
+
+/// Whether rules of this kind are listed with what they have ended: suppressions are not, and a cancelled message is
+/// no rule.
+#[must_use]
+pub fn is_listed(kind: &str) -> bool {
+    matches!(kind, "bounce" | "error")
 }

@@ -61,7 +61,7 @@ fn table_of(rules: impl IntoIterator<Item = Arc<Rule>>) -> RuleTable {
 fn facts<'a>(tags: &'a [Box<str>]) -> Facts<'a> {
     Facts {
         bucket: BucketFacts { domain: "a.test", pool: Some("default"), queue: "a.test", ..BucketFacts::default() },
-        message: Some(MessageFacts { address: "Someone@a.test", tags }),
+        message: Some(MessageFacts { address: "Someone@a.test", tags, tag_hashes: &[] }),
         path: PathFacts::default(),
     }
 }
@@ -159,7 +159,7 @@ fn each_field_matches_its_value_and_no_other() {
             pool: Some(text),
             queue: text,
         },
-        message: Some(MessageFacts { address: text, tags }),
+        message: Some(MessageFacts { address: text, tags, tag_hashes: &[] }),
         path: PathFacts {
             source_ip: Some(ip.parse().unwrap()),
             path: Some(text),

@@ -270,7 +270,7 @@ fn random_facts<'a>(random: &mut Random, tags: &'a [Box<str>], upper: &'a str) -
         path: random.one_in(2).then(|| random.pick(&NAMES)),
         remote_ip: random.one_in(3).then(|| random.ip()),
     };
-    Facts { bucket, message: Some(MessageFacts { address: upper, tags }), path }
+    Facts { bucket, message: Some(MessageFacts { address: upper, tags, tag_hashes: &[] }), path }
 }
 
 fn check(table: &RuleTable, model: &Model, facts: &Facts<'_>, now: Timestamp, random: &mut Random) {
@@ -280,7 +280,13 @@ fn check(table: &RuleTable, model: &Model, facts: &Facts<'_>, now: Timestamp, ra
     for moment in [Moment::Queued, Moment::Attempt] {
         let expected = model.decide(&bucket_only, moment, now);
         assert_eq!(answered(bucket.decision(moment), &bucket_only), expected, "bucket, {moment:?}");
-        for known in [&message_only, facts] {
+        // As the shard asks: with hashes of the tags that it made before.
+        let tag_hashes = facts.message.map(|message| KEY.tags(message.tags)).unwrap_or_default();
+        let hashed = Facts {
+            message: facts.message.map(|message| MessageFacts { tag_hashes: &tag_hashes, ..message }),
+            ..*facts
+        };
+        for known in [&message_only, facts, &hashed] {
             let expected = model.decide(known, moment, now);
             let verdict = table.verdict(known, moment, now);
             assert_eq!(answered(verdict.decision, known), expected, "{moment:?}");

@@ -9,7 +9,7 @@ use mailrace_shards::spool::journal::{Journal, JournalOptions};
 use mailrace_shards::spool::ledger::{Ledger, Place};
 use mailrace_shards::spool::memory_disk::{Fault, MemoryDisk, Survival};
 use mailrace_shards::spool::recover::open;
-use mailrace_shards::spool::report::{DropReason, Progress, Recovered, SpoolCompletion, SpoolError, Standing};
+use mailrace_shards::spool::report::{DropReason, Point, Progress, Recovered, SpoolCompletion, SpoolError, Standing};
 use mailrace_shards::spool::segment::{SEGMENT_HEADER_BYTES, index_name, parse_name, scan, segment_name};
 use mailrace_shards::time::Timestamp;
 use smallvec::{SmallVec, smallvec};
@@ -45,6 +45,9 @@ fn done(journal: &mut Journal<MemoryDisk>, sequence: u64, recipients: &[u16]) {
     journal.progress(Progress::Done { id: id(sequence), recipients: SmallVec::from_slice(recipients) });
 }
 
+/// All receptions are in the outcome log, for whoever looks at something else.
+const ALL_RECORDED: Point = Point { segment: u32::MAX, offset: 0 };
+
 fn is_stored(out: &[SpoolCompletion]) -> bool {
     matches!(out.last(), Some(SpoolCompletion::Stored { .. }))
 }
@@ -67,6 +70,7 @@ fn awkward_envelopes() -> Vec<Envelope> {
         max_attempts: Some(1),
         retries: vec![0, 60, u32::MAX],
         meta: "{\"k\":[1,2]}".into(),
+        ..Extras::default()
     };
     let only = |change: fn(&mut Extras)| {
         let mut extras = Extras::default();
@@ -367,6 +371,7 @@ fn compaction_bounds_the_disk() {
     let disk = MemoryDisk::new();
     let segment = 20_000;
     let (mut journal, _) = open(disk.clone(), 2, options(segment)).unwrap();
+    journal.progress(Progress::Recorded(ALL_RECORDED));
     let body = Bytes::from(vec![b'x'; 1000]);
     let mut out = Vec::new();
     for sequence in 1..=3000 {
@@ -397,6 +402,7 @@ fn a_damaged_body_is_reported_when_it_is_moved() {
     let disk = MemoryDisk::new();
     let segment = 5_000;
     let (mut journal, _) = open(disk.clone(), 2, options(segment)).unwrap();
+    journal.progress(Progress::Recorded(ALL_RECORDED));
     let body = Bytes::from(vec![b'x'; 1000]);
     let mut out = Vec::new();
     for sequence in 1..=400 {
@@ -421,6 +427,7 @@ fn a_damaged_body_is_reported_when_it_is_moved() {
 fn segments_go_in_an_order_that_a_crash_cannot_turn_around() {
     let place = |segment| Place { segment, offset: 0, head: 50, body: 0 };
     let mut ledger = Ledger::default();
+    ledger.note_recorded(ALL_RECORDED);
     for segment in 1..=5 {
         ledger.segment_mut(segment).sealed = true;
     }

@@ -1,5 +1,5 @@
 //! The spool against a disk that stops at any operation, loses what was not synced, tears writes and fails on
-//! demand. What was acknowledged is never lost; what was durably finished never rises again.
+//! demand. What was acknowledged is never lost, nor is its reception; what was durably finished never rises again.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -10,11 +10,11 @@ use mailrace_shards::spool::journal::{Journal, JournalOptions};
 use mailrace_shards::spool::memory_disk::{Fault, MemoryDisk, Survival};
 use mailrace_shards::spool::record::{Kind, Mark, TRAILER_BYTES, begin_head, end_head, put_trailer, trailer_matches};
 use mailrace_shards::spool::recover::open;
-use mailrace_shards::spool::report::{Progress, Recovered, SpoolCompletion, Standing};
+use mailrace_shards::spool::report::{Point, Progress, Recovered, SpoolCompletion, Standing};
 use mailrace_shards::spool::segment::{segment_header, segment_name};
 use mailrace_shards::time::Timestamp;
 use smallvec::{SmallVec, smallvec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -40,12 +40,18 @@ struct Known {
     recipients: Vec<End>,
     /// Attempts: known to be durable, and told.
     attempts: Vec<(u16, u16)>,
+    /// The outcome log has its reception, and the spool was told.
+    recorded: End,
+    /// Compaction has moved it: its reception may be asked for again.
+    moved: bool,
 }
 
 /// What must hold of the spool, learned from what it was told and what it answered.
 #[derive(Clone, Default)]
 struct Model {
     messages: BTreeMap<MessageId, Known>,
+    /// What the spool may be told next of receptions, in the order of the log: up to which point, and of whom.
+    receptions: VecDeque<(Point, Vec<MessageId>)>,
     next: u64,
     moved: u32,
 }
@@ -84,12 +90,19 @@ impl Model {
                 refused: None,
                 recipients: vec![End::Open; recipients],
                 attempts: vec![(0, 0); recipients],
+                recorded: End::Open,
+                moved: false,
             };
             self.messages.insert(id, known);
             journal.store(self.next, envelope_of(id, recipients), body_of(id), &mut out);
         }
         for _ in 0..random.below(5) {
             self.advance(journal, random);
+        }
+        for _ in 0..random.below(4) {
+            let Some((point, messages)) = self.receptions.pop_front() else { break };
+            messages.iter().for_each(|id| self.messages.get_mut(id).unwrap().recorded = End::Told);
+            journal.progress(Progress::Recorded(point));
         }
         journal.maintain(&mut out);
         if random.below(6) == 0 {
@@ -139,15 +152,19 @@ impl Model {
     fn hear(&mut self, out: &[SpoolCompletion], journal: &Journal<MemoryDisk>) {
         for completion in out {
             match completion {
-                SpoolCompletion::Stored { ticket, .. } => {
+                SpoolCompletion::Stored { ticket, location } => {
                     let id = MessageId { generation: 7, core: 1, sequence: *ticket };
                     self.messages.get_mut(&id).unwrap().acknowledged = true;
+                    self.receptions.push_back(((*location).into(), vec![id]));
                 }
                 SpoolCompletion::Failed { ticket, .. } => {
                     let id = MessageId { generation: 7, core: 1, sequence: *ticket };
                     self.messages.get_mut(&id).unwrap().refused = Some(End::Told);
                 }
-                SpoolCompletion::Moved { .. } => self.moved += 1,
+                SpoolCompletion::Moved { id, .. } => {
+                    self.moved += 1;
+                    self.messages.get_mut(id).unwrap().moved = true;
+                }
                 SpoolCompletion::Damaged { .. } => panic!("nothing was damaged: {completion:?}"),
                 _ => {}
             }
@@ -156,6 +173,7 @@ impl Model {
             for known in self.messages.values_mut() {
                 known.recipients.iter_mut().filter(|end| **end == End::Told).for_each(|end| *end = End::Durable);
                 known.refused = known.refused.map(|_| End::Durable);
+                known.recorded = if known.recorded == End::Told { End::Durable } else { known.recorded };
                 known.attempts.iter_mut().for_each(|(durable, told)| *durable = *told);
             }
         }
@@ -175,7 +193,14 @@ impl Model {
             assert_eq!(*message.envelope, *envelope_of(id, known.recipients.len()), "{what}");
             assert!(found.insert(id, message.open).is_none(), "{what}: {id} twice");
         }
+        let unrecorded: Vec<MessageId> = recovered.unrecorded.iter().map(|envelope| envelope.id()).collect();
+        self.receptions = VecDeque::from([(recovered.recorded, unrecorded.clone())]);
         for (id, known) in &mut self.messages {
+            let asked = unrecorded.contains(id);
+            let lost = known.acknowledged && known.recorded == End::Open && !asked;
+            assert!(!lost, "{what}: the reception of {id} is lost");
+            assert!(!asked || known.recorded != End::Durable || known.moved, "{what}: {id} is recorded again");
+            known.recorded = if asked { End::Open } else { End::Durable };
             let open = found.remove(id).unwrap_or_default();
             assert!(known.refused != Some(End::Durable) || open.is_empty(), "{what}: {id} was refused and is back");
             known.refused = None;
@@ -320,6 +345,7 @@ fn progress_survives_a_copy_that_was_parted_from_it() {
 
         for seed in 2..6 {
             let (mut journal, recovered) = open(disk.clone(), 3, options(seed)).unwrap();
+            journal.progress(Progress::Recorded(recovered.recorded));
             let open: Vec<u16> = recovered.messages.iter().flat_map(|m| &m.open).map(|o| o.index).collect();
             assert_eq!(open, expected, "start {seed}, finished {finished:?}");
             for _ in 0..5 {

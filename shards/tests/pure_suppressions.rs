@@ -25,7 +25,7 @@ fn change(table: &mut RuleTable, changes: Vec<Change>) {
 fn to(address: &str) -> Facts<'_> {
     let domain = address.split_once('@').unwrap().1;
     let bucket = BucketFacts { domain, queue: domain, ..BucketFacts::default() };
-    Facts { bucket, message: Some(MessageFacts { address, tags: &[] }), ..Facts::default() }
+    Facts { bucket, message: Some(MessageFacts { address, ..MessageFacts::default() }), ..Facts::default() }
 }
 
 /// What ends a message to the address.

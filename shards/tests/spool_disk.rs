@@ -11,6 +11,7 @@ use mailrace_shards::runtime::outcome_log::{LogEvent, OutcomeLog};
 use mailrace_shards::runtime::spool_file::{SpoolOptions, SpoolWriter, spool_directories, spool_directory};
 use mailrace_shards::runtime::spool_generation::next_generation;
 use mailrace_shards::runtime::spool_reader::BodyReader;
+use mailrace_shards::runtime::tally::{Tallies, TallySlot};
 use mailrace_shards::settings::{LogSettings, SyncPolicy};
 use mailrace_shards::spool::report::{Progress, Recovered, Refusal, SpoolCompletion, Standing};
 use mailrace_shards::time::Timestamp;
@@ -238,6 +239,7 @@ fn outcome(kind: RecordType, attempts: u16) -> Outcome {
         reception_protocol: None,
         rule: None,
         maybe_delivered: false,
+        unlogged: false,
     }
 }
 
@@ -251,7 +253,8 @@ fn start_log(directory: &Path, rotate_bytes: u64, keep_bytes: u64) -> Log {
     let (sender, events) = unbounded();
     let notify = Box::new(move |event| drop(sender.send(event)));
     let settings = LogSettings { rotate_bytes, keep_bytes };
-    let log = OutcomeLog::start(directory, 3, "node-1", settings, notify).expect("starts");
+    let tallies: Tallies = (0..4).map(|_| TallySlot::default()).collect();
+    let log = OutcomeLog::start(directory, 3, "node-1", settings, &tallies, notify).expect("starts");
     Log { log, events, path: directory.join("delivery-003.jsonl") }
 }
 

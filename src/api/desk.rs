@@ -10,6 +10,7 @@ use crate::rules::change::{Changed, Request as Change};
 use crate::rules::entry::{Draft, Origin, RuleEntry};
 use crate::rules::preview::{Census, Matched};
 use crate::rules::schedule::{Schedule, WINDOWS_MAX, Window};
+use crate::rules::store::Store;
 use crate::users::random;
 use futures_lite::future::zip;
 use mailrace_shards::rules::Rule;
@@ -18,9 +19,13 @@ use mailrace_shards::time::{Now, Timestamp};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 /// Entries of a list that are in memory at a time.
 pub const PAGE: u32 = 500;
+
+/// A dry run is answered with what is counted by then, which the cores bound.
+pub const COUNTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How soon a client should try again what cannot be done now.
 const RETRY_SECONDS: u32 = 1;
@@ -178,7 +183,7 @@ impl Desk {
     pub async fn make(&self, by: &Identity, draft: Draft, dry_run: bool) -> Result<Made, Refusal> {
         let now = (self.clock)().utc;
         if dry_run {
-            let matched = self.census.matched(&thought(&draft, now)).await;
+            let matched = self.census.matched(&thought(&draft, now), COUNTED_WITHIN).await;
             return Ok(Made::Thought(Response::json(200, &matched.to_json())));
         }
         let (id, rule) = (new_id(now), thought(&draft, now));
@@ -196,21 +201,32 @@ impl Desk {
     ) -> Result<(Changed, Matched), Refusal> {
         if rule.kind.record().is_none() {
             let changed = self.change(by, change).await?;
-            return Ok((changed, self.census.matched(rule).await));
+            return Ok((changed, self.census.matched(rule, glance(rule)).await));
         }
         // What such a rule covers may have ended before it can be counted, so that is counted meanwhile.
-        let (before, changed) = zip(self.census.matched(rule), self.change(by, change)).await;
+        let (before, changed) = zip(self.census.matched(rule, glance(rule)), self.change(by, change)).await;
         let changed = changed?;
-        let after = self.census.matched(rule).await;
+        let after = self.census.matched(rule, glance(rule)).await;
         let counting = before.counting || after.counting;
-        let matched = before.matched.max(after.matched);
-        Ok((changed, Matched { matched, counting, ..after }))
+        let (matched, queues) = if before.matched >= after.matched {
+            (before.matched, before.queues)
+        } else {
+            (after.matched, after.queues)
+        };
+        Ok((changed, Matched { matched, counting, queues, ..after }))
     }
 
     /// Makes a change; returns when it is on disk and in force.
     pub async fn change(&self, by: &Identity, change: Change) -> Result<Changed, Refusal> {
         self.authority.change(change, self.origin(by)).await.map_err(refusal)
     }
+}
+
+/// How long the answer of a call that made a rule waits for the figure of what it covers. Of whole queues the cores
+/// know their sizes; of the rest some is counted. The call is to answer in no time, however deep the queue.
+fn glance(rule: &Rule) -> Duration {
+    let by_message = rule.scope.tag.is_some() || rule.scope.address.is_some();
+    if by_message { Duration::from_millis(50) } else { Duration::ZERO }
 }
 
 /// A rule that is not made.
@@ -358,11 +374,19 @@ impl Pages for RulePages {
     fn next(&mut self) -> Waiting<'_, Result<(Vec<Json>, bool), Failure>> {
         Box::pin(async {
             let (collection, after) = (self.collection, self.after);
-            let page = self.desk.authority.read(move |store| store.rules(collection, after, PAGE)).await?;
+            let read = move |store: &Store| {
+                let page = store.rules(collection, after, PAGE)?;
+                let before = store.ended_before(&page)?;
+                Ok((page, before))
+            };
+            let (page, before) = self.desk.authority.read(read).await?;
             self.after = page.last().map_or(self.after, |last| last.order);
             let more = page.len() == PAGE as usize;
             let ids: Vec<Arc<str>> = page.iter().map(|entry| entry.id.clone()).collect();
-            let counts = self.desk.census.rule_counts(&ids).await;
+            let mut counts = self.desk.census.rule_counts(&ids).await;
+            for (id, before) in before {
+                counts.entry(id).or_default().add_before(&before);
+            }
             let now = (self.desk.clock)().utc;
             let open = page.iter().filter(|entry| !entry.draft.schedule.ended(now));
             let shown = open.map(|entry| (self.show)(entry, &counts.get(&entry.id).cloned().unwrap_or_default(), now));

@@ -83,7 +83,7 @@ impl Cores for Tables {
 struct Busy;
 
 impl Census for Busy {
-    fn matched<'a>(&'a self, rule: &'a Rule) -> Counting<'a, Matched> {
+    fn matched<'a>(&'a self, rule: &'a Rule, _: Duration) -> Counting<'a, Matched> {
         let busy = rule.scope.domain.as_deref().is_none_or(|domain| domain == "busy.test");
         let matched = Matched {
             matched: 7,
@@ -91,6 +91,7 @@ impl Census for Busy {
             held: 2,
             first_expiry: Some(Timestamp(NOON.0 + 3_600_000)),
             destinations: vec![("busy.test".to_owned(), 7)],
+            queues: vec![("c:t@busy.test".to_owned(), 4), ("busy.test".to_owned(), 2)],
             counting: false,
         };
         Box::pin(std::future::ready(if busy { matched } else { Matched::default() }))
@@ -129,8 +130,10 @@ impl World {
 
     fn at(directory: TestDirectory, census: Box<dyn Census>, clock: fn() -> Now) -> Self {
         let store = Store::open(directory.path()).unwrap();
-        let mut prepared = authority::prepare(store, CORES, KEY, Arc::new(|_| 1), clock()).unwrap();
-        let cores = Tables::new(std::mem::take(&mut prepared.updates));
+        let mut prepared = authority::prepare(store, CORES, KEY, Arc::new(|_| 1)).unwrap();
+        let mut updates = vec![Vec::new(); CORES];
+        prepared.read(clock(), |core, update| updates[usize::from(core.0)].push(update)).unwrap();
+        let cores = Tables::new(updates);
         let within = Duration::from_millis(300);
         let (authority, thread) = authority::start(prepared, cores.clone(), "node-1".into(), clock, within).unwrap();
         let configured = Configured::default();
@@ -385,6 +388,32 @@ fn a_million_suppressions() {
     let world = world.again();
     println!("start:  {:?}", begun.elapsed());
     assert_eq!(world.cores.sizes().iter().map(|(_, n)| n).sum::<usize>(), 1_000_000);
+}
+
+/// More batches than may be under way at once: the later of two lines over one value counts, and none is lost.
+#[test]
+fn an_import_of_many_batches_is_made_in_its_order() {
+    const COUNT: usize = 60_000;
+    let world = World::new("batches", Box::new(Busy));
+    let line = |value: &str, code: u16| format!("{{\"value\":\"{value}\",\"type\":\"address\",\"code\":{code}}}\n");
+    let mut lines: String = (0..COUNT).map(|n| line(&format!("user{n}@d{}.test", n % 500), 550)).collect();
+    lines.push_str("no line\n");
+    lines.push_str(&line("user7@d7.test", 551));
+    lines.push_str(&line("user7@d7.test", 552));
+    let (status, _, answer) = world.ask("POST /v1/suppressions", "application/x-ndjson", lines.as_bytes());
+    let answer = String::from_utf8(answer).unwrap();
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer.starts_with(&format!("{{\"created\":{COUNT},\"updated\":2,")), "{answer}");
+    assert!(answer.contains(&format!("\"line\":{}", COUNT + 1)) && answer.contains("\"error_count\":1"), "{answer}");
+    let of_seven = |world: &World| {
+        let (_, _, found) = world.ask("GET /v1/suppressions?after=user7@d&limit=1", "application/x-ndjson", b"");
+        String::from_utf8(found).unwrap()
+    };
+    assert!(of_seven(&world).contains("\"code\":552"), "{}", of_seven(&world));
+    let in_force = |world: &World| world.cores.sizes().iter().map(|(_, n)| n).sum::<usize>();
+    assert_eq!(in_force(&world), COUNT);
+    let world = world.again();
+    assert_eq!(in_force(&world), COUNT);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use super::Call;
 use crate::http::{Refusal, Response};
+use mailrace_shards::spool::report::Refusal as SpoolRefusal;
 
 /// 200 `OK`, or 503 with the reason.
 ///
@@ -15,6 +16,17 @@ pub async fn check(call: Call<'_>) -> Result<Response, Refusal> {
     }
     if let Some(core) = api.monitor.stalled() {
         return Err(not_now(format!("shard {core} has not turned lately")));
+    }
+    let refusing =
+        api.monitor.reports().into_iter().enumerate().find_map(|(core, of)| Some((core, of.spool_refusing?)));
+    match refusing {
+        Some((core, SpoolRefusal::Failing)) => {
+            return Err(not_now(format!("the spool of shard {core} cannot be written; new mail is refused")));
+        }
+        Some((core, SpoolRefusal::LowSpace)) => {
+            return Err(not_now(format!("the disk of shard {core}'s spool is nearly full; new mail is refused")));
+        }
+        None => {}
     }
     let failing = api.monitor.reports().iter().position(|report| report.log_failing.is_some());
     match failing {

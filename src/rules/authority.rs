@@ -1,22 +1,26 @@
-//! The rules' thread: owns the store and the publication. Changes that arrive together are committed together, then
-//! numbered and handed to the cores concerned; whoever asked hears of it when all of these have applied it.
+//! The rules' thread: owns the store. Changes that arrive together are committed together, then given to the
+//! publication's thread, which numbers them and hands them to the cores concerned; whoever asked hears of it when all
+//! of these have applied it.
 //!
 //! It never waits for a core: while one is silent, further changes are committed, and those that do not concern
 //! that core come into force.
 
 use super::change::{Changed, Effect, Refused, Request};
+use super::counts::Counts;
 use super::entry::{Origin, RuleEntry};
 use super::pools::ApiPools;
-use super::publish::{Lanes, Publication, Standing, Target, Ticket};
+use super::publish::{Lanes, Publication, Target};
+use super::publisher::Publisher;
 use super::schedule::differs;
 use super::store::{Store, StoreError};
 use crate::report;
-use crossbeam::channel::{Receiver, Sender, bounded, select, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use mailrace_shards::event::Order;
 use mailrace_shards::message::CoreId;
 use mailrace_shards::rules::{Cause, Change, HashKey, Update, Validity};
 use mailrace_shards::runtime::mailbox::Postbox;
 use mailrace_shards::runtime::reply::{Replier, Reply, reply};
+use mailrace_shards::runtime::tally::Tallies;
 use mailrace_shards::time::{Now, Timestamp};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,6 +29,9 @@ use std::time::Duration;
 
 /// How long whoever changed a rule waits for the cores; then the answer is that it is stored and where it is late.
 pub const IN_FORCE_WITHIN: Duration = Duration::from_secs(2);
+
+/// For so many changes made by one call, whoever made them waits that long once more.
+const CHANGES_A_PART: usize = 1000;
 
 /// Requests that wait for the thread. A further one is refused (503).
 const TASKS_MAX: usize = 1024;
@@ -49,6 +56,10 @@ pub trait Cores: Send + 'static {
     fn post(&self, core: CoreId, update: Arc<Update>, applied: &Sender<(CoreId, u64)>);
     /// Pools made by the API are other now.
     fn pools(&self, pools: ApiPools);
+    /// Where they leave what rules have ended, if they do.
+    fn tallies(&self) -> Option<Tallies> {
+        None
+    }
 }
 
 /// The cores of a running engine.
@@ -57,6 +68,8 @@ pub struct EngineCores {
     pub postbox: Postbox,
     /// Brings pools into the settings and these to the cores (see `pools::lay_over`).
     pub pools: Box<dyn Fn(ApiPools) + Send>,
+    /// Where they leave what rules have ended.
+    pub tallies: Tallies,
 }
 
 impl Cores for EngineCores {
@@ -66,6 +79,10 @@ impl Cores for EngineCores {
 
     fn pools(&self, pools: ApiPools) {
         (self.pools)(pools);
+    }
+
+    fn tallies(&self) -> Option<Tallies> {
+        Some(self.tallies.clone())
     }
 }
 
@@ -80,7 +97,7 @@ pub enum Failure {
     Late(Vec<u16>, Box<Changed>),
 }
 
-type ChangeReply = Replier<Result<Changed, Failure>>;
+pub(super) type ChangeReply = Replier<Result<Changed, Failure>>;
 
 enum Task {
     Change(Request, Origin, ChangeReply),
@@ -101,13 +118,11 @@ impl std::fmt::Debug for Task {
     }
 }
 
-/// Everything read, nothing running yet.
+/// Nothing running yet.
 pub struct Prepared {
     store: Store,
     publication: Publication,
     translator: Translator,
-    /// For the start of the engine: the updates of each core, in force before its first delivery.
-    pub updates: Vec<Vec<Update>>,
     /// For the settings that the engine is started with.
     pub pools: ApiPools,
 }
@@ -116,41 +131,59 @@ fn api_pools(store: &Store) -> Result<ApiPools, StoreError> {
     Ok(ApiPools { pools: store.pools()?, members: store.pool_ips(None)?, external_mtas: store.external_mtas()? })
 }
 
-/// Reads all rules and suppressions. A rule that cannot be read is an error: without it, mail would go out that must
-/// not.
+/// Reads what the settings depend on.
 ///
 /// # Errors
 /// What cannot be read.
-pub fn prepare(store: Store, cores: usize, key: HashKey, lanes: Lanes, now: Now) -> Result<Prepared, StoreError> {
-    let mut publication = Publication::new(&vec![0; cores], lanes);
-    let mut translator = Translator { key, cause: None, recurring: HashMap::new() };
-    let mut updates: Vec<Vec<Update>> = vec![Vec::new(); cores];
-    let mut publish = |changes: Vec<(Target, Change)>| {
-        publication.take(changes, now.instant);
-        while let Some((core, update)) = publication.next_update() {
-            publication.acknowledged(core, update.epoch);
-            updates[usize::from(core.0)].push(update);
-        }
-        publication.settle(now.instant);
-    };
-    let mut after = 0;
-    loop {
-        let page = store.rules(None, after, START_PAGE)?;
-        let Some(last) = page.last() else { break };
-        after = last.order;
-        let open = page.into_iter().filter(|entry| !entry.draft.schedule.ended(now.utc));
-        publish(open.map(|entry| translator.put(&entry, now.utc)).collect());
-    }
-    let mut after: Arc<str> = "".into();
-    loop {
-        let page = store.suppressions(&after, START_PAGE)?;
-        let Some((last, _)) = page.last() else { break };
-        after = last.value.clone();
-        let changes = page.into_iter().map(|(entry, by)| translator.translate(Effect::Suppress(entry, by), now.utc));
-        publish(changes.flatten().collect());
-    }
+pub fn prepare(store: Store, cores: usize, key: HashKey, lanes: Lanes) -> Result<Prepared, StoreError> {
+    let publication = Publication::new(&vec![0; cores], lanes);
+    let translator = Translator { key, cause: None, recurring: HashMap::new() };
     let pools = api_pools(&store)?;
-    Ok(Prepared { store, publication, translator, updates, pools })
+    Ok(Prepared { store, publication, translator, pools })
+}
+
+impl Prepared {
+    /// How many cores there are.
+    #[must_use]
+    pub fn cores(&self) -> usize {
+        self.publication.cores()
+    }
+
+    /// Reads all rules and suppressions page by page, and gives each core its updates, to be in force before its first
+    /// delivery. A rule that cannot be read is an error: without it, mail would go out that must not.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    pub fn read(&mut self, now: Now, mut give: impl FnMut(CoreId, Update)) -> Result<(), StoreError> {
+        let Self { store, publication, translator, .. } = self;
+        let mut publish = |changes: Vec<(Target, Change)>| {
+            publication.take(changes, now.instant);
+            while let Some((core, update)) = publication.next_update() {
+                publication.acknowledged(core, update.epoch);
+                give(core, update);
+            }
+            publication.settle(now.instant);
+        };
+        let mut after = 0;
+        loop {
+            let page = store.rules(None, after, START_PAGE)?;
+            let Some(last) = page.last() else { break };
+            after = last.order;
+            let open = page.into_iter().filter(|entry| !entry.draft.schedule.ended(now.utc));
+            publish(open.map(|entry| translator.put(&entry, now.utc)).collect());
+        }
+        let mut after: Arc<str> = "".into();
+        loop {
+            let page = store.suppressions(&after, START_PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = last.value.clone();
+            let changes =
+                page.into_iter().map(|(entry, by)| translator.translate(Effect::Suppress(entry, by), now.utc));
+            publish(changes.flatten().collect());
+        }
+        store.shrink();
+        Ok(())
+    }
 }
 
 /// Starts the thread.
@@ -165,25 +198,24 @@ pub fn start(
     in_force_within: Duration,
 ) -> std::io::Result<(Authority, JoinHandle<()>)> {
     let (tasks, received) = bounded(TASKS_MAX);
-    let (applied, answers) = unbounded();
-    let Prepared { store, publication, translator, pools, .. } = prepared;
+    let Prepared { store, publication, translator, pools } = prepared;
+    let counts = Counts::of(cores.tallies());
     let keeper = Keeper {
         store,
-        publication,
+        publisher: Publisher::start(publication, Box::new(cores), clock)?,
         translator,
         pools,
-        cores: Box::new(cores),
-        applied,
+        counts,
         clock,
         in_force_within,
         node: node.clone(),
-        waiting: HashMap::new(),
         looked: None,
         reviewed: Some(clock().utc.0.div_euclid(DAY_MILLIS)),
         reviewing: None,
+        used: true,
     };
     let thread = std::thread::Builder::new().name("rules".to_owned());
-    let thread = thread.spawn(move || keeper.run(&received, &answers))?;
+    let thread = thread.spawn(move || keeper.run(&received))?;
     Ok((Authority { tasks, node }, thread))
 }
 
@@ -288,55 +320,49 @@ impl Translator {
 /// The thread's own.
 struct Keeper {
     store: Store,
-    publication: Publication,
+    publisher: Publisher,
     translator: Translator,
     pools: ApiPools,
-    cores: Box<dyn Cores>,
-    applied: Sender<(CoreId, u64)>,
+    counts: Counts,
     clock: fn() -> Now,
     in_force_within: Duration,
     node: Arc<str>,
-    waiting: HashMap<Ticket, (ChangeReply, Changed)>,
     /// When rules that are over were last looked for.
     looked: Option<Now>,
     /// The UTC day for which recurring windows are known to be up to date.
     reviewed: Option<i64>,
     /// While they are brought up to date: the last rule done.
     reviewing: Option<u64>,
+    /// The store was used since it last gave back memory.
+    used: bool,
 }
 
 impl Keeper {
-    fn run(mut self, tasks: &Receiver<Task>, answers: &Receiver<(CoreId, u64)>) {
+    fn run(mut self, tasks: &Receiver<Task>) {
         loop {
-            select! {
-                recv(tasks) -> task => match task {
-                    Ok(Task::Stop) | Err(_) => return,
-                    Ok(task) => if !self.gather(task, tasks) { return },
-                },
-                recv(answers) -> answer => self.acknowledge(answer.ok()),
-                default(self.rest()) => {}
-            }
-            while let Ok(answer) = answers.try_recv() {
-                self.acknowledge(Some(answer));
+            match tasks.recv_timeout(self.rest()) {
+                Ok(Task::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(task) => {
+                    if !self.gather(task, tasks) {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.relax(),
             }
             self.look_after();
-            self.publish();
         }
     }
 
-    fn acknowledge(&mut self, answer: Option<(CoreId, u64)>) {
-        if let Some((core, epoch)) = answer {
-            self.publication.acknowledged(core, epoch);
+    /// Nothing came for a while: what the store keeps in memory is not needed soon.
+    fn relax(&mut self) {
+        if self.reviewing.is_none() && std::mem::take(&mut self.used) {
+            self.store.shrink();
         }
     }
 
     /// How long nothing has to be done unless something comes.
     fn rest(&self) -> Duration {
-        if self.reviewing.is_some() {
-            return Duration::ZERO;
-        }
-        let now = (self.clock)().instant;
-        self.publication.next_deadline().map_or(LOOK, |deadline| deadline.since(now).min(LOOK))
+        if self.reviewing.is_some() { Duration::ZERO } else { LOOK }
     }
 
     /// Does what has come, changes as one transaction. Whether to go on.
@@ -344,6 +370,7 @@ impl Keeper {
         let (mut changes, mut replies) = (Vec::new(), Vec::new());
         let mut reads = Vec::new();
         let mut goes_on = true;
+        self.used = true;
         for task in std::iter::once(first).chain(tasks.try_iter().take(GROUP_MAX - 1)) {
             match task {
                 Task::Change(request, origin, reply) => {
@@ -373,24 +400,25 @@ impl Keeper {
         };
         for (outcome, reply) in outcomes.into_iter().zip(replies) {
             match outcome {
-                Ok(changed) => {
-                    let (ticket, changed) = self.take(changed);
-                    self.waiting.insert(ticket, (reply, changed));
-                }
+                Ok(changed) => self.take(changed, Some(reply)),
                 Err(refused) => reply.say(Err(Failure::Refused(refused))),
             }
         }
-        self.publish();
     }
 
-    fn take(&mut self, mut changed: Changed) -> (Ticket, Changed) {
+    /// What was made goes to the cores; whoever waits hears of it when it is in force.
+    fn take(&mut self, mut changed: Changed, reply: Option<ChangeReply>) {
         let now = (self.clock)();
         let effects = std::mem::take(&mut changed.effects);
         if effects.iter().any(|effect| matches!(effect, Effect::Pools)) {
             self.renew_pools();
         }
-        let changes = effects.into_iter().filter_map(|effect| self.translator.translate(effect, now.utc)).collect();
-        (self.publication.take(changes, now.instant.after(self.in_force_within)), changed)
+        let changes: Vec<_> =
+            effects.into_iter().filter_map(|effect| self.translator.translate(effect, now.utc)).collect();
+        // A batch of an import is several updates, and others may be before it.
+        let parts = u32::try_from(changes.len() / CHANGES_A_PART).unwrap_or(u32::MAX).max(1);
+        let deadline = now.instant.after(self.in_force_within.saturating_mul(parts));
+        self.publisher.publish(changes, deadline, reply.map(|reply| Box::new((reply, changed))));
     }
 
     fn renew_pools(&mut self) {
@@ -398,25 +426,10 @@ impl Keeper {
         match read {
             Ok(pools) if pools != self.pools => {
                 self.pools = pools.clone();
-                self.cores.pools(pools);
+                self.publisher.pools(pools);
             }
             Ok(_) => {}
             Err(error) => report::error(&format!("pools made by the API stay as they were: {error}")),
-        }
-    }
-
-    /// Posts what can be posted, and answers what can be answered.
-    fn publish(&mut self) {
-        while let Some((core, update)) = self.publication.next_update() {
-            self.cores.post(core, Arc::new(update), &self.applied);
-        }
-        for (ticket, standing) in self.publication.settle((self.clock)().instant) {
-            // What time alone has changed has nobody waiting.
-            let Some((reply, changed)) = self.waiting.remove(&ticket) else { continue };
-            reply.say(match standing {
-                Standing::InForce => Ok(changed),
-                Standing::Late(cores) => Err(Failure::Late(cores, Box::new(changed))),
-            });
         }
     }
 
@@ -425,6 +438,7 @@ impl Keeper {
         let now = (self.clock)();
         if self.looked.is_none_or(|last| now.instant.since(last.instant) >= LOOK || now.utc < last.utc) {
             self.looked = Some(now);
+            self.counts.store(&mut self.store);
             if let Err(error) = self.sweep(now) {
                 report::error(&format!("rules that are over stay stored: {error}"));
             }
@@ -452,7 +466,7 @@ impl Keeper {
             if changed.removed == u64::from(SLICE) {
                 self.looked = None;
             }
-            self.take(changed);
+            self.take(changed, None);
         }
         Ok(())
     }
@@ -462,7 +476,7 @@ impl Keeper {
         let page = self.store.recurring_rules(after, SLICE)?;
         let renewed: Vec<_> = page.iter().filter_map(|entry| self.translator.renewed(entry, now.utc)).collect();
         if !renewed.is_empty() {
-            self.publication.take(renewed, now.instant);
+            self.publisher.publish(renewed, now.instant, None);
         }
         Ok(page.last().map(|last| last.order))
     }

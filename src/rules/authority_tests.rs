@@ -38,7 +38,8 @@ impl Cores for Told {
 
 fn begin(directory: &Path, clock: fn() -> Now) -> (Authority, JoinHandle<()>, Receiver<Update>) {
     let store = Store::open(directory).unwrap();
-    let prepared = prepare(store, 1, KEY, Arc::new(|_| 1), clock()).unwrap();
+    let mut prepared = prepare(store, 1, KEY, Arc::new(|_| 1)).unwrap();
+    prepared.read(clock(), |_, _| {}).unwrap();
     let (sender, told) = unbounded();
     let (authority, thread) = start(prepared, Told(sender), "n".into(), clock, Duration::from_secs(2)).unwrap();
     (authority, thread, told)
@@ -123,7 +124,8 @@ fn a_rule_that_cannot_be_read_refuses_the_start() {
         store.spoil(&format!(
             "UPDATE rule SET {column} = '{value}', decree = iif('{column}' = 'decree', '{value}', decree)"
         ));
-        let Err(error) = prepare(store, 1, KEY, Arc::new(|_| 1), clock::now()) else { panic!("{column}") };
+        let mut prepared = prepare(store, 1, KEY, Arc::new(|_| 1)).unwrap();
+        let Err(error) = prepared.read(clock::now(), |_, _| {}) else { panic!("{column}") };
         let text = error.to_string();
         assert!(column == "decree" || text.contains("rule a: "), "{text}");
     }

@@ -5,17 +5,21 @@
 //! | `entry`, `schedule`, `stored` | a rule, when it is in force, how a row holds it |
 //! | `change` | what can be asked for, and what came of it |
 //! | `store`, `schema` | SQLite; the one door to it |
+//! | `counts` | how much each rule has ended, kept over every kind of stop |
 //! | `publish` | which core is owed what, and who waits for it; decides, sends nothing |
-//! | `authority` | the thread that owns store and publication |
+//! | `publisher` | the thread that owns the publication |
+//! | `authority` | the thread that owns the store |
 //! | `pools` | pools made by the API, laid over those of the configuration |
 //! | `preview` | what is asked of the cores about a rule: how much it covers |
 
 pub mod authority;
 pub mod change;
+pub mod counts;
 pub mod entry;
 pub mod pools;
 pub mod preview;
 pub mod publish;
+mod publisher;
 pub mod schedule;
 pub mod schema;
 pub mod store;

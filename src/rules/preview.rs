@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Something that the cores are asked for.
 pub type Counting<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -25,6 +26,8 @@ pub struct Matched {
     pub first_expiry: Option<Timestamp>,
     /// Most of them by recipient domain, largest first, 100 at most.
     pub destinations: Vec<(String, u64)>,
+    /// Most of them, without those in flight, by scheduled queue, largest first, 1,000 at most.
+    pub queues: Vec<(String, u64)>,
     /// Counting has not ended: all figures are lower bounds.
     pub counting: bool,
 }
@@ -38,17 +41,31 @@ pub struct RuleCounts {
     pub ended: u64,
     /// When the first that it holds expires.
     pub first_expiry: Option<Timestamp>,
-    /// Those ended, by scheduled queue.
+    /// Those ended, by scheduled queue, sorted.
     pub ended_by_queue: Vec<(String, u64)>,
 }
 
 /// Asks the cores. Every answer comes within a bound of time (5 s), with what is known by then.
 pub trait Census {
-    /// How much a rule covers: one that is in force, or one that is only thought of.
-    fn matched<'a>(&'a self, rule: &'a Rule) -> Counting<'a, Matched>;
+    /// How much a rule covers: one that is in force, or one that is only thought of. What is known after `within` is
+    /// the answer; for a rule over whole queues that is much even after no time at all.
+    fn matched<'a>(&'a self, rule: &'a Rule, within: Duration) -> Counting<'a, Matched>;
 
     /// What rules have done; those of which nothing is known are left out.
     fn rule_counts<'a>(&'a self, ids: &'a [Arc<str>]) -> Counting<'a, HashMap<Arc<str>, RuleCounts>>;
+}
+
+impl RuleCounts {
+    /// Adds what was ended before this start, by queue, each once.
+    pub fn add_before(&mut self, before: &[(String, u64)]) {
+        for (queue, count) in before {
+            self.ended += count;
+            match self.ended_by_queue.binary_search_by(|(known, _)| known.cmp(queue)) {
+                Ok(at) => self.ended_by_queue[at].1 += count,
+                Err(at) => self.ended_by_queue.insert(at, (queue.clone(), *count)),
+            }
+        }
+    }
 }
 
 impl Matched {

@@ -76,7 +76,7 @@ struct Waiter {
     deadline: Instant,
 }
 
-/// All of it. Lives on the rules' thread.
+/// All of it. Lives on the publication's thread.
 pub struct Publication {
     cores: Vec<Core>,
     lanes: Lanes,
@@ -93,6 +93,12 @@ impl Publication {
         let cores = posted.iter().map(|posted| Core { posted: *posted, ..Core::default() }).collect();
         let epoch = posted.iter().copied().max().unwrap_or(0);
         Self { cores, lanes, epoch, tickets: 0, waiters: Vec::new() }
+    }
+
+    /// How many cores there are.
+    #[must_use]
+    pub fn cores(&self) -> usize {
+        self.cores.len()
     }
 
     /// Takes changes that belong together; as one update where they fit into one. Whether they are in force will be

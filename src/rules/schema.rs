@@ -68,4 +68,22 @@ pub const MIGRATIONS: &[&str] = &[
          before   TEXT, -- JSON
          after    TEXT  -- JSON
      ) STRICT;",
+    // 3: how many recipients each rule has ended, and up to where in the outcome logs that goes. Both change in one
+    // transaction.
+    "CREATE TABLE ended (
+         rule   INTEGER NOT NULL REFERENCES rule (position) ON DELETE CASCADE,
+         queue  TEXT    NOT NULL, -- scheduled queue
+         before INTEGER NOT NULL, -- before the start of the engine that runs now
+         since  INTEGER NOT NULL, -- since then
+         PRIMARY KEY (rule, queue)
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX ended_since ON ended (rule) WHERE since > 0;
+     CREATE TABLE counted (
+         shard  INTEGER NOT NULL,
+         file   TEXT    NOT NULL CHECK (file IN ('log', 'unlogged')),
+         first  INTEGER,          -- fingerprint of the file's first line
+         octets INTEGER NOT NULL,
+         at     INTEGER NOT NULL,
+         PRIMARY KEY (shard, file)
+     ) STRICT, WITHOUT ROWID;",
 ];

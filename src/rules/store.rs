@@ -1,6 +1,7 @@
 //! The authoritative set of what the operator decreed: SQLite at `DATA/rules.db`. The one door to rusqlite.
 //! Every change is on disk when its method returns. Blocking: lives on its own thread, or in a command.
 
+mod ended;
 mod group;
 mod rows;
 
@@ -20,6 +21,20 @@ const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// Prepared statements kept; there are fewer.
 const STATEMENTS_MAX: usize = 64;
+
+/// Pages of the database in memory, in KiB, at most.
+const PAGE_CACHE_KIB: i64 = 4 << 10;
+
+/// The same during an import. One in no order touches most pages of its table in each transaction; with fewer in
+/// memory it would read and write them several times over.
+const IMPORT_CACHE_KIB: i64 = 64 << 10;
+
+/// Pages in the journal before they go into the database (64 MB). A page that many transactions of an import change
+/// is then written there once for all of them. A stop empties the journal.
+const JOURNAL_PAGES: i64 = 16 << 10;
+
+/// Octets that the journal's file keeps when it is empty.
+const JOURNAL_KEPT_BYTES: i64 = 4 << 20;
 
 /// Valid tokens at once; a further one is refused.
 pub const TOKENS_MAX: usize = 10_000;
@@ -120,6 +135,19 @@ impl Store {
             Ok(Ok(()))
         })?;
         steps.map_err(|version| StoreError::TooNew { path: self.path.clone(), version })
+    }
+
+    /// Gives back the memory of pages that are kept in case they are wanted again.
+    pub fn shrink(&self) {
+        // It is only memory: whatever is in the way now is so again the next time.
+        let _ = self.connection.pragma_update(None, "cache_size", -PAGE_CACHE_KIB);
+        let _ = self.connection.execute_batch("PRAGMA shrink_memory");
+    }
+
+    /// Takes memory for an import, until [`Self::shrink`].
+    fn expand(&self) {
+        // Without it everything works, only slower.
+        let _ = self.connection.pragma_update(None, "cache_size", -IMPORT_CACHE_KIB);
     }
 
     /// Whether another process changed the database since the last call (or since it was opened). Costs no
@@ -237,6 +265,9 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     // FULL: a commit that was answered survives a loss of power (WAL with NORMAL may lose the last ones).
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "cache_size", -PAGE_CACHE_KIB)?;
+    connection.pragma_update_and_check(None, "wal_autocheckpoint", JOURNAL_PAGES, |_| Ok(()))?;
+    connection.pragma_update_and_check(None, "journal_size_limit", JOURNAL_KEPT_BYTES, |_| Ok(()))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(connection)
 }

@@ -91,6 +91,7 @@ fn directories() -> Vec<(&'static str, Vec<u8>)> {
         max_attempts: Some(3),
         retries: vec![1, 2],
         meta: "{}".into(),
+        ..Extras::default()
     };
     store(&mut journal, 1, Some(Box::new(full)));
     commit(&mut journal);

@@ -1,8 +1,8 @@
 //! Injection by both HTTP dialects: what was handed in arrives octet for octet, an answer of 200 means durable, and
 //! an engine that takes no mail says so.
 
+use crate::support::api::{Answer, Api};
 use crate::support::ports::free_address;
-use crate::support::rest::{Answer, post};
 use crate::support::{Config, Engine, Features, Sink, until};
 use serde_json::json;
 
@@ -38,17 +38,17 @@ fn count(sink: &Sink, recipient: &str) -> usize {
 fn messages_of_both_dialects_arrive_octet_for_octet() {
     let sink = Sink::start(Features::default());
     let engine = Engine::start(&Config::to(sink.address));
-    let token = engine.token();
+    let api = Api::of(&engine);
     let content = awkward();
 
     let mailerq = json!({
         "envelope": "Bounce@S.example", "recipient": "one@R.example", "tags": ["t1", "t2"], "customer": {"id": 7},
         "mime": format!("x-mq-tag: t0\nX-Tenant: T\n{content}"),
     });
-    let answer = post(engine.api, &token, MAILERQ, &mailerq.to_string());
+    let answer = api.post_text(MAILERQ, &mailerq.to_string());
     assert_eq!(answer.status, 200, "{answer:?}");
     let id = answer.json()["id"].as_str().unwrap().to_owned();
-    assert_eq!(answer.body, format!("{{\"id\":\"{id}\"}}"));
+    assert_eq!(answer.text, format!("{{\"id\":\"{id}\"}}"));
     let (sender, text) = arrived(&sink, "one@r.example");
     assert_eq!((&*sender, &*String::from_utf8_lossy(&text)), ("Bounce@s.example", &*canonical(&content)));
     let trace = sink.messages()[0].content.clone();
@@ -69,7 +69,7 @@ fn messages_of_both_dialects_arrive_octet_for_octet() {
             {"email": "two@a.example", "metadata": {"k": "v"}}, {"email": "nobody"}, {"email": "three@b.example"},
         ],
     });
-    let answer = post(engine.api, &token, KUMO, &kumo.to_string());
+    let answer = api.post_text(KUMO, &kumo.to_string());
     let expected = json!({
         "success_count": 2, "fail_count": 1, "failed_recipients": ["nobody"],
         "errors": ["nobody: Address needs a domain"],
@@ -85,18 +85,18 @@ fn messages_of_both_dialects_arrive_octet_for_octet() {
 fn large_messages_and_many_recipients() {
     let sink = Sink::start(Features::default());
     let engine = Engine::start(&Config::to(sink.address).line("smtp", "max_message_bytes = 4194304"));
-    let token = engine.token();
+    let api = Api::of(&engine);
     let line = "0123456789 abcdefghijklmnopqrstuvwxyz\n";
     let content = format!("Subject: large\n\n{}", line.repeat((3 << 20) / line.len()));
     let large = json!({"envelope": "", "recipient": "large@r.example", "mime": content}).to_string();
-    assert_eq!(post(engine.api, &token, MAILERQ, &large).status, 200);
+    assert_eq!(api.post_text(MAILERQ, &large).status, 200);
     let (_, text) = arrived(&sink, "large@r.example");
     assert_eq!(text.len() + 2, canonical(&content).len(), "its last line had its end");
     assert!(canonical(&content).as_bytes().starts_with(&text));
 
     let many: Vec<_> = (0..500).map(|number| json!({"email": format!("r{number}@d{}.example", number % 7)})).collect();
     let many = json!({"envelope_sender": "s@s.example", "recipients": many, "content": "Subject: many\n\nx\n"});
-    let answer = post(engine.api, &token, KUMO, &many.to_string());
+    let answer = api.post_text(KUMO, &many.to_string());
     assert_eq!((answer.status, &answer.json()["success_count"]), (200, &json!(500)), "{answer:?}");
     until("all of them arrive", || sink.messages().len() >= 501);
     let mut recipients: Vec<_> = sink.messages().into_iter().flat_map(|message| message.recipients).collect();
@@ -109,7 +109,7 @@ fn large_messages_and_many_recipients() {
 fn an_answer_of_200_survives_sigkill() {
     let destination = free_address();
     let mut engine = Engine::start(&Config::to(destination));
-    let token = engine.token();
+    let api = Api::of(&engine);
     let mut expected = Vec::new();
     for round in 0..5 {
         let (first, second) = (format!("m{round}@r.example"), format!("k{round}@r.example"));
@@ -119,8 +119,8 @@ fn an_answer_of_200_survives_sigkill() {
             "envelope_sender": "s@s.example", "recipients": [{"email": second}], "content": content,
             "template_dialect": "Static",
         });
-        assert_eq!(post(engine.api, &token, MAILERQ, &mailerq).status, 200);
-        let answer = post(engine.api, &token, KUMO, &kumo.to_string());
+        assert_eq!(api.post_text(MAILERQ, &mailerq).status, 200);
+        let answer = api.post_text(KUMO, &kumo.to_string());
         engine.kill();
         assert_eq!((answer.status, &answer.json()["success_count"]), (200, &json!(1)), "{answer:?}");
         expected.extend([(first, canonical(&content)), (second, canonical(&content))]);
@@ -139,17 +139,18 @@ fn who_takes_no_mail_says_so() {
     let full = Config::to(sink.address).line("spool", "min_free_bytes = 1000000000000000000");
     let mut engine = Engine::start(&full);
     let token = engine.token();
+    let api = Api::of(&engine);
     let mailerq = json!({"recipient": "one@r.example", "mime": "A: b\n\nc"}).to_string();
     let kumo =
         json!({"envelope_sender": "", "recipients": [{"email": "two@r.example"}], "content": "A: b\n\nc"}).to_string();
     let retry = |answer: &Answer| assert!(answer.head.contains("\r\nRetry-After: "), "{answer:?}");
 
     let why = "the spool's file system is nearly full, try again later";
-    let answer = post(engine.api, &token, MAILERQ, &mailerq);
+    let answer = api.post_text(MAILERQ, &mailerq);
     assert_eq!((answer.status, answer.json()), (503, json!({"error": why})));
     retry(&answer);
-    let answer = post(engine.api, &token, KUMO, &kumo);
-    assert_eq!((answer.status, &*answer.body), (503, &*format!("Error: {why}")));
+    let answer = api.post_text(KUMO, &kumo);
+    assert_eq!((answer.status, &*answer.text), (503, &*format!("Error: {why}")));
     retry(&answer);
 
     for (path, body, token, status) in [
@@ -160,12 +161,12 @@ fn who_takes_no_mail_says_so() {
         (MAILERQ, "{}", &*token, 400),
         (KUMO, "{}", &*token, 422),
     ] {
-        assert_eq!(post(engine.api, token, path, body).status, status, "{path} {body}");
+        assert_eq!(api.with_token(token).post_text(path, body).status, status, "{path} {body}");
     }
     engine.configure(&Config::to(sink.address));
     engine.stop();
     engine.run();
-    assert_eq!(post(engine.api, &token, KUMO, &kumo).status, 200);
+    assert_eq!(api.post_text(KUMO, &kumo).status, 200);
     arrived(&sink, "two@r.example");
     assert_eq!(sink.messages().len(), 1, "what was refused was not kept");
 }

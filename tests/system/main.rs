@@ -4,14 +4,17 @@
 //!
 //! The long form is asked for by the environment: `MAILRACE_SYSTEM_MESSAGES` (messages that are counted, 10,000),
 //! `MAILRACE_SYSTEM_LARGE_MIB` (size of the large message, 20; 50 is the most that is accepted) and
-//! `MAILRACE_SYSTEM_KILLS` (rounds of SIGKILL under load, 5).
+//! `MAILRACE_CRASH_ROUNDS` (rounds of SIGKILL under load, 5).
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod bodies;
 mod clients;
+mod control;
 mod count;
 mod crash;
+mod disk_faults;
+mod disk_full;
 mod dns;
 mod failures;
 mod gate;
@@ -19,12 +22,18 @@ mod hostile;
 mod independent;
 mod inject;
 mod limits;
+mod liveness;
+mod overload;
+mod power_cut;
 mod recipients;
 mod retry;
 mod rules;
+mod rules_counts;
 mod rules_ending;
+mod rules_schedule;
 mod rules_survival;
 mod signals;
 mod smuggling;
+mod stalls;
 mod support;
 mod tls;

@@ -168,7 +168,12 @@ fn an_administrative_bounce_says_why_and_counts() {
     let post = Post::new(patient);
     let waiting = waiting(&post, "X-Campaign: spring\r\nX-Tenant: acme\r\n");
     let made = post.api.post(BOUNCE, &json!({"reason": "a mistake", "tenant": "acme", "duration": "10m"}));
-    assert_eq!((made["total_bounced"].as_u64(), &made["bounced"]), (Some(0), &json!({})), "{made}");
+    let found = json!({
+        "spring:acme@held.example": 1,
+        "spring:acme@alone.example": 1,
+        "spring:acme@slow.example": 1,
+    });
+    assert_eq!((made["total_bounced"].as_u64(), &made["bounced"]), (Some(3), &found), "{made}");
     post.send(&["new@new.example"], "X-Tenant: acme\r\n");
     post.send(&["other@new.example"], "X-Tenant: Acme\r\n");
     for recipient in waiting.iter().map(String::as_str).chain(["new@new.example"]) {

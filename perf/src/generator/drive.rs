@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use mio::net::TcpStream;
@@ -13,10 +12,10 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::Load;
 use super::session::{FINISHED, Flow, Session, Shared};
-use super::tally::Tally;
+use super::tally::{Live, Tally};
 use super::template::Template;
 use super::work::Work;
-use crate::clock::now_ns;
+use crate::clock::{now_ns, thread_cpu_ns};
 use crate::stop;
 
 /// One read takes at most so much; replies are short.
@@ -54,8 +53,11 @@ struct Driver {
     scratch: Box<[u8]>,
 }
 
-/// Sends the load; returns what came of it. `progress` counts the accepted messages meanwhile.
-pub fn run(load: Load, progress: Arc<AtomicU64>) -> io::Result<Tally> {
+/// Sends the load; returns what came of it. `live` tells of it meanwhile.
+pub fn run(load: Load, live: Arc<Live>) -> io::Result<Tally> {
+    if let Some(cpu) = load.cpu {
+        crate::pin::to(cpu).map_err(io::Error::other)?;
+    }
     let limit_ns = load.time_limit.as_nanos() as u64;
     let mut driver = Driver {
         poll: Poll::new()?,
@@ -63,7 +65,7 @@ pub fn run(load: Load, progress: Arc<AtomicU64>) -> io::Result<Tally> {
         idle: VecDeque::new(),
         shared: Shared {
             work: Work::new(load.messages, load.rate),
-            tally: Tally::new(load.messages, progress),
+            tally: Tally::new(load.messages, live),
             template: Template::new(&load),
             load,
         },
@@ -81,7 +83,7 @@ pub fn run(load: Load, progress: Arc<AtomicU64>) -> io::Result<Tally> {
             tick_ns = now + TICK.as_nanos() as u64 / 2;
         }
         if driver.is_finished() {
-            return Ok(driver.shared.tally);
+            return Ok(driver.finish());
         }
         let reason = if stop::requested() {
             Some("stopped")
@@ -94,7 +96,7 @@ pub fn run(load: Load, progress: Arc<AtomicU64>) -> io::Result<Tally> {
         };
         if let Some(reason) = reason {
             driver.give_up(reason);
-            return Ok(driver.shared.tally);
+            return Ok(driver.finish());
         }
         match driver.poll.poll(&mut events, Some(driver.wait(now))) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -113,6 +115,11 @@ pub fn run(load: Load, progress: Arc<AtomicU64>) -> io::Result<Tally> {
 }
 
 impl Driver {
+    fn finish(mut self) -> Tally {
+        self.shared.tally.cpu_ns = thread_cpu_ns();
+        self.shared.tally
+    }
+
     fn is_finished(&self) -> bool {
         self.slots.iter().all(|slot| matches!(slot, Slot::Finished))
     }

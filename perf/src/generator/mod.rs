@@ -54,6 +54,8 @@ pub struct Load {
     pub messages_per_connection: u64,
     /// Round trips.
     pub pipelining: Pipelining,
+    /// The core to which its thread is confined.
+    pub cpu: Option<u32>,
     /// Open loop: messages per second. `None`: as fast as the server answers.
     pub rate: Option<f64>,
     /// The whole run takes no longer.

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::clock::{now_ns, seconds_between};
 use crate::latency::{Latency, LatencySummary};
 use crate::numbers::NumberSet;
+use crate::timeline::Timeline;
 
 /// The result of one generator run.
 pub struct Tally {
@@ -32,7 +33,32 @@ pub struct Tally {
     pub first_ns: u64,
     /// When the newest 250 came.
     pub last_ns: u64,
-    progress: Arc<AtomicU64>,
+    /// CPU time of the generator's thread, set when it ends.
+    pub cpu_ns: u64,
+    /// Acceptances over time.
+    pub timeline: Timeline,
+    live: Arc<Live>,
+}
+
+/// What can be seen of a generator while it runs.
+#[derive(Debug, Default)]
+pub struct Live {
+    accepted: AtomicU64,
+    p50_us: AtomicU64,
+    p99_us: AtomicU64,
+}
+
+impl Live {
+    /// Messages accepted.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Median and 99th percentile of the wait in the last slice of time, ms; zero before there is one.
+    pub fn waits_ms(&self) -> (f64, f64) {
+        let ms = |value: &AtomicU64| value.load(Ordering::Relaxed) as f64 / 1e3;
+        (ms(&self.p50_us), ms(&self.p99_us))
+    }
 }
 
 /// The figures of a run, for printing.
@@ -57,8 +83,8 @@ pub struct Summary {
 }
 
 impl Tally {
-    /// Nothing done yet; `progress` is shared with whoever shows it.
-    pub fn new(messages: u32, progress: Arc<AtomicU64>) -> Tally {
+    /// Nothing done yet; `live` is shared with whoever shows it.
+    pub fn new(messages: u32, live: Arc<Live>) -> Tally {
         Tally {
             accepted: NumberSet::new(messages),
             refused: BTreeMap::new(),
@@ -69,7 +95,9 @@ impl Tally {
             latency: Latency::new(),
             first_ns: 0,
             last_ns: 0,
-            progress,
+            cpu_ns: 0,
+            timeline: Timeline::new(),
+            live,
         }
     }
 
@@ -78,8 +106,15 @@ impl Tally {
         let new = self.accepted.insert(number);
         assert_eq!(new, Some(true), "message {number} was accepted twice: the generator used a number twice");
         self.last_ns = now_ns();
-        self.latency.record_ns(self.last_ns.saturating_sub(since_ns));
-        self.progress.fetch_add(1, Ordering::Relaxed);
+        let wait_ns = self.last_ns.saturating_sub(since_ns);
+        self.latency.record_ns(wait_ns);
+        self.live.accepted.fetch_add(1, Ordering::Relaxed);
+        if self.timeline.record(self.last_ns, wait_ns)
+            && let Some((p50, p99)) = self.timeline.newest()
+        {
+            self.live.p50_us.store((p50 * 1e3) as u64, Ordering::Relaxed);
+            self.live.p99_us.store((p99 * 1e3) as u64, Ordering::Relaxed);
+        }
     }
 
     /// A message was refused.

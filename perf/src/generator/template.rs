@@ -81,7 +81,7 @@ impl Template {
 }
 
 /// Adds body lines until `text` has `size` octets, ending with CRLF.
-fn fill(text: &mut Vec<u8>, size: usize) {
+pub fn fill(text: &mut Vec<u8>, size: usize) {
     let letters: Vec<u8> = (b'a'..=b'z').chain(*b"     ").cycle().take(LINE_OCTETS * 8).collect();
     let mut shift = 0;
     while text.len() + 2 < size {
@@ -126,6 +126,7 @@ mod tests {
             connections: 1,
             messages_per_connection: 0,
             pipelining: super::super::Pipelining::Full,
+            cpu: None,
             rate: None,
             time_limit: std::time::Duration::from_secs(1),
             reply_timeout: std::time::Duration::from_secs(1),

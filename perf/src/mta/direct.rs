@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::Mta;
 use crate::error::Result;
+use crate::sampler::process::Roots;
 
 /// The sink in the place of a server.
 pub struct Direct {
@@ -26,8 +27,8 @@ impl Mta for Direct {
         self.sink
     }
 
-    fn roots(&self) -> Vec<u32> {
-        Vec::new()
+    fn roots(&self) -> Roots {
+        Roots::default()
     }
 
     fn exited(&mut self) -> Option<String> {

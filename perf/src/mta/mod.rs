@@ -3,6 +3,8 @@
 //! The harness knows of a server: where it listens, which processes it is, and how it says that it went wrong.
 
 pub mod direct;
+pub mod exim;
+pub mod external;
 pub mod mailrace;
 pub mod postfix;
 
@@ -16,6 +18,8 @@ use std::time::Duration;
 use crate::cli::{MtaName, ShapeArgs};
 use crate::clock::now_ns;
 use crate::error::{Context, Result, fail};
+use crate::rules::http::Api;
+use crate::sampler::process::Roots;
 use crate::stop;
 
 /// A server greets within this time or it has failed.
@@ -29,8 +33,20 @@ pub trait Mta {
     fn version(&self) -> &str;
     /// Where it takes mail by SMTP.
     fn address(&self) -> SocketAddr;
-    /// The processes that, with all that descend from them, are the server; empty for none.
-    fn roots(&self) -> Vec<u32>;
+    /// Its REST API for rules; a server without one has none.
+    fn api(&self) -> Option<Result<Api>> {
+        None
+    }
+    /// Holds all mail, keeps it; in force when it returns.
+    fn pause(&mut self) -> Result<()> {
+        fail(format!("no way to hold the mail of {} is known here", self.version()))
+    }
+    /// Ends what [`Mta::pause`] began.
+    fn release(&mut self) -> Result<()> {
+        fail(format!("no way to hold the mail of {} is known here", self.version()))
+    }
+    /// The processes that are the server; empty for none.
+    fn roots(&self) -> Roots;
     /// How it ended, if it did.
     fn exited(&mut self) -> Option<String>;
     /// The end of its log.
@@ -44,6 +60,8 @@ pub fn start(name: MtaName, sink: SocketAddr, shape: &ShapeArgs, directory: &Pat
     let mut mta: Box<dyn Mta> = match name {
         MtaName::Mailrace => Box::new(mailrace::Mailrace::start(sink, shape, directory)?),
         MtaName::Postfix => Box::new(postfix::Postfix::start(sink, shape, directory)?),
+        MtaName::Exim => Box::new(exim::Exim::start(sink, shape, directory)?),
+        MtaName::External => Box::new(external::External::new(&shape.server)?),
         MtaName::None => Box::new(direct::Direct::new(sink)),
     };
     wait_for_greeting(mta.as_mut())?;

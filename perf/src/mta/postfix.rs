@@ -19,6 +19,7 @@ use crate::cli::ShapeArgs;
 use crate::clock::now_ns;
 use crate::error::{Context, Failure, Result, fail};
 use crate::guard::output;
+use crate::sampler::process::Roots;
 
 /// The services that relaying needs, none of them in a chroot, with as many processes as they ask for.
 const SERVICES: &str = "\
@@ -26,6 +27,7 @@ pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
 tlsmgr unix - - n 1000? 1 tlsmgr
+tlsproxy unix - - n - 0 tlsproxy
 rewrite unix - - n - - trivial-rewrite
 bounce unix - - n - 0 bounce
 defer unix - - n - 0 bounce
@@ -155,7 +157,26 @@ impl Postfix {
         ] {
             parameters.insert(name.to_owned(), value);
         }
-        for set in &shape.postfix_set {
+        if let Some(connections) = shape.server.destination_connections {
+            for name in ["default_destination_concurrency_limit", "initial_destination_concurrency"] {
+                parameters.insert(name.to_owned(), connections.to_string());
+            }
+        }
+        if let Some(seconds) = shape.server.retry_seconds {
+            for name in ["minimal_backoff_time", "maximal_backoff_time", "queue_run_delay"] {
+                parameters.insert(name.to_owned(), format!("{seconds}s"));
+            }
+        }
+        if shape.sink.sink_tls {
+            parameters.insert("smtp_tls_security_level".to_owned(), "may".to_owned());
+            parameters.insert("smtp_tls_connection_reuse".to_owned(), "yes".to_owned());
+            parameters.insert("smtp_connection_cache_on_demand".to_owned(), "yes".to_owned());
+        }
+        if shape.sink.sink_line_ms > 0 {
+            // Over a long line a new connection costs three round trips, so that the cache pays.
+            parameters.insert("smtp_connection_cache_on_demand".to_owned(), "yes".to_owned());
+        }
+        for set in &shape.server.postfix_set {
             let Some((name, value)) = set.split_once('=') else {
                 return fail(format!("--postfix-set {set}: NAME=VALUE"));
             };
@@ -209,8 +230,8 @@ impl Mta for Postfix {
         self.address
     }
 
-    fn roots(&self) -> Vec<u32> {
-        vec![self.master]
+    fn roots(&self) -> Roots {
+        self.master.into()
     }
 
     fn exited(&mut self) -> Option<String> {

@@ -8,7 +8,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::process::{Identity, context_switches, peak_rss_octets, tree, usage};
+use super::process::{Identity, Roots, context_switches, peak_rss_octets, tree, usage};
 
 /// Time between two looks; a look costs some 50 µs for each process.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub struct PeakSampler {
 
 impl PeakSampler {
     /// Starts looking at the tree below `roots`.
-    pub fn start(roots: Vec<u32>) -> PeakSampler {
+    pub fn start(roots: Roots) -> PeakSampler {
         let (stop, stopped) = channel();
         let thread = thread::spawn(move || {
             let mut switches: HashMap<Identity, (u64, u64)> = HashMap::new();
@@ -59,7 +59,7 @@ impl PeakSampler {
 }
 
 /// One look; returns the resident memory. A process first seen later than the start counts from zero.
-fn look(roots: &[u32], switches: &mut HashMap<Identity, (u64, u64)>, first: bool) -> u64 {
+fn look(roots: &Roots, switches: &mut HashMap<Identity, (u64, u64)>, first: bool) -> u64 {
     let identities = tree(roots);
     for identity in &identities {
         let now = context_switches(identity.0);

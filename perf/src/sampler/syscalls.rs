@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::process::tree;
+use super::process::{Roots, tree};
 use crate::error::{Context, Result, fail};
 use crate::guard::Guarded;
 
@@ -23,7 +23,7 @@ pub struct SyscallCount {
 
 impl SyscallCount {
     /// Starts counting in the tree below `roots`; fails where `perf` is missing or not permitted.
-    pub fn start(roots: &[u32]) -> Result<SyscallCount> {
+    pub fn start(roots: &Roots) -> Result<SyscallCount> {
         let pids: Vec<String> = tree(roots).into_iter().map(|(pid, _)| pid.to_string()).collect();
         let mut perf = Guarded::start(Path::new("perf"), Duration::from_secs(5), |command| {
             command

@@ -1,6 +1,7 @@
 //! The sink's control channel: one command a line on standard input, one line of JSON back on standard output.
 //!
-//! `count` → `{"delivered":n}`; `report` → everything ([`super::tally::Report`]); `reset RUN CAPACITY` → `{"delivered":0}`.
+//! `count` → `{"delivered":n}`; `report` → everything ([`super::tally::Report`]); `seen` → the numbers of the
+//! run as hexadecimal digits; `reset RUN CAPACITY` → `{"delivered":0}`.
 //! The runner sends one command and waits for its answer. The end of input ends the sink.
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -32,6 +33,11 @@ pub struct Control {
 #[derive(Serialize)]
 struct Count {
     delivered: u32,
+}
+
+#[derive(Serialize)]
+struct Seen {
+    seen: String,
 }
 
 #[derive(Serialize)]
@@ -74,6 +80,7 @@ fn answer(line: &[u8], tally: &mut Tally) -> String {
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
     match words[..] {
         ["count"] => to_line(&Count { delivered: tally.delivered() }),
+        ["seen"] => to_line(&Seen { seen: tally.seen().to_text() }),
         ["report"] => to_line(&tally.report()),
         ["reset", run, capacity] => match (run.parse(), capacity.parse()) {
             (Ok(run), Ok(capacity)) => {
@@ -82,7 +89,7 @@ fn answer(line: &[u8], tally: &mut Tally) -> String {
             }
             _ => to_line(&Refusal { error: "reset RUN CAPACITY, both numbers" }),
         },
-        _ => to_line(&Refusal { error: "count, report or reset RUN CAPACITY" }),
+        _ => to_line(&Refusal { error: "count, report, seen or reset RUN CAPACITY" }),
     }
 }
 

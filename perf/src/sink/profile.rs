@@ -18,10 +18,18 @@ pub enum RefusalStage {
 /// The behaviour of a sink.
 #[derive(Clone, Debug)]
 pub struct Profile {
+    /// Offer PIPELINING (RFC 2920).
+    pub pipelining: bool,
+    /// Offer STARTTLS (RFC 3207), with a certificate of its own making.
+    pub tls: bool,
     /// Offer CHUNKING, hence accept BDAT (RFC 3030).
     pub chunking: bool,
     /// How long the reply to each end of data is withheld.
     pub delay: Duration,
+    /// How long octets are under way, in each direction.
+    pub line: Duration,
+    /// Share of messages at which the connection is closed without a reply, from 0 to 1.
+    pub drop_share: f64,
     /// Share of messages answered with 451, from 0 to 1.
     pub tempfail_share: f64,
     /// Share of messages answered with 550, from 0 to 1.
@@ -41,8 +49,12 @@ pub struct Profile {
 impl Default for Profile {
     fn default() -> Profile {
         Profile {
+            pipelining: true,
+            tls: false,
             chunking: false,
             delay: Duration::ZERO,
+            line: Duration::ZERO,
+            drop_share: 0.0,
             tempfail_share: 0.0,
             permfail_share: 0.0,
             stage: RefusalStage::Dot,
@@ -63,6 +75,15 @@ pub enum Verdict {
     Tempfail,
     /// 550.
     Permfail,
+    /// Close without a word.
+    Drop,
+}
+
+impl Profile {
+    /// Share of messages that are not taken.
+    pub fn refused_share(&self) -> f64 {
+        self.tempfail_share + self.permfail_share + self.drop_share
+    }
 }
 
 /// A repeatable sequence of verdicts.
@@ -76,7 +97,7 @@ impl Dice {
 
     /// The next verdict.
     pub fn throw(&mut self, profile: &Profile) -> Verdict {
-        if profile.tempfail_share <= 0.0 && profile.permfail_share <= 0.0 {
+        if profile.refused_share() <= 0.0 {
             return Verdict::Accept;
         }
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -85,6 +106,8 @@ impl Dice {
             Verdict::Tempfail
         } else if share < profile.tempfail_share + profile.permfail_share {
             Verdict::Permfail
+        } else if share < profile.refused_share() {
+            Verdict::Drop
         } else {
             Verdict::Accept
         }
@@ -104,11 +127,12 @@ mod tests {
 
     #[test]
     fn the_shares_are_met() {
-        let profile = Profile { tempfail_share: 0.1, permfail_share: 0.05, ..Profile::default() };
+        let profile = Profile { tempfail_share: 0.1, permfail_share: 0.05, drop_share: 0.2, ..Profile::default() };
         let mut dice = Dice::new(&profile);
         let verdicts: Vec<Verdict> = (0..100_000).map(|_| dice.throw(&profile)).collect();
         let count = |wanted| verdicts.iter().filter(|verdict| **verdict == wanted).count();
         assert!((9_500..10_500).contains(&count(Verdict::Tempfail)));
         assert!((4_500..5_500).contains(&count(Verdict::Permfail)));
+        assert!((19_000..21_000).contains(&count(Verdict::Drop)));
     }
 }

@@ -9,11 +9,16 @@ use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use rustix::net::sockopt::{set_socket_reuseaddr, set_socket_reuseport};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use slab::Slab;
 
 use super::control::{Control, ControlFlow};
+use super::conversation::Conversation;
+use super::line::{Cargo, Line, Place};
 use super::profile::Profile;
-use super::session::{Flow, Session, Shared};
+use super::session::{Flow, Shared};
+use super::tls;
 use crate::clock::now_ns;
 use crate::stop;
 
@@ -21,6 +26,8 @@ const LISTENER: Token = Token(usize::MAX - 1);
 const CONTROL: Token = Token(usize::MAX - 2);
 /// One read takes at most so much; a shorter read has emptied the socket.
 const READ_OCTETS: usize = 256 << 10;
+/// Connections that wait to be taken at a shared port.
+const BACKLOG: i32 = 4_096;
 /// How often the stop flag is looked at when nothing happens.
 const IDLE_WAIT: Duration = Duration::from_millis(200);
 /// Replies owed to one client; a client that reads nothing for so long is cut off.
@@ -28,7 +35,10 @@ const MAX_UNSENT_OCTETS: usize = 4 << 20;
 
 struct Connection {
     stream: TcpStream,
-    session: Session,
+    conversation: Conversation,
+    /// Replies that the session made.
+    replies: Vec<u8>,
+    /// Replies that are to be written: on a long line the others are still under way.
     out: Vec<u8>,
     written: usize,
     paused: bool,
@@ -44,26 +54,32 @@ pub struct Server {
     shared: Shared,
     /// Connections whose reply is delayed, soonest first (the delay is the same for all).
     delayed: VecDeque<(u64, usize, u64)>,
+    line: Line,
     serial: u64,
     scratch: Box<[u8]>,
 }
 
 impl Server {
     /// Binds the listener; with `control`, standard input and output carry the control channel.
-    pub fn bind(listen: SocketAddr, profile: Profile, control: bool) -> io::Result<Server> {
+    pub fn bind(listen: SocketAddr, profile: Profile, control: bool, shared: bool) -> io::Result<Server> {
         let poll = Poll::new()?;
-        let mut listener = TcpListener::bind(listen)?;
+        let mut listener = if shared { shared_port(listen)? } else { TcpListener::bind(listen)? };
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let control = match control {
             true => Some(Control::register(poll.registry(), CONTROL)?),
             false => None,
         };
+        let mut shared = Shared::new(profile);
+        if shared.profile.tls {
+            shared.tls = Some(tls::self_signed()?.0);
+        }
         Ok(Server {
+            line: Line::new(shared.profile.line),
             poll,
             listener,
             control,
             connections: Slab::new(),
-            shared: Shared::new(profile),
+            shared,
             delayed: VecDeque::new(),
             serial: 0,
             scratch: vec![0; READ_OCTETS].into_boxed_slice(),
@@ -108,13 +124,15 @@ impl Server {
                 }
             }
             self.resume_due();
+            self.arrivals();
         }
         Ok(())
     }
 
     fn wait(&self) -> Duration {
-        match self.delayed.front() {
-            Some((due_ns, ..)) => Duration::from_nanos(due_ns.saturating_sub(now_ns())).min(IDLE_WAIT),
+        let delayed = self.delayed.front().map(|(due_ns, ..)| *due_ns);
+        match delayed.into_iter().chain(self.line.next_ns()).min() {
+            Some(due_ns) => Duration::from_nanos(due_ns.saturating_sub(now_ns())).min(IDLE_WAIT),
             None => IDLE_WAIT,
         }
     }
@@ -137,11 +155,23 @@ impl Server {
             self.serial += 1;
             let _ = stream.set_nodelay(true);
             let mut out = Vec::new();
-            let session = Session::new(&mut out);
+            let conversation = Conversation::new(&mut out);
             let entry = self.connections.vacant_entry();
-            let key = entry.key();
+            let (key, serial) = (entry.key(), self.serial);
             self.poll.registry().register(&mut stream, Token(key), Interest::READABLE | Interest::WRITABLE)?;
-            entry.insert(Connection { stream, session, out, written: 0, paused: false, serial: self.serial });
+            if self.line.is_long() {
+                self.line.greet(now_ns(), Place { key, serial }, std::mem::take(&mut out));
+            }
+            entry.insert(Connection {
+                stream,
+                conversation,
+                replies: Vec::new(),
+                out,
+                written: 0,
+                paused: false,
+                serial,
+            });
+            self.shared.tally.open_connections(self.connections.len());
             self.flush(key);
         }
     }
@@ -150,31 +180,77 @@ impl Server {
     fn read(&mut self, key: usize) {
         loop {
             let Some(connection) = self.connections.get_mut(key) else { return };
-            if connection.paused {
+            if connection.paused && !self.line.is_long() {
                 return;
             }
+            let place = Place { key, serial: connection.serial };
             let count = match connection.stream.read(&mut self.scratch) {
+                Ok(0) if self.line.is_long() => return self.line.send(now_ns(), place, Cargo::Ended),
                 Ok(0) => return self.drop_connection(key),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(_) => return self.drop_connection(key),
             };
-            let flow = connection.session.receive(&self.scratch[..count], &mut self.shared, &mut connection.out);
-            self.after(key, flow);
+            if self.line.is_long() {
+                self.line.send(now_ns(), place, Cargo::Inbound(self.scratch[..count].to_vec()));
+            } else {
+                let flow =
+                    connection.conversation.receive(&self.scratch[..count], &mut self.shared, &mut connection.replies);
+                self.after(key, flow);
+            }
             if count < self.scratch.len() {
                 return;
             }
         }
     }
 
-    /// Writes the replies and does what the session asked for.
+    /// What has come over the line by now.
+    fn arrivals(&mut self) {
+        while let Some((Place { key, serial }, cargo)) = self.line.arrived(now_ns()) {
+            let Some(connection) = self.connections.get_mut(key).filter(|found| found.serial == serial) else {
+                continue;
+            };
+            match cargo {
+                Cargo::Inbound(octets) => {
+                    let paused = connection.paused;
+                    let flow = connection.conversation.receive(&octets, &mut self.shared, &mut connection.replies);
+                    // A session that waits for its delay keeps what comes; it is asked again when that is over.
+                    if !paused {
+                        self.after(key, flow);
+                    }
+                }
+                Cargo::Outbound(octets) => {
+                    connection.out.extend_from_slice(&octets);
+                    self.flush(key);
+                }
+                Cargo::Ended | Cargo::Close => self.drop_connection(key),
+            }
+        }
+    }
+
+    /// Sends the replies and does what the session asked for.
     fn after(&mut self, key: usize, flow: Flow) {
-        self.flush(key);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let place = Place { key, serial: connection.serial };
+        if self.line.is_long() {
+            if !connection.replies.is_empty() {
+                self.line.send(now_ns(), place, Cargo::Outbound(std::mem::take(&mut connection.replies)));
+            }
+        } else {
+            // Usually nothing is left of earlier replies, and the buffers only change places.
+            if connection.out.is_empty() {
+                std::mem::swap(&mut connection.out, &mut connection.replies);
+            } else {
+                connection.out.append(&mut connection.replies);
+            }
+            self.flush(key);
+        }
         let Some(connection) = self.connections.get_mut(key) else { return };
         match flow {
             Flow::Open if connection.out.len() > MAX_UNSENT_OCTETS => self.drop_connection(key),
-            Flow::Open => {}
+            Flow::Open | Flow::StartTls => {}
+            Flow::Close if self.line.is_long() => self.line.send(now_ns(), place, Cargo::Close),
             // The replies are small: what the socket did not take at once, the client was not going to read.
             Flow::Close => self.drop_connection(key),
             Flow::Delayed => {
@@ -196,7 +272,7 @@ impl Server {
                 continue;
             };
             connection.paused = false;
-            let flow = connection.session.resume(&mut self.shared, &mut connection.out);
+            let flow = connection.conversation.resume(&mut self.shared, &mut connection.replies);
             self.after(key, flow);
             // What arrived during the pause raised its event then.
             self.read(key);
@@ -221,6 +297,19 @@ impl Server {
         if let Some(mut connection) = self.connections.try_remove(key) {
             // A failure here means that the kernel has forgotten it already.
             let _ = self.poll.registry().deregister(&mut connection.stream);
+            self.shared.tally.open_connections(self.connections.len());
         }
     }
+}
+
+/// A listener at a port at which other processes listen as well; the kernel spreads the connections.
+fn shared_port(listen: SocketAddr) -> io::Result<TcpListener> {
+    let family = if listen.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    set_socket_reuseaddr(&socket, true)?;
+    set_socket_reuseport(&socket, true)?;
+    bind(&socket, &listen)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(TcpListener::from_std(socket.into()))
 }

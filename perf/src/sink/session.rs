@@ -3,7 +3,10 @@
 //! It reads no socket. Pipelined commands are answered in order into one buffer (RFC 2920 §3.2), so that the
 //! server writes once per readable event. It must never keep more of a message than is needed to find its marker.
 
+use std::sync::Arc;
+
 use memchr::{memchr, memmem::Finder};
+use rustls::ServerConfig;
 
 use super::profile::{Dice, Profile, RefusalStage, Verdict};
 use super::tally::Tally;
@@ -22,6 +25,8 @@ pub struct Shared {
     pub tally: Tally,
     /// Which messages it refuses.
     pub dice: Dice,
+    /// With it, STARTTLS is offered (RFC 3207).
+    pub tls: Option<Arc<ServerConfig>>,
     markers: MarkerFinder,
     end_of_data: Finder<'static>,
 }
@@ -33,6 +38,7 @@ impl Shared {
             dice: Dice::new(&profile),
             profile,
             tally: Tally::new(),
+            tls: None,
             markers: MarkerFinder::new(),
             end_of_data: Finder::new(b"\r\n.\r\n"),
         }
@@ -46,6 +52,8 @@ pub enum Flow {
     Open,
     /// The reply to an end of data is due after the profile's delay: call [`Session::resume`] then, read nothing meanwhile.
     Delayed,
+    /// Write what is left; what follows is TLS, see [`Session::secured`].
+    StartTls,
     /// Write what is left and close.
     Close,
 }
@@ -59,6 +67,8 @@ enum State {
     Chunk { remaining: u64, last: bool },
     /// An end of data waits for its reply.
     Delayed,
+    /// STARTTLS was answered with 220.
+    StartTls,
     /// QUIT or 421 was answered; whatever follows is ignored.
     Closed,
 }
@@ -76,6 +86,8 @@ struct Transaction {
 pub struct Session {
     state: State,
     greeted: bool,
+    /// Whether TLS carries it.
+    secure: bool,
     transaction: Option<Transaction>,
     messages: u64,
     pending: Vec<u8>,
@@ -85,7 +97,14 @@ impl Session {
     /// A conversation that begins with the greeting, written to `out`.
     pub fn new(out: &mut Vec<u8>) -> Session {
         out.extend_from_slice(b"220 sink.perf.test ESMTP mailrace-perf\r\n");
-        Session { state: State::Command, greeted: false, transaction: None, messages: 0, pending: Vec::new() }
+        Session {
+            state: State::Command,
+            greeted: false,
+            secure: false,
+            transaction: None,
+            messages: 0,
+            pending: Vec::new(),
+        }
     }
 
     /// Takes what arrived, appends the replies to `out`.
@@ -111,10 +130,21 @@ impl Session {
         self.receive(&[], shared, out)
     }
 
+    /// TLS carries the conversation from now on. What was learnt or received before is forgotten (RFC 3207 §4.2).
+    pub fn secured(&mut self) {
+        *self = Session { secure: true, ..Session::new(&mut Vec::new()) };
+    }
+
+    /// Whether a transaction has begun that has neither been completed nor given up.
+    pub fn in_transaction(&self) -> bool {
+        self.transaction.is_some()
+    }
+
     fn flow(&self) -> Flow {
         match self.state {
             State::Closed => Flow::Close,
             State::Delayed => Flow::Delayed,
+            State::StartTls => Flow::StartTls,
             _ => Flow::Open,
         }
     }
@@ -129,7 +159,7 @@ impl Session {
                 State::Data => self.data(rest, shared, out),
                 State::Chunk { remaining, last } => self.chunk(rest, remaining, last, shared, out),
                 State::Delayed => None,
-                State::Closed => return input.len(),
+                State::StartTls | State::Closed => return input.len(),
             };
             match step {
                 Some(octets) => used += octets,
@@ -179,11 +209,14 @@ impl Session {
         } else if is(b"EHLO") {
             self.transaction = None;
             self.greeted = true;
-            ehlo(&shared.profile, out);
+            self.ehlo(shared, out);
         } else if is(b"HELO") {
             self.transaction = None;
             self.greeted = true;
             out.extend_from_slice(b"250 sink.perf.test\r\n");
+        } else if is(b"STARTTLS") && shared.tls.is_some() && !self.secure {
+            out.extend_from_slice(b"220 2.0.0 go ahead\r\n");
+            self.state = State::StartTls;
         } else if is(b"RSET") {
             self.transaction = None;
             out.extend_from_slice(b"250 2.0.0 reset\r\n");
@@ -199,6 +232,18 @@ impl Session {
         }
     }
 
+    fn ehlo(&self, shared: &Shared, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"250-sink.perf.test\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n");
+        let profile = &shared.profile;
+        let offers: [(bool, &[u8]); 3] = [
+            (profile.pipelining, b"250-PIPELINING\r\n"),
+            (profile.chunking, b"250-CHUNKING\r\n"),
+            (shared.tls.is_some() && !self.secure, b"250-STARTTLS\r\n"),
+        ];
+        offers.iter().filter(|(offered, _)| *offered).for_each(|(_, line)| out.extend_from_slice(line));
+        out.extend_from_slice(format!("250 SIZE {}\r\n", profile.max_message_octets).as_bytes());
+    }
+
     fn mail(&mut self, argument: &[u8], shared: &mut Shared, out: &mut Vec<u8>) {
         if !self.greeted || self.transaction.is_some() || !is_path(argument, b" FROM:") {
             return reject(shared, out, b"503 5.5.1 no MAIL here\r\n");
@@ -211,7 +256,7 @@ impl Session {
         }
         let verdict = shared.dice.throw(&shared.profile);
         if verdict != Verdict::Accept && shared.profile.stage == RefusalStage::Mail {
-            return refuse(verdict, shared, out);
+            return self.refuse(verdict, shared, out);
         }
         self.transaction = Some(Transaction { recipients: 0, verdict, octets: 0, marker: None, chunked: false });
         out.extend_from_slice(b"250 2.1.0 ok\r\n");
@@ -221,7 +266,8 @@ impl Session {
         match &mut self.transaction {
             Some(transaction) if is_path(argument, b" TO:") && !transaction.chunked => {
                 if transaction.verdict != Verdict::Accept && shared.profile.stage == RefusalStage::Rcpt {
-                    return refuse(transaction.verdict, shared, out);
+                    let verdict = transaction.verdict;
+                    return self.refuse(verdict, shared, out);
                 }
                 transaction.recipients += 1;
                 out.extend_from_slice(b"250 2.1.5 ok\r\n");
@@ -337,16 +383,34 @@ impl Session {
         match transaction.verdict {
             Verdict::Accept => {
                 shared.tally.accept(transaction.marker, transaction.recipients);
+                shared.tally.totals.tls_messages += u64::from(self.secure);
+                shared.tally.totals.chunked_messages += u64::from(transaction.chunked);
                 out.extend_from_slice(b"250 2.0.0 taken\r\n");
             }
-            verdict => refuse(verdict, shared, out),
+            verdict => self.refuse(verdict, shared, out),
         }
+    }
+
+    /// A refusal that the profile asked for.
+    fn refuse(&mut self, verdict: Verdict, shared: &mut Shared, out: &mut Vec<u8>) {
+        let totals = &mut shared.tally.totals;
+        let (count, reply): (_, &[u8]) = match verdict {
+            Verdict::Accept => return,
+            Verdict::Tempfail => (&mut totals.tempfailed, b"451 4.3.0 try again later\r\n"),
+            Verdict::Permfail => (&mut totals.permfailed, b"550 5.1.1 not here\r\n"),
+            Verdict::Drop => {
+                self.state = State::Closed;
+                (&mut totals.dropped, b"")
+            }
+        };
+        *count += 1;
+        out.extend_from_slice(reply);
     }
 }
 
 /// Whether this sink itself makes MAIL fail, so that what was pipelined behind it comes out of order.
 fn refuses_early(shared: &Shared) -> bool {
-    shared.profile.stage == RefusalStage::Mail && shared.profile.tempfail_share + shared.profile.permfail_share > 0.0
+    shared.profile.stage == RefusalStage::Mail && shared.profile.refused_share() > 0.0
 }
 
 fn is_path(argument: &[u8], prefix: &[u8]) -> bool {
@@ -354,25 +418,6 @@ fn is_path(argument: &[u8], prefix: &[u8]) -> bool {
         && argument[..prefix.len()].eq_ignore_ascii_case(prefix)
         && argument[prefix.len()] == b'<'
         && memchr(b'>', argument).is_some()
-}
-
-fn ehlo(profile: &Profile, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"250-sink.perf.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n");
-    if profile.chunking {
-        out.extend_from_slice(b"250-CHUNKING\r\n");
-    }
-    out.extend_from_slice(format!("250 SIZE {}\r\n", profile.max_message_octets).as_bytes());
-}
-
-/// A refusal that the profile asked for.
-fn refuse(verdict: Verdict, shared: &mut Shared, out: &mut Vec<u8>) {
-    if verdict == Verdict::Tempfail {
-        shared.tally.totals.tempfailed += 1;
-        out.extend_from_slice(b"451 4.3.0 try again later\r\n");
-    } else {
-        shared.tally.totals.permfailed += 1;
-        out.extend_from_slice(b"550 5.1.1 not here\r\n");
-    }
 }
 
 /// A refusal that the client earned by breaking the protocol.

@@ -8,9 +8,10 @@ use crate::clock::now_ns;
 use crate::latency::{Latency, LatencySummary};
 use crate::marker::Marker;
 use crate::numbers::NumberSet;
+use crate::timeline::{Point, Timeline};
 
 /// Ranges of missing numbers that a report names at most.
-const MAX_MISSING_RANGES: usize = 4_096;
+pub const MAX_MISSING_RANGES: usize = 4_096;
 
 /// Totals since the sink started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +22,10 @@ pub struct Totals {
     pub connections_refused: u64,
     /// Messages answered with 250.
     pub messages: u64,
+    /// Of those, over TLS.
+    pub tls_messages: u64,
+    /// Of those, by BDAT.
+    pub chunked_messages: u64,
     /// Recipients of those.
     pub recipients: u64,
     /// Octets of content received, refused messages included.
@@ -29,8 +34,32 @@ pub struct Totals {
     pub tempfailed: u64,
     /// Messages answered with 550 on purpose.
     pub permfailed: u64,
+    /// Connections closed on purpose in the place of a reply.
+    pub dropped: u64,
     /// Commands that a correct client doesn't send: unknown, out of order, too long, bare LF.
     pub protocol_errors: u64,
+}
+
+impl Totals {
+    /// Adds those of another sink.
+    pub fn add(&mut self, other: &Totals) {
+        self.connections += other.connections;
+        self.connections_refused += other.connections_refused;
+        self.messages += other.messages;
+        self.tls_messages += other.tls_messages;
+        self.chunked_messages += other.chunked_messages;
+        self.recipients += other.recipients;
+        self.octets += other.octets;
+        self.tempfailed += other.tempfailed;
+        self.permfailed += other.permfailed;
+        self.dropped += other.dropped;
+        self.protocol_errors += other.protocol_errors;
+    }
+
+    /// Messages that the profile kept from being taken.
+    pub fn refusals(&self) -> u64 {
+        self.tempfailed + self.permfailed + self.dropped
+    }
 }
 
 /// What the sink knows of the current run, as sent to the runner.
@@ -46,12 +75,16 @@ pub struct Report {
     pub duplicates: u64,
     /// Messages without a marker, or of another run.
     pub foreign: u64,
+    /// Most connections at once since the run began.
+    pub peak_connections: u64,
     /// When the first message of the run was accepted ([`now_ns`]); 0 before.
     pub first_ns: u64,
     /// When the newest message of the run (not a duplicate) was accepted; 0 before.
     pub last_ns: u64,
     /// From the generator's end of data to the sink's.
     pub latency_ms: Option<LatencySummary>,
+    /// Deliveries over time, from `first_ns`.
+    pub timeline: Vec<Point>,
     /// Numbers of the run that did not arrive, inclusive ranges.
     pub missing: Vec<(u32, u32)>,
     /// Whether `missing` names them all.
@@ -66,9 +99,12 @@ pub struct Tally {
     seen: NumberSet,
     duplicates: u64,
     foreign: u64,
+    connections: u64,
+    peak_connections: u64,
     first_ns: u64,
     last_ns: u64,
     latency: Latency,
+    timeline: Timeline,
 }
 
 impl Tally {
@@ -80,15 +116,26 @@ impl Tally {
             seen: NumberSet::default(),
             duplicates: 0,
             foreign: 0,
+            connections: 0,
+            peak_connections: 0,
             first_ns: 0,
             last_ns: 0,
             latency: Latency::new(),
+            timeline: Timeline::new(),
         }
     }
 
     /// Starts counting a run with the numbers below `capacity`; the totals go on.
     pub fn reset(&mut self, run: u32, capacity: u32) {
-        *self = Tally { totals: self.totals, run, seen: NumberSet::new(capacity), ..Tally::new() };
+        let (totals, connections) = (self.totals, self.connections);
+        let seen = NumberSet::new(capacity);
+        *self = Tally { totals, run, seen, connections, peak_connections: connections, ..Tally::new() };
+    }
+
+    /// So many connections are open now.
+    pub fn open_connections(&mut self, count: usize) {
+        self.connections = count as u64;
+        self.peak_connections = self.peak_connections.max(self.connections);
     }
 
     /// One message answered with 250.
@@ -108,12 +155,24 @@ impl Tally {
         if self.first_ns == 0 {
             self.first_ns = self.last_ns;
         }
-        self.latency.record_ns(self.last_ns.saturating_sub(marker.sent_ns));
+        let wait_ns = self.last_ns.saturating_sub(marker.sent_ns);
+        self.latency.record_ns(wait_ns);
+        self.timeline.record(self.last_ns, wait_ns);
     }
 
     /// Different messages of the run so far.
     pub fn delivered(&self) -> u32 {
         self.seen.count()
+    }
+
+    /// Further copies of messages of the run so far.
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates
+    }
+
+    /// The numbers of the run that were accepted.
+    pub fn seen(&self) -> &NumberSet {
+        &self.seen
     }
 
     /// Everything, for the runner or the operator.
@@ -125,9 +184,11 @@ impl Tally {
             delivered: self.delivered(),
             duplicates: self.duplicates,
             foreign: self.foreign,
+            peak_connections: self.peak_connections,
             first_ns: self.first_ns,
             last_ns: self.last_ns,
             latency_ms: self.latency.summary(),
+            timeline: self.timeline.points(self.first_ns),
             missing,
             missing_complete,
         }

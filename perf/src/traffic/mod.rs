@@ -4,6 +4,7 @@
 
 pub mod own;
 pub mod postfix;
+mod sinks;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,8 +15,10 @@ use crate::clock::now_ns;
 use crate::error::Result;
 use crate::latency::LatencySummary;
 use crate::mta::Mta;
-use crate::progress::Progress;
+use crate::progress::{Progress, Shown};
+use crate::sampler::process::Roots;
 use crate::stop;
+use crate::timeline::Point;
 
 /// How often the counts are read.
 const LOOK: Duration = Duration::from_millis(50);
@@ -26,6 +29,8 @@ const SETTLE: Duration = Duration::from_millis(300);
 pub trait Traffic {
     /// Where the server under test has to deliver.
     fn sink(&self) -> SocketAddr;
+    /// The processes that are the receiver.
+    fn sink_processes(&self) -> Roots;
     /// Sends `messages` messages through `mta`, waits until they have come out and for the server to settle.
     fn send(&mut self, mta: &mut dyn Mta, messages: u32, title: &str) -> Result<Outcome>;
 }
@@ -51,12 +56,24 @@ pub struct Outcome {
     pub accept_latency: Option<LatencySummary>,
     /// From the generator's end of data to the sink's.
     pub delivery_latency: Option<LatencySummary>,
+    /// When the first message was begun, [`now_ns`].
+    pub first_ns: u64,
+    /// Acceptances over time.
+    pub accepted_over_time: Vec<Point>,
+    /// Deliveries over time.
+    pub delivered_over_time: Vec<Point>,
     /// Messages refused, by reply code.
     pub refused: BTreeMap<u16, u64>,
     /// Broken connections, by reason.
     pub failures: BTreeMap<String, u64>,
     /// Connections that the server opened to the sink.
     pub sink_connections: Option<u64>,
+    /// The most of them at once.
+    pub sink_peak_connections: Option<u64>,
+    /// Messages that came over TLS.
+    pub sink_tls_messages: Option<u64>,
+    /// Messages that the sink answered otherwise than with 250, as its profile asked.
+    pub sink_refusals: Option<u64>,
     /// Commands that a correct client doesn't send.
     pub sink_protocol_errors: Option<u64>,
 }
@@ -66,6 +83,7 @@ struct Counts {
     accepted: u64,
     delivered: u64,
     sending: bool,
+    waits_ms: Option<(f64, f64)>,
 }
 
 /// Looks until nothing more is to be expected: all delivered, no progress for `patience`, the server gone, or a signal.
@@ -79,7 +97,8 @@ fn watch(
     let mut moved_ns = now_ns();
     loop {
         let counts = look()?;
-        progress.show(counts.accepted, Some(counts.delivered));
+        let (accepted, delivered) = (counts.accepted, Some(counts.delivered));
+        progress.show(&Shown { accepted, delivered, waits_ms: counts.waits_ms });
         if counts.accepted + counts.delivered != last {
             last = counts.accepted + counts.delivered;
             moved_ns = now_ns();

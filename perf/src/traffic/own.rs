@@ -2,108 +2,101 @@
 //!
 //! Counts are exact: each message has a number, and the sets of both ends are compared.
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-
+use super::sinks::Sinks;
 use super::{Counts, Outcome, Traffic, watch};
 use crate::cli::ShapeArgs;
 use crate::clock::seconds_between;
-use crate::error::{Context, Failure, Result};
+use crate::error::{Context, Result};
 use crate::generator::drive;
-use crate::generator::tally::Tally;
-use crate::guard::Guarded;
+use crate::generator::tally::{Live, Tally};
 use crate::mta::Mta;
 use crate::progress::Progress;
+use crate::sampler::process::Roots;
 use crate::sink::tally::Report;
+use crate::timeline::Point;
 
 /// Our own pair.
 pub struct OwnTraffic {
     shape: ShapeArgs,
-    address: SocketAddr,
-    commands: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
+    sinks: Sinks,
     run: u32,
-    _process: Guarded,
 }
 
-#[derive(Deserialize)]
-struct Count {
-    delivered: u32,
+/// A generator at work.
+pub struct Sending {
+    /// What can be seen of it.
+    pub live: Arc<Live>,
+    thread: JoinHandle<std::io::Result<Tally>>,
+}
+
+impl Sending {
+    /// Whether it has ended.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for its end; what it did.
+    pub fn join(self) -> Result<Tally> {
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("generate load")
+    }
 }
 
 impl OwnTraffic {
     /// Starts the sink.
     pub fn start(shape: &ShapeArgs) -> Result<OwnTraffic> {
-        let ourselves = std::env::current_exe().context("find our own program")?;
-        let mut process = Guarded::start(&ourselves, Duration::from_secs(5), |command| {
-            command
-                .args(["sink", "--control"])
-                .args(shape.sink.arguments())
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-        })?;
-        let child = process.child();
-        let missing = || Failure("the sink has no pipes".to_owned());
-        let commands = child.stdin.take().ok_or_else(missing)?;
-        let mut answers = BufReader::new(child.stdout.take().ok_or_else(missing)?);
-        let mut line = String::new();
-        answers.read_line(&mut line).context("read the sink's address")?;
-        let address = line.trim().trim_start_matches("listening ").parse().context("read the sink's address")?;
+        let sinks = Sinks::start(shape)?;
         // Run numbers differ between processes, so that a server's old mail is not taken for new.
         let run = std::process::id() << 8;
-        Ok(OwnTraffic { shape: shape.clone(), address, commands: Some(commands), answers, run, _process: process })
+        Ok(OwnTraffic { shape: shape.clone(), sinks, run })
     }
 
-    fn ask<T: DeserializeOwned>(&mut self, command: &str) -> Result<T> {
-        if let Some(commands) = &mut self.commands {
-            commands.write_all(format!("{command}\n").as_bytes()).context("ask the sink")?;
-        }
-        let mut line = String::new();
-        self.answers.read_line(&mut line).context("read the sink's answer")?;
-        serde_json::from_str(&line).context(format_args!("understand the sink's answer to {command} ({})", line.trim()))
+    /// Begins a run: the sink counts it, and a thread sends it.
+    pub fn begin(&mut self, target: SocketAddr, messages: u32) -> Result<Sending> {
+        self.run += 1;
+        self.sinks.reset(self.run, messages)?;
+        let load = self.shape.sending.load(target, self.run, messages);
+        let live = Arc::new(Live::default());
+        let shared = Arc::clone(&live);
+        Ok(Sending { live, thread: thread::spawn(move || drive::run(load, shared)) })
     }
-}
 
-impl Drop for OwnTraffic {
-    fn drop(&mut self) {
-        // The end of its input ends the sink; the guard sees to it if it doesn't.
-        self.commands = None;
-        self._process.wait(Duration::from_secs(1));
+    /// Messages of the run that the sink has taken.
+    pub fn count(&mut self) -> Result<u32> {
+        self.sinks.count()
+    }
+
+    /// Everything that the sink has seen.
+    pub fn report(&mut self) -> Result<Report> {
+        self.sinks.report()
     }
 }
 
 impl Traffic for OwnTraffic {
     fn sink(&self) -> SocketAddr {
-        self.address
+        self.sinks.address()
+    }
+
+    fn sink_processes(&self) -> Roots {
+        self.sinks.roots()
     }
 
     fn send(&mut self, mta: &mut dyn Mta, messages: u32, title: &str) -> Result<Outcome> {
-        self.run += 1;
-        let before: Report = self.ask("report")?;
-        let _: Count = self.ask(&format!("reset {} {messages}", self.run))?;
-        let load = self.shape.sending.load(mta.address(), self.run, messages);
+        let before = self.report()?;
+        let sending = self.begin(mta.address(), messages)?;
         let patience = Duration::from_secs(self.shape.patience);
-        let accepted = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&accepted);
-        let sender = thread::spawn(move || drive::run(load, counter));
-        let watched = watch(mta, Progress::start(title, messages, true), patience, || {
+        watch(mta, Progress::start(title, messages, true), patience, || {
             // In this order: what is accepted after the thread was seen to have ended is none.
-            let sending = !sender.is_finished();
-            let accepted = accepted.load(Ordering::Relaxed);
-            let delivered = u64::from(self.ask::<Count>("count")?.delivered);
-            Ok(Counts { accepted, delivered, sending })
-        });
-        watched?;
-        let tally = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("generate load")?;
-        let report: Report = self.ask("report")?;
+            let over = sending.is_finished();
+            let (accepted, waits_ms) = (sending.live.accepted(), Some(sending.live.waits_ms()));
+            Ok(Counts { accepted, delivered: u64::from(self.count()?), sending: !over, waits_ms })
+        })?;
+        let tally = sending.join()?;
+        let report = self.report()?;
         Ok(outcome(&tally, &report, &before))
     }
 }
@@ -126,11 +119,23 @@ fn outcome(tally: &Tally, report: &Report, before: &Report) -> Outcome {
         unasked: (report.delivered + lost).saturating_sub(summary.accepted),
         accept_latency: summary.latency_ms,
         delivery_latency: report.latency_ms,
+        first_ns: tally.first_ns,
+        accepted_over_time: tally.timeline.points(tally.first_ns),
+        delivered_over_time: shifted(&report.timeline, report.first_ns, tally.first_ns),
         refused: summary.refused,
         failures: summary.failures.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
         sink_connections: Some(report.totals.connections - before.totals.connections),
+        sink_peak_connections: Some(report.peak_connections),
+        sink_tls_messages: Some(report.totals.tls_messages - before.totals.tls_messages),
+        sink_refusals: Some(report.totals.refusals() - before.totals.refusals()),
         sink_protocol_errors: Some(report.totals.protocol_errors - before.totals.protocol_errors),
     }
+}
+
+/// The sink counts its time from its first message, a round from the first that was begun.
+pub fn shifted(points: &[Point], from_ns: u64, zero_ns: u64) -> Vec<Point> {
+    let later = from_ns.saturating_sub(zero_ns) as f64 / 1e9;
+    points.iter().map(|point| Point { second: point.second + later, ..*point }).collect()
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::error::{Context, Failure, Result, fail};
 use crate::guard::Guarded;
 use crate::mta::{Mta, free_port};
 use crate::progress::Progress;
+use crate::sampler::process::Roots;
 use crate::stop;
 
 /// Generators side by side, hence domains.
@@ -38,7 +39,7 @@ pub struct PostfixTraffic {
     shape: ShapeArgs,
     address: SocketAddr,
     count: Arc<SinkCount>,
-    _process: Guarded,
+    process: Guarded,
 }
 
 impl PostfixTraffic {
@@ -69,7 +70,7 @@ impl PostfixTraffic {
                 }
             }
         });
-        Ok(PostfixTraffic { shape: shape.clone(), address, count, _process: process })
+        Ok(PostfixTraffic { shape: shape.clone(), address, count, process })
     }
 
     fn sources(&self, target: SocketAddr, messages: u32) -> Result<Vec<Guarded>> {
@@ -105,6 +106,10 @@ impl Traffic for PostfixTraffic {
         self.address
     }
 
+    fn sink_processes(&self) -> Roots {
+        self.process.pid().into()
+    }
+
     fn send(&mut self, mta: &mut dyn Mta, messages: u32, title: &str) -> Result<Outcome> {
         let patience = Duration::from_secs(self.shape.patience);
         let start = self.count.messages.load(Ordering::Relaxed);
@@ -133,7 +138,7 @@ impl Traffic for PostfixTraffic {
             }
             let delivered = count.messages.load(Ordering::Relaxed) - start;
             let accepted = if sending { 0 } else { u64::from(messages) };
-            Ok(Counts { accepted, delivered, sending })
+            Ok(Counts { accepted, delivered, sending, waits_ms: None })
         })?;
         if let Some(how) = failed {
             return Err(Failure(format!("smtp-source failed ({how})")));
@@ -142,6 +147,7 @@ impl Traffic for PostfixTraffic {
         Ok(Outcome {
             accepted: messages,
             accept_seconds: seconds_between(first_ns, accepted_ns),
+            first_ns,
             delivered: delivered.min(messages),
             deliver_seconds: seconds_between(first_ns, self.count.moved_ns.load(Ordering::Relaxed)),
             lost: messages.saturating_sub(delivered),

@@ -115,6 +115,8 @@ pub struct DnsStats {
     pub timeouts: u64,
     /// Servers found unreachable.
     pub unreachable: u64,
+    /// Resolutions that ended without a host.
+    pub failed: u64,
     /// Resolutions refused because too many were under way.
     pub overflows: u64,
     /// Tries under way now.

@@ -150,7 +150,9 @@ impl Resolver {
                 self.advance(now, Ticket(waiter), &finished.name, finished.kind, &finished.answer);
             }
         }
-        self.answers.pop_front()
+        let answer = self.answers.pop_front();
+        self.stats.failed += u64::from(answer.as_ref().is_some_and(|(_, outcome)| outcome.is_err()));
+        answer
     }
 
     /// Whether [`Self::poll_answer`] has something to do.

@@ -232,6 +232,24 @@ impl Queue {
         self.destinations.iter().map(|(at, _)| DestinationId(index(at))).collect()
     }
 
+    /// Buckets with a number from `from` on, `limit` numbers at most, and how many entries each has.
+    pub fn bucket_totals(&self, from: usize, limit: usize) -> impl Iterator<Item = (BucketId, u32)> {
+        let until = self.buckets.capacity().min(from.saturating_add(limit));
+        (from..until).filter_map(|at| self.buckets.get(at).map(|bucket| (BucketId(index(at)), bucket.total)))
+    }
+
+    /// Upper bound of bucket ids.
+    #[must_use]
+    pub fn bucket_id_bound(&self) -> usize {
+        self.buckets.capacity()
+    }
+
+    /// Name and entries of a bucket, if there is one of that number.
+    #[must_use]
+    pub fn bucket_size(&self, id: BucketId) -> Option<(&Arc<str>, u32)> {
+        self.buckets.get(id.0 as usize).map(|bucket| (&bucket.queue_name, bucket.total))
+    }
+
     /// Entries by state.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -1,13 +1,14 @@
 //! The question and its answer: what becomes of a message, given what is known of it. Tuple-space search
 //! (Srinivasan et al. 1999): rules that name the same fields form a group; a look-up computes, for each group
 //! that exists, the one key that a rule covering this message would have, and probes for it. So the cost
-//! depends on how many combinations of fields are in use, not on how many rules there are.
+//! depends on how many combinations of fields are in use, not on how many rules there are. And of those combinations
+//! only the ones are probed whose every value some rule names (`mentioned`).
 //!
 //! Facts become known in stages (bucket, message, path). The answer for a bucket can be kept and completed
 //! for each message, and that again for each attempt; asking everything at once answers the same.
 
 use super::rule::Rule;
-use super::scope::{BucketFacts, Facts, Fields, normal_address};
+use super::scope::{BucketFacts, Facts, Fields, MessageFacts, normal_address};
 use super::suppression::{Cause, HashKey};
 use super::table::{Entry, RuleTable};
 use super::verdict::{BucketVerdict, Found, Moment, Ruling, Stamp, Tally, Verdict};
@@ -17,13 +18,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Hashes of the facts of a bucket, in the order of [`Fields`].
-pub(super) type BucketKeys = [u64; Fields::OF_BUCKET.count() as usize];
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BucketKeys {
+    of: [u64; Fields::OF_BUCKET.count() as usize],
+    /// Those of which some rule may name the value; the others have no hash.
+    live: Fields,
+}
 
 /// Hashes of all facts known: what the groups' keys are combined from.
 pub(super) struct Keys<'a> {
     of: [u64; Fields::COUNT],
+    /// Those tags that some rule may name.
     tags: SmallVec<[(u64, &'a str); 16]>,
-    known: Fields,
+    live: Fields,
 }
 
 /// Combines hashes of fields, in the order of [`Fields`], into the key of a group.
@@ -51,43 +58,76 @@ pub(super) fn hash_ip(key: HashKey, address: IpAddr) -> u64 {
     }
 }
 
-impl<'a> Keys<'a> {
-    fn of_bucket(key: HashKey, facts: &BucketFacts<'_>) -> BucketKeys {
-        let hash = |text: Option<&str>| text.map_or(0, |text| key.fast(text.as_bytes()));
-        let domain = hash(Some(facts.domain));
-        let queue = hash(Some(facts.queue));
-        [hash(facts.pool), domain, hash(facts.campaign), hash(facts.tenant), hash(facts.routing_domain), queue]
+impl BucketKeys {
+    /// Of the fields that no rule names nothing is hashed.
+    fn new(table: &RuleTable, facts: &BucketFacts<'_>) -> Self {
+        let mut keys = Self { of: [0; Fields::OF_BUCKET.count() as usize], live: Fields::NONE };
+        let texts = [
+            (Fields::POOL, facts.pool),
+            (Fields::DOMAIN, Some(facts.domain)),
+            (Fields::CAMPAIGN, facts.campaign),
+            (Fields::TENANT, facts.tenant),
+            (Fields::ROUTING_DOMAIN, facts.routing_domain),
+            (Fields::QUEUE, Some(facts.queue)),
+        ];
+        for (place, (field, text)) in texts.into_iter().enumerate() {
+            if let (Some(text), true) = (text, field.within(table.named())) {
+                let hash = table.key.fast(text.as_bytes());
+                if table.may_name(field, hash) {
+                    keys.of[place] = hash;
+                    keys.live = keys.live.with(field);
+                }
+            }
+        }
+        keys
     }
+}
 
-    /// `wanted` are the fields that some rule names: of the rest nothing is hashed.
-    fn new(key: HashKey, bucket: &BucketKeys, facts: &Facts<'a>, wanted: Fields) -> Self {
+impl<'a> Keys<'a> {
+    fn new(table: &RuleTable, bucket: &BucketKeys, facts: &Facts<'a>) -> Self {
         let mut of = [0; Fields::COUNT];
-        of[..bucket.len()].copy_from_slice(bucket);
-        let mut keys = Self { of, tags: SmallVec::new(), known: known_of_bucket(&facts.bucket) };
+        of[..bucket.of.len()].copy_from_slice(&bucket.of);
+        let mut keys = Self { of, tags: SmallVec::new(), live: bucket.live };
+        let is_named = |field: Fields| field.within(table.named());
         if let Some(message) = &facts.message {
-            if Fields::TAG.within(wanted) && !message.tags.is_empty() {
-                keys.tags = message.tags.iter().map(|tag| (key.fast(tag.as_bytes()), &**tag)).collect();
-                keys.known = keys.known.with(Fields::TAG);
+            if is_named(Fields::TAG) && !message.tags.is_empty() {
+                keys.set_tags(table, message);
             }
-            if Fields::ADDRESS.within(wanted) {
-                keys.set(Fields::ADDRESS, key.fast(normal_address(message.address).as_bytes()));
+            if is_named(Fields::ADDRESS) {
+                keys.set(table, Fields::ADDRESS, table.key.fast(normal_address(message.address).as_bytes()));
             }
         }
-        if let Some(address) = facts.path.source_ip {
-            keys.set(Fields::SOURCE_IP, hash_ip(key, address));
+        if let (Some(address), true) = (facts.path.source_ip, is_named(Fields::SOURCE_IP)) {
+            keys.set(table, Fields::SOURCE_IP, hash_ip(table.key, address));
         }
-        if let (Some(path), true) = (facts.path.path, Fields::PATH.within(wanted)) {
-            keys.set(Fields::PATH, key.fast(path.as_bytes()));
+        if let (Some(path), true) = (facts.path.path, is_named(Fields::PATH)) {
+            keys.set(table, Fields::PATH, table.key.fast(path.as_bytes()));
         }
-        if let Some(address) = facts.path.remote_ip {
-            keys.set(Fields::REMOTE_IP, hash_ip(key, address));
+        if let (Some(address), true) = (facts.path.remote_ip, is_named(Fields::REMOTE_IP)) {
+            keys.set(table, Fields::REMOTE_IP, hash_ip(table.key, address));
         }
         keys
     }
 
-    fn set(&mut self, field: Fields, hash: u64) {
-        self.of[field.0.trailing_zeros() as usize] = hash;
-        self.known = self.known.with(field);
+    fn set_tags(&mut self, table: &RuleTable, message: &MessageFacts<'a>) {
+        let mut take = |hash: u64, tag: &'a str| {
+            if table.may_name(Fields::TAG, hash) {
+                self.tags.push((hash, tag));
+                self.live = self.live.with(Fields::TAG);
+            }
+        };
+        if message.tag_hashes.len() == message.tags.len() {
+            message.tag_hashes.iter().zip(message.tags).for_each(|(hash, tag)| take(*hash, tag));
+        } else {
+            message.tags.iter().for_each(|tag| take(table.key.fast(tag.as_bytes()), tag));
+        }
+    }
+
+    fn set(&mut self, table: &RuleTable, field: Fields, hash: u64) {
+        if table.may_name(field, hash) {
+            self.of[field.0.trailing_zeros() as usize] = hash;
+            self.live = self.live.with(field);
+        }
     }
 
     /// The key of a group; `tag` stands for the tag, if the group names one.
@@ -103,24 +143,13 @@ impl<'a> Keys<'a> {
     }
 }
 
-fn known_of_bucket(facts: &BucketFacts<'_>) -> Fields {
-    let named = [
-        (facts.pool.is_some(), Fields::POOL),
-        (facts.campaign.is_some(), Fields::CAMPAIGN),
-        (facts.tenant.is_some(), Fields::TENANT),
-        (facts.routing_domain.is_some(), Fields::ROUTING_DOMAIN),
-    ];
-    let always = Fields::DOMAIN.with(Fields::QUEUE);
-    named.into_iter().filter(|(is, _)| *is).fold(always, |all, (_, field)| all.with(field))
-}
-
 impl RuleTable {
     /// Asks about everything that the messages of a bucket have in common.
     #[must_use]
     pub fn bucket(&self, facts: &BucketFacts<'_>, now: Timestamp) -> BucketVerdict {
-        let bucket_keys = Keys::of_bucket(self.key, facts);
+        let bucket_keys = BucketKeys::new(self, facts);
         let all = Facts { bucket: *facts, ..Facts::default() };
-        let keys = Keys::new(self.key, &bucket_keys, &all, self.named());
+        let keys = Keys::new(self, &bucket_keys, &all);
         let mut tally = Tally::new();
         self.probe(Fields::OF_BUCKET, &keys, &all, |rule| tally.consider(rule, now));
         let found = tally.found;
@@ -162,20 +191,28 @@ impl RuleTable {
     /// Asks at once with all that is known.
     #[must_use]
     pub fn verdict<'a>(&'a self, facts: &Facts<'_>, moment: Moment, now: Timestamp) -> Verdict<'a> {
-        let bucket_keys = Keys::of_bucket(self.key, &facts.bucket);
+        let bucket_keys = BucketKeys::new(self, &facts.bucket);
         let mut tally = Tally::new();
         tally.suppressed = self.suppressed(facts.bucket.domain).map(Ruling::SuppressedDomain);
-        let keys = Keys::new(self.key, &bucket_keys, facts, self.named());
+        let keys = Keys::new(self, &bucket_keys, facts);
         let everything = Fields::OF_BUCKET.with(Fields::OF_MESSAGE).with(Fields::OF_PATH);
         self.probe(everything, &keys, facts, |rule| tally.consider(rule, now));
         self.suppressed_address(&mut tally, facts);
         Verdict { decision: tally.decide(moment), stamp: self.stamp(now, tally.found.next_transition) }
     }
 
+    /// Whether some rule names both something of the message and something of the attempt: then messages of one
+    /// bucket may differ in the ways that are open to them.
+    #[must_use]
+    pub fn parts_ways_by_message(&self) -> bool {
+        let of_both = |fields: Fields| fields.meets(Fields::OF_MESSAGE) && fields.meets(Fields::OF_PATH);
+        of_both(self.named()) && self.groups().iter().any(|group| of_both(group.fields))
+    }
+
     /// Every rule that covers a message, in force or not yet, in no order: for inspection.
     pub fn covering<'a>(&'a self, facts: &Facts<'_>, mut each: impl FnMut(&'a Arc<Rule>)) {
-        let bucket_keys = Keys::of_bucket(self.key, &facts.bucket);
-        let keys = Keys::new(self.key, &bucket_keys, facts, self.named());
+        let bucket_keys = BucketKeys::new(self, &facts.bucket);
+        let keys = Keys::new(self, &bucket_keys, facts);
         let everything = Fields::OF_BUCKET.with(Fields::OF_MESSAGE).with(Fields::OF_PATH);
         self.probe(everything, &keys, facts, &mut each);
     }
@@ -184,7 +221,7 @@ impl RuleTable {
     fn rest<'a>(&'a self, tally: &mut Tally<'a>, bucket: &BucketKeys, facts: &Facts<'_>, now: Timestamp) {
         let beyond = Fields::OF_MESSAGE.with(Fields::OF_PATH);
         if self.named().meets(beyond) {
-            let keys = Keys::new(self.key, bucket, facts, self.named());
+            let keys = Keys::new(self, bucket, facts);
             self.probe(beyond, &keys, facts, |rule| tally.consider(rule, now));
         }
         self.suppressed_address(tally, facts);
@@ -218,7 +255,7 @@ impl RuleTable {
         let mut probes: SmallVec<[Probe<'_>; 32]> = SmallVec::new();
         for group in self.groups() {
             let fields = group.fields;
-            if !fields.within(keys.known) || !group.latest.within(latest) {
+            if !fields.within(keys.live) || !group.latest.within(latest) {
                 continue;
             }
             if fields.meets(Fields::TAG) {
@@ -271,7 +308,10 @@ mod tests {
     #[test]
     fn an_equal_key_alone_is_no_match() {
         let tags: [Box<str>; 1] = ["t".into()];
-        let mut facts = Facts { message: Some(MessageFacts { address: "u@a.test", tags: &tags }), ..Facts::default() };
+        let mut facts = Facts {
+            message: Some(MessageFacts { address: "u@a.test", tags: &tags, tag_hashes: &[] }),
+            ..Facts::default()
+        };
         facts.bucket.domain = "a.test";
         facts.bucket.queue = "q";
         let probe = Probe { key: 1, fields: Fields::DOMAIN.with(Fields::TAG), tag: Some("t") };

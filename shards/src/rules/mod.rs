@@ -8,6 +8,7 @@
 //! known of a message comes in as [`Facts`], what should become of it goes out as a [`Verdict`].
 
 mod lookup;
+mod mentioned;
 pub mod precedence;
 pub mod rule;
 pub mod scope;

@@ -180,6 +180,9 @@ pub struct MessageFacts<'a> {
     pub address: &'a str,
     /// Tags, case kept.
     pub tags: &'a [Box<str>],
+    /// What [`super::HashKey::tags`] made of the tags with the key of the table that is asked; empty: the table hashes
+    /// them itself, which takes longer than all the rest.
+    pub tag_hashes: &'a [u64],
 }
 
 /// What is known of an attempt; each part once it is chosen.

@@ -32,6 +32,17 @@ impl HashKey {
         SuppressionKey(hasher.finish128().as_u128())
     }
 
+    /// The hashes of a message's tags, for [`super::MessageFacts::tag_hashes`].
+    #[must_use]
+    pub fn tags(self, tags: &[Box<str>]) -> Box<[u64]> {
+        tags.iter().map(|tag| self.fast(tag.as_bytes())).collect()
+    }
+
+    /// Tells values made with this key from those made with another.
+    pub(super) fn fingerprint(self) -> u64 {
+        self.fast(b"fingerprint")
+    }
+
     /// A hash for the tables, whose entries are compared in full.
     pub(super) fn fast(self, bytes: &[u8]) -> u64 {
         foldhash::fast::FixedState::with_seed(self.0 ^ self.1.rotate_left(32)).hash_one(bytes)

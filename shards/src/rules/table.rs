@@ -5,12 +5,14 @@
 //! one update may hold; no step doubles one large allocation.
 
 use super::lookup::{Key, hash_ip};
+use super::mentioned::{Mentioned, mark};
 use super::rule::Rule;
 use super::scope::{Fields, Scope};
 use super::subtables::Subtables;
 use super::suppression::{HashKey, Suppressions};
 use super::update::{Change, EpochGap, Update};
 use crate::limits::RULE_CHANGES_MAX;
+use crate::message::Extras;
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -78,13 +80,14 @@ pub struct RuleTable {
     groups: Vec<Group>,
     /// All fields that some rule names.
     named: Fields,
+    mentioned: Mentioned,
     by_id: Subtables<Kept>,
     /// Rules by the moment at which they next change; those that never do are not in it.
     agenda: BTreeMap<Due, Arc<str>>,
     /// Numbers the places on the agenda.
     serial: u64,
     suppressions: Suppressions,
-    /// The latest moment that the agenda was brought up to.
+    /// The latest moment that the agenda was brought up to, or that something was put on it.
     advanced_to: Timestamp,
     /// While the agenda is being made anew because the clock was set back: the next part of `by_id`.
     rewinding: Option<usize>,
@@ -100,6 +103,7 @@ impl RuleTable {
             entries: Subtables::new(),
             groups: Vec::new(),
             named: Fields::NONE,
+            mentioned: Mentioned::new(),
             by_id: Subtables::new(),
             agenda: BTreeMap::new(),
             serial: 0,
@@ -107,6 +111,18 @@ impl RuleTable {
             advanced_to: Timestamp(i64::MIN),
             rewinding: None,
         }
+    }
+
+    /// Whether some rule names a tag.
+    #[must_use]
+    pub fn names_tags(&self) -> bool {
+        Fields::TAG.within(self.named)
+    }
+
+    /// The hashes of a message's tags, made once for all look-ups: for [`super::MessageFacts::tag_hashes`].
+    #[must_use]
+    pub fn tag_hashes<'a>(&self, extras: &'a Extras) -> &'a [u64] {
+        extras.tag_hashes.get(self.key.fingerprint(), || self.key.tags(&extras.tags))
     }
 
     /// The number of the last update applied.
@@ -156,6 +172,8 @@ impl RuleTable {
                 Change::Unsuppress { key } => drop(self.suppressions.remove(key)),
             }
         }
+        // Rules are put on the agenda as of now: if the clock goes back behind that, they must be looked at again.
+        self.advanced_to = self.advanced_to.max(now);
         self.epoch = update.epoch;
         Ok(())
     }
@@ -241,7 +259,9 @@ impl RuleTable {
         let fields = rule.scope.fields();
         let names = rule.scope.queues.len().max(1);
         for queue in 0..names {
-            let key = self.key_of(&rule.scope, fields, queue);
+            let hashes = self.hashes_of(&rule.scope, queue);
+            marks_of(&hashes).for_each(|mark| self.mentioned.add(mark));
+            let key = key_of(fields, &hashes);
             let queue = u32::try_from(queue).expect("a scope names at most RULE_QUEUES_MAX queues");
             let entry = Entry { key, fields, queue, rule: Arc::clone(&rule) };
             self.entries.insert(key, entry, |entry| entry.key);
@@ -266,7 +286,9 @@ impl RuleTable {
         let scope = &kept.rule.scope;
         let fields = scope.fields();
         for queue in 0..scope.queues.len().max(1) {
-            let key = self.key_of(scope, fields, queue);
+            let hashes = self.hashes_of(scope, queue);
+            marks_of(&hashes).for_each(|mark| self.mentioned.remove(mark));
+            let key = key_of(fields, &hashes);
             let entry =
                 self.entries.remove(key, |entry| entry.queue as usize == queue && Arc::ptr_eq(&entry.rule, &kept.rule));
             assert!(entry.is_some(), "a rule stands under each of its keys");
@@ -275,11 +297,10 @@ impl RuleTable {
         Some(kept.rule)
     }
 
-    /// The key of a scope in its group, with the queue name of that index.
-    fn key_of(&self, scope: &Scope, fields: Fields, queue: usize) -> u64 {
+    /// The hashes of what a scope names, with the queue name of that index.
+    fn hashes_of(&self, scope: &Scope, queue: usize) -> Hashes {
         let text = |text: &Option<Arc<str>>| text.as_ref().map(|text| self.key.fast(text.as_bytes()));
-        // In the order of the bits of `Fields`, as look-ups combine them.
-        let hashes: [Option<u64>; Fields::COUNT] = [
+        [
             text(&scope.pool),
             text(&scope.domain),
             text(&scope.campaign),
@@ -291,8 +312,7 @@ impl RuleTable {
             scope.source_ip.map(|ip| hash_ip(self.key, ip)),
             text(&scope.path),
             scope.remote_ip.map(|ip| hash_ip(self.key, ip)),
-        ];
-        hashes.into_iter().flatten().fold(Key::of_group(fields), Key::add).0
+        ]
     }
 
     fn count_in(&mut self, fields: Fields, at_attempt: bool) {
@@ -330,7 +350,53 @@ impl RuleTable {
         self.named
     }
 
+    /// Whether a rule may name this value of a field; certainly none does when this says no.
+    pub(super) fn may_name(&self, field: Fields, hash: u64) -> bool {
+        self.mentioned.perhaps(mark(field, hash))
+    }
+
     pub(super) fn candidates(&self, key: u64) -> impl Iterator<Item = &Entry> {
         self.entries.candidates(key)
+    }
+}
+
+/// In the order of the bits of [`Fields`], as look-ups combine them.
+type Hashes = [Option<u64>; Fields::COUNT];
+
+fn key_of(fields: Fields, hashes: &Hashes) -> u64 {
+    hashes.iter().flatten().copied().fold(Key::of_group(fields), Key::add).0
+}
+
+fn marks_of(hashes: &Hashes) -> impl Iterator<Item = u64> {
+    hashes.iter().enumerate().filter_map(|(bit, hash)| hash.map(|hash| mark(Fields(1 << bit), hash)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Change, HashKey, Phase, Rule, RuleTable, Timestamp, Update};
+    use crate::rules::{Kind, Scope, Span, Validity};
+    use std::sync::Arc;
+
+    /// Between two ticks: nothing was advanced to the moment at which the rule was put.
+    #[test]
+    fn a_clock_set_back_behind_a_rule_that_was_just_put_does_not_delay_it() {
+        let span = Span { start: Timestamp(31), end: Timestamp(35) };
+        let rule = Rule {
+            id: "r".into(),
+            order: 1,
+            kind: Kind::Pause,
+            scope: Scope { domain: Some("a.test".into()), ..Scope::default() },
+            validity: Validity::windows(&[span], Timestamp::NEVER).unwrap(),
+            by: "t".into(),
+        };
+        let mut table = RuleTable::new(HashKey(1, 2));
+        let mut changed = Vec::new();
+        assert!(!table.expire(Timestamp(20), 10, &mut changed));
+        let update = Update { after: 0, epoch: 1, changes: vec![Change::Put(Arc::new(rule))] };
+        table.apply(update, Timestamp(40)).unwrap();
+        while table.expire(Timestamp(30), 10, &mut changed) {}
+        assert_eq!(table.next_transition(), span.start);
+        assert!(!table.expire(Timestamp(31), 10, &mut changed));
+        assert!(matches!(&changed[..], [one] if one.phase == Phase::Began), "{changed:?}");
     }
 }

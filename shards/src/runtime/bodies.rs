@@ -24,7 +24,7 @@ impl AsRef<[u8]> for Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.used.fetch_sub(self.octets.len() as u64, Ordering::Relaxed);
+        self.used.fetch_sub(self.octets.capacity() as u64, Ordering::Relaxed);
     }
 }
 
@@ -35,10 +35,15 @@ impl BodyBudget {
         Self { used: Arc::default(), most }
     }
 
-    /// Counts a body for as long as any reference to it lives.
+    /// Counts a body for as long as any reference to it lives: what it occupies, which is more than its length when
+    /// more was reserved than came.
     #[must_use]
-    pub fn count(&self, octets: Vec<u8>) -> Body {
-        self.used.fetch_add(octets.len() as u64, Ordering::Relaxed);
+    pub fn count(&self, mut octets: Vec<u8>) -> Body {
+        if octets.capacity() / 2 > octets.len() {
+            // A queue of small messages would be mostly reserve.
+            octets.shrink_to_fit();
+        }
+        self.used.fetch_add(octets.capacity() as u64, Ordering::Relaxed);
         Body::from_owner(Counted { octets, used: self.used.clone() })
     }
 
@@ -52,5 +57,31 @@ impl BodyBudget {
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_counts_for_what_it_occupies() {
+        let budget = BodyBudget::new(10_000);
+        let of = |length: usize, reserved: usize| {
+            let mut octets = Vec::with_capacity(reserved);
+            octets.resize(length, b'x');
+            octets
+        };
+        let small = budget.count(of(100, 8192));
+        assert!((100..=200).contains(&budget.used()), "{}", budget.used());
+        let half = budget.count(of(5000, 8192));
+        assert!(budget.used() >= 8192 + 100, "{}", budget.used());
+        assert!(budget.has_room());
+        let large = budget.count(of(9000, 0));
+        assert!(!budget.has_room());
+        drop((small, half.clone(), large));
+        assert_eq!(budget.used(), 8192, "a reference is left of one");
+        drop(half);
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -5,12 +5,12 @@
 
 use crate::limits::{ACCEPT_PAUSE_MILLIS, CONTROL_TICK_MILLIS, HEARTBEAT_LATE_SECONDS};
 use crate::runtime::alarm::{Alarm, Alarms};
+use crate::runtime::executor::{self, ExecutorStart};
 use crate::runtime::report::report;
 use crate::runtime::{clock, socket};
 use crate::time::Instant;
 use crossbeam::channel::{Sender, bounded};
 use futures_lite::{AsyncRead, AsyncWrite, FutureExt};
-use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -67,7 +67,7 @@ impl ControlThread {
         let own = shared.clone();
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || run(cpu, &own, begin, &ready))
+            .spawn(move || run(cpu, own, begin, ready))
             .map_err(|error| format!("the control core's thread: {error}"))?;
         let result = begun.recv().map_err(|_| "the control core ended while it was starting".to_owned())?;
         result.map(|value| (Self { thread: Some(thread), shared }, value))
@@ -105,20 +105,14 @@ impl Drop for ControlThread {
     }
 }
 
-fn run<T, F>(cpu: Option<usize>, shared: &Arc<Shared>, begin: F, ready: &Sender<Result<T, String>>)
+fn run<T, F>(cpu: Option<usize>, shared: Arc<Shared>, begin: F, ready: Sender<Result<T, String>>)
 where
-    F: FnOnce(&Control) -> Result<T, String>,
+    T: Send + 'static,
+    F: FnOnce(&Control) -> Result<T, String> + Send + 'static,
 {
-    let executor = LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
-        .io_memory(0)
-        .ring_depth(RING_DEPTH)
-        .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
-        .make();
-    let executor = match executor {
-        Ok(executor) => executor,
-        Err(error) => return drop(ready.send(Err(format!("the executor on processor {cpu:?}: {error}")))),
-    };
-    executor.run(async {
+    let executor = ExecutorStart { name: "control".to_owned(), cpu, ring_depth: RING_DEPTH };
+    let not_started = ready.clone();
+    let main = async move || {
         let control = Control {
             core: Rc::new(Core { alarms: Alarms::default(), stopping: Cell::new(false), tasks: Cell::new(0) }),
         };
@@ -127,9 +121,12 @@ where
         // The starter waits for it, or is gone and will ask for a stop.
         let _ = ready.send(result);
         if !failed {
-            turn(&control, shared).await;
+            turn(&control, &shared).await;
         }
-    });
+    };
+    if let Err(why) = executor::run(&executor, main) {
+        let _ = not_started.send(Err(why));
+    }
 }
 
 /// The ticker, until a stop is over.

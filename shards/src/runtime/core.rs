@@ -2,24 +2,25 @@
 
 use crate::limits::{ALARM_SCAN_MILLIS, TICK_MILLIS};
 use crate::message::MessageId;
-use crate::rules::{HashKey, Update};
+use crate::rules::HashKey;
 use crate::runtime::dns_socket::DnsClient;
 use crate::runtime::engine::{CoreReport, Shared};
+use crate::runtime::executor::{self, ExecutorStart};
 use crate::runtime::local::{Helpers, Local, LocalParts};
 use crate::runtime::mailbox::{Completion, Mailbox, Postbox};
 use crate::runtime::outcome_log::OutcomeLog;
 use crate::runtime::report::report;
 use crate::runtime::ring::Ring;
+use crate::runtime::rule_feed::RuleFeed;
 use crate::runtime::spool_file::{SpoolOptions, SpoolWriter};
 use crate::runtime::spool_reader::BodyReader;
 use crate::runtime::stream::Listener;
 use crate::runtime::{clock, injection};
 use crate::settings::Settings;
 use crate::shard::{Shard, ShardConfig};
-use crate::spool::report::RecoveredMessage;
+use crate::spool::report::Recovered;
 use crossbeam::channel::Sender;
 use futures_lite::FutureExt;
-use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use hashbrown::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -42,7 +43,7 @@ pub struct CoreStart {
     /// Messages over which the engine died twice.
     pub quarantine: Arc<HashSet<MessageId>>,
     /// Rules to apply before anything else.
-    pub rules: Vec<Update>,
+    pub rules: RuleFeed,
     /// Settings.
     pub settings: Arc<Settings>,
     /// Spool directories of this core, its own number first.
@@ -62,70 +63,75 @@ pub struct CoreStart {
 /// What a core opened before its executor runs.
 struct Opened {
     writers: Vec<(u16, SpoolWriter)>,
-    recovered: Vec<RecoveredMessage>,
+    recovered: Vec<(u16, Recovered)>,
     log: OutcomeLog,
     reader: BodyReader,
 }
 
 /// Runs a core until it is stopped. The body of its thread.
-pub fn run_core(mut start: CoreStart) {
+pub fn run_core(start: CoreStart) {
     let ready = start.ready.clone();
-    // Threads that are started from here on before the executor pins this one are not pinned.
+    // Threads that are started here are not pinned, as the executor's is.
     let opened = match open(&start) {
         Ok(opened) => opened,
         Err(why) => return drop(ready.send(Err(why))),
     };
-    let executor = LocalExecutorBuilder::new(start.cpu.map_or(Placement::Unbound, Placement::Fixed))
-        .io_memory(0)
-        .ring_depth(RING_DEPTH)
-        .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
-        .make();
-    let executor = match executor {
-        Ok(executor) => executor,
-        Err(error) => return drop(ready.send(Err(format!("the executor on processor {:?}: {error}", start.cpu)))),
-    };
+    let name = format!("shard-{:03}", start.mailbox.core().0);
+    let executor = ExecutorStart { name, cpu: start.cpu, ring_depth: RING_DEPTH };
+    if let Err(why) = executor::run(&executor, move || run_opened(start, opened)) {
+        drop(ready.send(Err(why)));
+    }
+}
+
+/// On the core's executor: all that it does.
+async fn run_opened(mut start: CoreStart, opened: Opened) {
+    let ready = start.ready.clone();
     let Opened { writers, recovered, log, reader } = opened;
-    executor.run(async move {
-        let dns = {
-            let settings = &start.settings;
-            let seed = u64::from(start.generation) << 16 | u64::from(start.mailbox.core().0);
-            DnsClient::start(&settings.dns, settings.allow_private, seed, clock::now)
-        };
-        let dns = match dns {
-            Ok(dns) => dns,
-            Err(error) => return drop(ready.send(Err(format!("the resolver: {error}")))),
-        };
-        let ring = match Ring::new() {
-            Ok(ring) => ring,
-            Err(error) => return drop(ready.send(Err(format!("the sockets' io_uring: {error}")))),
-        };
-        let mut listeners = Vec::new();
-        for socket in std::mem::take(&mut start.listeners) {
-            let ours = socket.try_clone();
-            match ours.and_then(|ours| Ok((Listener::new(socket, &ring)?, ours))) {
-                Ok(listener) => listeners.push(listener),
-                Err(error) => return drop(ready.send(Err(format!("a listener: {error}")))),
-            }
+    let dns = {
+        let settings = &start.settings;
+        let seed = u64::from(start.generation) << 16 | u64::from(start.mailbox.core().0);
+        DnsClient::start(&settings.dns, settings.allow_private, seed, clock::now)
+    };
+    let dns = match dns {
+        Ok(dns) => dns,
+        Err(error) => return drop(ready.send(Err(format!("the resolver: {error}")))),
+    };
+    let ring = match Ring::new() {
+        Ok(ring) => ring,
+        Err(error) => return drop(ready.send(Err(format!("the sockets' io_uring: {error}")))),
+    };
+    let mut listeners = Vec::new();
+    for socket in std::mem::take(&mut start.listeners) {
+        let ours = socket.try_clone();
+        match ours.and_then(|ours| Ok((Listener::new(socket, &ring)?, ours))) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => return drop(ready.send(Err(format!("a listener: {error}")))),
         }
-        let rules = std::mem::take(&mut start.rules);
-        let local = assemble(start, &writers, log, reader, dns, ring);
-        // Before the mail that was recovered: none of it may be picked without them.
-        rules.into_iter().for_each(|update| local.with_shard(|shard, now| shard.handle_rules(update, now)));
-        local.take_orders();
-        local.with_shard(|shard, _| recovered.into_iter().for_each(|message| shard.handle_recovered(message)));
-        local.spawn(local.clone().run_ring());
-        local.spawn(local.clone().run_mailbox());
-        local.spawn(local.clone().run_flusher());
-        for (listener, ours) in listeners {
-            local.spawn(injection::listen(local.clone(), listener, ours));
-        }
-        // The starter may have given up on another core; the stop order is on its way then.
-        let _ = ready.send(Ok(()));
-        if AssertUnwindSafe(turn(&local)).catch_unwind().await.is_err() {
-            local.stop_for_panic();
-        }
-        finish(&local, writers);
-    });
+    }
+    let (local, rules) = assemble(start, &writers, log, reader, dns, ring);
+    // Before the mail that was recovered: none of it may be picked without them.
+    if let Err(error) = rules.drain(|update| local.with_shard(|shard, now| shard.handle_rules(update, now))) {
+        return drop(ready.send(Err(format!("shard {}: {error}", local.core.0))));
+    }
+    local.take_orders();
+    for (spool, recovered) in recovered {
+        local.with_shard(|shard, _| {
+            shard.handle_unrecorded(spool, &recovered.unrecorded, recovered.recorded);
+            recovered.messages.into_iter().for_each(|message| shard.handle_recovered(message));
+        });
+    }
+    local.spawn(local.clone().run_ring());
+    local.spawn(local.clone().run_mailbox());
+    local.spawn(local.clone().run_flusher());
+    for (listener, ours) in listeners {
+        local.spawn(injection::listen(local.clone(), listener, ours));
+    }
+    // The starter may have given up on another core; the stop order is on its way then.
+    let _ = ready.send(Ok(()));
+    if AssertUnwindSafe(turn(&local)).catch_unwind().await.is_err() {
+        local.stop_for_panic();
+    }
+    finish(&local, writers);
 }
 
 fn open(start: &CoreStart) -> Result<Opened, String> {
@@ -146,14 +152,21 @@ fn open(start: &CoreStart) -> Result<Opened, String> {
         if !found.messages.is_empty() {
             report(&format!("spool {spool:03}: {} messages found, delivery goes on", found.messages.len()));
         }
-        recovered.extend(found.messages);
+        if !found.unrecorded.is_empty() {
+            let count = found.unrecorded.len();
+            report(&format!(
+                "spool {spool:03}: the outcome log may lack the reception of {count} messages, it is recorded again"
+            ));
+        }
+        recovered.push((spool, found));
         writers.push((spool, writer));
     }
     let slot = start.mailbox.completion_slot();
     let notify = Box::new(move |event| slot.put(Completion::Log(event)));
     let directory = settings.data_dir.join("log");
-    let log = OutcomeLog::start(&directory, core.0, &settings.hostname, settings.log.clone(), notify)
-        .map_err(|error| format!("outcome log in {}: {error}", directory.display()))?;
+    let log =
+        OutcomeLog::start(&directory, core.0, &settings.hostname, settings.log.clone(), &start.shared.tallies, notify)
+            .map_err(|error| format!("outcome log in {}: {error}", directory.display()))?;
     let slot = start.mailbox.completion_slot();
     let notify = Box::new(move |answers| slot.put(Completion::Body(answers)));
     let reader = BodyReader::start(&spool_root, notify).map_err(|error| format!("the body reader: {error}"))?;
@@ -167,7 +180,7 @@ fn assemble(
     reader: BodyReader,
     dns: DnsClient,
     ring: Ring,
-) -> Rc<Local> {
+) -> (Rc<Local>, RuleFeed) {
     let shard = Shard::new(ShardConfig {
         core: start.mailbox.core(),
         cores: start.cores,
@@ -177,7 +190,7 @@ fn assemble(
         settings: start.settings.clone(),
     });
     let spools = writers.iter().map(|(spool, writer)| (*spool, writer.handle())).collect();
-    Local::new(LocalParts {
+    let local = Local::new(LocalParts {
         shard,
         mailbox: start.mailbox,
         postbox: start.postbox,
@@ -185,7 +198,8 @@ fn assemble(
         ring,
         settings: start.settings,
         shared: start.shared,
-    })
+    });
+    (local, start.rules)
 }
 
 /// The ticker, until the core has stopped.
@@ -205,6 +219,9 @@ async fn turn(local: &Rc<Local>) {
                 queue: shard.queue().counts(),
                 sessions: shard.open_sessions(),
                 injecting: local.injecting.get(),
+                largest_queues: shard.largest_queues(),
+                dns: local.dns().stats(),
+                spool_refusing: local.spool_refusing(),
                 log_failing: None,
             });
             local.shared.leave_report(local.core, core);

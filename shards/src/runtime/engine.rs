@@ -2,24 +2,28 @@
 //!
 //! Orders to cores go through the postbox. Nothing here runs on a core once it has started.
 
+use crate::dns::DnsStats;
 use crate::event::Order;
 use crate::limits::{DESCRIPTORS_RESERVED, HEARTBEAT_LATE_SECONDS, LISTEN_BACKLOG};
 use crate::message::CoreId;
-use crate::rules::{HashKey, Update};
+use crate::rules::HashKey;
 use crate::runtime::bodies::BodyBudget;
 use crate::runtime::clock;
 use crate::runtime::core::{CoreStart, run_core};
 use crate::runtime::mailbox::{Postbox, mailboxes};
 use crate::runtime::memory::MemoryWatch;
 use crate::runtime::report::report;
+use crate::runtime::rule_feed::RuleFeed;
 use crate::runtime::socket;
 use crate::runtime::spool_file::spool_directories;
 use crate::runtime::spool_generation::next_generation;
 use crate::runtime::submit::Submitter;
 use crate::runtime::suspects;
+use crate::runtime::tally::{Tallies, TallySlot};
 use crate::runtime::tls::ServerTls;
 use crate::settings::Settings;
-use crate::shard::Counters;
+use crate::shard::{Counters, QueueSizes};
+use crate::spool::report::Refusal;
 use crossbeam::channel::{Receiver, bounded};
 use std::fmt;
 use std::net::SocketAddr;
@@ -42,8 +46,8 @@ pub struct EngineStart {
     pub authenticate: Authenticate,
     /// Secret of the rule tables' hashes.
     pub rule_key: HashKey,
-    /// The rules of each core, in force before its first delivery. Empty: no core has any.
-    pub rules: Vec<Vec<Update>>,
+    /// The rules of each core, in force before its first delivery.
+    pub rules: Vec<RuleFeed>,
 }
 
 /// What all cores share: few values, rarely written.
@@ -60,6 +64,8 @@ pub struct Shared {
     quiet: Box<[AtomicBool]>,
     stop_by: AtomicU64,
     reports: Box<[Mutex<CoreReport>]>,
+    /// What rules have ended, on its way to whoever keeps the counts.
+    pub tallies: Tallies,
 }
 
 /// What a core says of itself ten times a second.
@@ -73,6 +79,12 @@ pub struct CoreReport {
     pub sessions: usize,
     /// Open injecting sessions.
     pub injecting: usize,
+    /// The largest scheduled queues.
+    pub largest_queues: QueueSizes,
+    /// What its resolver has done.
+    pub dns: DnsStats,
+    /// Why its spool takes no new mail.
+    pub spool_refusing: Option<Refusal>,
     /// Why its outcome log cannot be written.
     pub log_failing: Option<Arc<str>>,
 }
@@ -207,11 +219,10 @@ impl Engine {
     /// # Errors
     /// What could not be opened, read or bound.
     pub fn start(start: EngineStart) -> Result<Self, StartError> {
-        let EngineStart { settings, cpus, authenticate, rule_key, mut rules } = start;
+        let EngineStart { settings, cpus, authenticate, rule_key, rules } = start;
         let cores = settings.shards;
         assert_eq!(cpus.len(), cores, "each shard has a processor");
-        assert!(rules.is_empty() || rules.len() == cores, "each shard has its own updates");
-        rules.resize_with(cores, Vec::new);
+        assert_eq!(rules.len(), cores, "each shard has its own rules");
         let spool_root = settings.data_dir.join("spool");
         let wrong = |what: &str, error: &dyn fmt::Display| StartError(format!("{what}: {error}"));
         let seconds = u32::try_from(clock::now().utc.seconds()).unwrap_or(0);
@@ -240,6 +251,7 @@ impl Engine {
             quiet: (0..cores).map(|_| AtomicBool::new(false)).collect(),
             stop_by: AtomicU64::new(u64::MAX),
             reports: (0..cores).map(|_| Mutex::default()).collect(),
+            tallies: (0..cores).map(|_| TallySlot::default()).collect(),
         });
         let (ready_sender, ready) = bounded(cores);
         let mut threads = Vec::with_capacity(cores);
@@ -292,6 +304,12 @@ impl Engine {
     #[must_use]
     pub fn postbox(&self) -> &Postbox {
         &self.postbox
+    }
+
+    /// Where the cores leave what rules have ended.
+    #[must_use]
+    pub fn tallies(&self) -> Tallies {
+        self.shared.tallies.clone()
     }
 
     /// How the control side hands messages in.

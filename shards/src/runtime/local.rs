@@ -23,7 +23,7 @@ use crate::runtime::{delivery, resolution, suspects};
 use crate::settings::Settings;
 use crate::shard::Shard;
 use crate::smtp::server::ServerConfig;
-use crate::spool::report::Progress;
+use crate::spool::report::{Progress, Refusal};
 use crate::time::Now;
 use futures_lite::FutureExt;
 use hashbrown::HashMap;
@@ -262,6 +262,14 @@ impl Local {
     #[must_use]
     pub fn own_spool(&self) -> &SpoolHandle {
         &self.spools[0].1
+    }
+
+    /// Why a spool of this core takes no new mail, or nothing of what became of its mail.
+    #[must_use]
+    pub fn spool_refusing(&self) -> Option<Refusal> {
+        let of_own = self.own_spool().refusing();
+        let failing = |(_, spool): &(u16, SpoolHandle)| spool.refusing() == Some(Refusal::Failing);
+        of_own.or_else(|| self.spools.iter().any(failing).then_some(Refusal::Failing))
     }
 
     /// The slot of a session, made when there is none.

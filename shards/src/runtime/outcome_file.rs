@@ -1,18 +1,24 @@
 //! The files of one shard's outcome log: the one that is written, `delivery-NNN.jsonl`, and the rotated ones,
-//! `delivery-NNN.<time>.jsonl`. Writes whole lines only; knows nothing of what is in them.
+//! `delivery-NNN.<time>.jsonl`; beside them `unlogged-NNN.counts`, for ends that leave no record. Writes whole lines
+//! only; knows nothing of what is in them.
 
 use super::spool_disk::create_directory;
+use super::tally::Place;
 use crate::time::Timestamp;
+use siphasher::sip::SipHasher13;
 use std::fs::{self, File, OpenOptions};
+use std::hash::Hasher as _;
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 /// The file that is written.
 pub(super) struct LogFile {
-    directory: PathBuf,
+    path: PathBuf,
     shard: u16,
     file: File,
+    /// Fingerprint of its first line, once that is known.
+    first: Option<u64>,
     /// Octets up to the end of the last line written.
     length: u64,
     /// Octets that are durable.
@@ -26,16 +32,45 @@ impl LogFile {
     /// octets that were.
     pub(super) fn open(directory: &Path, shard: u16) -> io::Result<(Self, u64)> {
         create_directory(directory)?;
-        let (file, length, torn) = open_file(&directory.join(current_name(shard)))?;
-        File::open(directory)?.sync_all()?;
-        let directory = directory.to_path_buf();
+        Self::open_at(directory.join(current_name(shard)), shard)
+    }
+
+    /// The same of the file of unlogged ends.
+    pub(super) fn open_unlogged(directory: &Path, shard: u16) -> io::Result<(Self, u64)> {
+        create_directory(directory)?;
+        Self::open_at(directory.join(unlogged_name(shard)), shard)
+    }
+
+    fn open_at(path: PathBuf, shard: u16) -> io::Result<(Self, u64)> {
+        let (file, length, torn) = open_file(&path)?;
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
         let rotated_at = Timestamp(i64::MIN);
-        Ok((Self { directory, shard, file, length, synced: length, rotated_at }, torn))
+        Ok((Self { path, shard, file, first: None, length, synced: length, rotated_at }, torn))
     }
 
     /// Path of the file, for messages.
-    pub(super) fn path(&self) -> PathBuf {
-        self.directory.join(current_name(self.shard))
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
+    }
+
+    /// The end of what is durable, where everything was before `at`.
+    pub(super) fn place(&mut self, at: Timestamp) -> io::Result<Place> {
+        if self.first.is_none() {
+            self.first = fingerprint(&self.file)?;
+        }
+        Ok(Place { first: self.first, octets: self.synced, at: at.max(self.rotated_at) })
+    }
+
+    /// Forgets all of it, durably.
+    pub(super) fn restart(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.sync_data()?;
+        (self.first, self.length, self.synced) = (None, 0, 0);
+        Ok(())
     }
 
     /// Octets of the file.
@@ -65,7 +100,7 @@ impl LogFile {
     /// the caller writes again. (A failed sync marks what it could not write as clean; only writing it again
     /// makes the next sync mean something.)
     pub(super) fn reopen_after_failure(&mut self) -> io::Result<()> {
-        let path = self.path();
+        let path = self.path().to_path_buf();
         let before = self.file.metadata()?;
         if let Ok(now) = fs::metadata(&path) {
             let same = (before.dev(), before.ino()) == (now.dev(), now.ino());
@@ -78,7 +113,8 @@ impl LogFile {
 
     /// Opens whatever now has the file's name, or makes it.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
-        let (fresh, _) = Self::open(&self.directory, self.shard)?;
+        create_directory(self.directory())?;
+        let (fresh, _) = Self::open_at(self.path.clone(), self.shard)?;
         *self = Self { rotated_at: self.rotated_at, ..fresh };
         Ok(())
     }
@@ -90,7 +126,7 @@ impl LogFile {
         self.rotated_at = at;
         let mut count = 0;
         let name = loop {
-            let name = self.directory.join(rotated_name(self.shard, at, count));
+            let name = self.directory().join(rotated_name(self.shard, at, count));
             if !name.try_exists()? {
                 break name;
             }
@@ -110,7 +146,7 @@ impl LogFile {
     pub(super) fn prune(&self, keep_bytes: u64) -> io::Result<()> {
         let mut rotated = Vec::new();
         let mut total = 0;
-        for entry in fs::read_dir(&self.directory)? {
+        for entry in fs::read_dir(self.directory())? {
             let entry = entry?;
             let Some(stamp) = entry.file_name().to_str().and_then(stamp_of).map(str::to_owned) else { continue };
             // Another shard's log may have removed it just now.
@@ -135,21 +171,59 @@ impl LogFile {
 /// Files rotated within the same millisecond; more is a fault of the clock.
 const SAME_NAME_MAX: u32 = 999;
 
-fn current_name(shard: u16) -> String {
+pub(super) fn current_name(shard: u16) -> String {
     format!("delivery-{shard:03}.jsonl")
+}
+
+/// Not a name that readers of the log take for a part of it.
+pub(super) fn unlogged_name(shard: u16) -> String {
+    format!("unlogged-{shard:03}.counts")
+}
+
+/// The beginning of the names of files rotated after `at`, and not before, as they sort.
+pub(super) fn rotated_stamp(at: Timestamp) -> String {
+    let moment = jiff::Timestamp::from_millisecond(at.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    format!("{}Z", moment.strftime("%Y%m%dT%H%M%S%.3f"))
 }
 
 /// Sorts by time as text: `delivery-000.20260131T235959.123Z-000.jsonl`.
 fn rotated_name(shard: u16, at: Timestamp, count: u32) -> String {
-    let moment = jiff::Timestamp::from_millisecond(at.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    format!("delivery-{shard:03}.{}Z-{count:03}.jsonl", moment.strftime("%Y%m%dT%H%M%S%.3f"))
+    format!("delivery-{shard:03}.{}-{count:03}.jsonl", rotated_stamp(at))
 }
 
 /// The time in a rotated file's name; `None` when it is not one.
 fn stamp_of(name: &str) -> Option<&str> {
-    let (shard, stamp) = name.strip_prefix("delivery-")?.strip_suffix(".jsonl")?.split_once('.')?;
-    (!shard.is_empty() && shard.bytes().all(|octet| octet.is_ascii_digit())).then_some(stamp)
+    rotated(name).map(|(_, stamp)| stamp)
 }
+
+/// The shard and the time in a rotated file's name; `None` when it is not one.
+pub(super) fn rotated(name: &str) -> Option<(u16, &str)> {
+    let (shard, stamp) = name.strip_prefix("delivery-")?.strip_suffix(".jsonl")?.split_once('.')?;
+    let digits = !shard.is_empty() && shard.bytes().all(|octet| octet.is_ascii_digit());
+    Some((shard.parse().ok().filter(|_| digits)?, stamp))
+}
+
+/// What tells a file from all others: a hash of its first line, or of as much of it as lines are looked at. `None`
+/// while it has no line. (Two files never begin alike: a line holds a message's id or the moment of its making.)
+pub(super) fn fingerprint(file: &File) -> io::Result<Option<u64>> {
+    let mut head = vec![0; FINGERPRINT_BYTES];
+    let mut filled = 0;
+    while filled < head.len() {
+        match file.read_at(&mut head[filled..], filled as u64)? {
+            0 => break,
+            more => filled += more,
+        }
+    }
+    let end = memchr::memchr(b'\n', &head[..filled]).or((filled == head.len()).then_some(filled));
+    Ok(end.map(|end| {
+        let mut hasher = SipHasher13::new();
+        hasher.write(&head[..end]);
+        hasher.finish()
+    }))
+}
+
+/// Octets of a file's first line that make its fingerprint.
+const FINGERPRINT_BYTES: usize = 4096;
 
 /// The file, its length up to its last line end, and how many octets stood behind that.
 fn open_file(path: &Path) -> io::Result<(File, u64, u64)> {
@@ -164,7 +238,7 @@ fn open_file(path: &Path) -> io::Result<(File, u64, u64)> {
 }
 
 /// Octets up to and with the last line end.
-fn whole_lines(file: &File, length: u64) -> io::Result<u64> {
+pub(super) fn whole_lines(file: &File, length: u64) -> io::Result<u64> {
     const STEP: u64 = 64 << 10;
     let mut buffer = vec![0; STEP as usize];
     let mut end = length;

@@ -51,6 +51,14 @@ pub fn put_line(out: &mut Vec<u8>, outcome: &Outcome, nodeid: &str) {
     out.extend_from_slice(b"}\n");
 }
 
+/// Appends a line of the file of unlogged ends: so many recipients of a queue were ended by a rule.
+pub fn put_ends(out: &mut Vec<u8>, rule: &str, queue: &str, count: u64, at: Timestamp) {
+    print(out, format_args!("{{\"at\":{}", at.0));
+    text(out, "rule", rule);
+    text(out, "queue", queue);
+    print(out, format_args!(",\"count\":{count}}}\n"));
+}
+
 fn type_name(kind: RecordType) -> &'static str {
     match kind {
         RecordType::Reception => "Reception",

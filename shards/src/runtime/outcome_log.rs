@@ -2,10 +2,13 @@
 //! written is kept and tried again, and the shard is told to stop delivering meanwhile.
 
 use super::outcome_file::LogFile;
-use super::outcome_line::put_line;
+use super::outcome_line::{put_ends, put_line};
 use super::spool_disk::StopProcessOnPanic;
 use super::spool_file::{Full, monotonic};
-use crate::limits::{LOG_GATHER_MS, LOG_QUEUE_BATCHES, LOG_RETRY_MS, LOG_SYNC_LAG_MS, LOG_SYNC_RECORDS};
+use super::tally::{Ends, Places, Tallies, Tally};
+use crate::limits::{
+    LOG_GATHER_MS, LOG_QUEUE_BATCHES, LOG_RETRY_MS, LOG_SYNC_LAG_MS, LOG_SYNC_RECORDS, UNLOGGED_BYTES,
+};
 use crate::outcome::Outcome;
 use crate::settings::LogSettings;
 use crate::time::Timestamp;
@@ -60,7 +63,8 @@ enum Command {
 }
 
 impl OutcomeLog {
-    /// Opens (or makes) `directory/delivery-NNN.jsonl` and starts the thread. `nodeid` goes into every record.
+    /// Opens (or makes) `directory/delivery-NNN.jsonl` and starts the thread. `nodeid` goes into every record; what
+    /// rules have ended is left in the shard's slot of `tallies` once it is durable.
     ///
     /// # Errors
     /// Whatever the file system says: a log that cannot be opened at start is an error, not `Failing`.
@@ -69,9 +73,11 @@ impl OutcomeLog {
         shard: u16,
         nodeid: &str,
         settings: LogSettings,
+        tallies: &Tallies,
         notify: LogNotify,
     ) -> io::Result<Self> {
         let (file, torn) = LogFile::open(directory, shard)?;
+        let (unlogged_file, _) = LogFile::open_unlogged(directory, shard)?;
         if torn > 0 {
             notify(LogEvent::TornLine { octets: torn });
         }
@@ -79,6 +85,11 @@ impl OutcomeLog {
         let nodeid = nodeid.to_owned();
         let worker = Worker {
             file,
+            unlogged_file,
+            shard,
+            tallies: tallies.clone(),
+            tally: Tally::default(),
+            unlogged: Ends::default(),
             commands,
             settings,
             nodeid,
@@ -126,6 +137,14 @@ impl OutcomeLog {
 
 struct Worker {
     file: LogFile,
+    /// Counts of ends that leave no record.
+    unlogged_file: LogFile,
+    shard: u16,
+    tallies: Tallies,
+    /// What rules have ended by records that are not durable yet.
+    tally: Tally,
+    /// Of these, ends that are not in the file of unlogged ends yet.
+    unlogged: Ends,
     commands: Receiver<Command>,
     settings: LogSettings,
     nodeid: String,
@@ -199,7 +218,14 @@ impl Worker {
 
     fn format(&mut self, last: u64, batch: &[Outcome]) {
         for outcome in batch {
-            put_line(&mut self.pending, outcome, &self.nodeid);
+            if let Some(rule) = outcome.counted_rule() {
+                self.tally.add(&rule.id, &outcome.queue, 1);
+            }
+            if !outcome.unlogged {
+                put_line(&mut self.pending, outcome, &self.nodeid);
+            } else if let Some(rule) = outcome.counted_rule() {
+                *self.unlogged.entry((rule.id.clone(), outcome.queue.clone())).or_default() += 1;
+            }
         }
         self.records += batch.len();
         self.last = self.last.max(last);
@@ -215,17 +241,23 @@ impl Worker {
             if now < at && !now_or_never {
                 return;
             }
-            if let Err(error) = self.file.reopen_after_failure() {
+            if let Err(error) =
+                self.file.reopen_after_failure().and_then(|()| self.unlogged_file.reopen_after_failure())
+            {
                 return self.failed(&error);
             }
             self.written = 0;
         }
         let due = self.records >= LOG_SYNC_RECORDS || self.sync_at.is_some_and(|at| now >= at);
         let must_sync = due || now_or_never || self.retry_at.is_some();
-        if let Err(error) = self.write(must_sync) {
+        // The log last: what it holds may not be written a second time because something else failed.
+        let unlogged = if must_sync { self.write_unlogged() } else { Ok(()) };
+        if let Err(error) = unlogged.and_then(|()| self.write(must_sync)) {
             return self.failed(&error);
         }
         if must_sync {
+            // Without the places of what was counted the ends stay here and go with the next ones.
+            let _ = self.leave_tally();
             self.synced();
         }
     }
@@ -237,6 +269,38 @@ impl Worker {
             self.written = self.pending.len();
         }
         if sync && !self.pending.is_empty() { self.file.sync() } else { Ok(()) }
+    }
+
+    /// Ends without a record are durable too before the spool forgets their messages.
+    fn write_unlogged(&mut self) -> io::Result<()> {
+        if self.unlogged.is_empty() {
+            return Ok(());
+        }
+        let mut lines = Vec::new();
+        for ((rule, queue), count) in &self.unlogged {
+            put_ends(&mut lines, rule, queue, *count, self.last_at);
+        }
+        self.unlogged_file.append(&lines)?;
+        self.unlogged_file.sync()?;
+        self.unlogged.clear();
+        Ok(())
+    }
+
+    /// What is durable now is counted by whoever keeps the counts.
+    fn leave_tally(&mut self) -> io::Result<()> {
+        if self.records == 0 {
+            return Ok(());
+        }
+        let slot = &self.tallies[usize::from(self.shard)];
+        let mut unlogged = self.unlogged_file.place(self.last_at)?;
+        if unlogged.octets >= UNLOGGED_BYTES && slot.is_stored(&unlogged) {
+            self.unlogged_file.restart()?;
+            unlogged = self.unlogged_file.place(self.last_at)?;
+        }
+        self.tally.octets += self.pending.len() as u64;
+        self.tally.places = Places { log: self.file.place(self.last_at)?, unlogged };
+        slot.leave(std::mem::take(&mut self.tally));
+        Ok(())
     }
 
     fn synced(&mut self) {

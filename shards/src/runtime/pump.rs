@@ -11,7 +11,7 @@ use crate::runtime::clock;
 use crate::runtime::local::{Local, SessionSlot};
 use crate::runtime::stream::Stream;
 use crate::runtime::tls::Tls;
-use crate::smtp::client::{EndOfDataMark, Session, Withdrawal};
+use crate::smtp::client::{Outgoing, Session};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
@@ -31,11 +31,7 @@ pub struct Pump {
     pub client: Session,
     /// TLS, once it was begun.
     pub tls: Option<Tls>,
-    /// Octets to send, in their final form.
-    out: Vec<u8>,
-    sent: usize,
-    /// Octets in `out` that complete a message and were not sent yet.
-    marks: Vec<EndOfDataMark>,
+    outgoing: Outgoing,
     plain: Vec<u8>,
     /// The connection failed; the session was told.
     pub failed: bool,
@@ -45,16 +41,7 @@ impl Pump {
     /// Over a connection that stands.
     #[must_use]
     pub fn new(stream: Stream, client: Session) -> Self {
-        Self {
-            stream,
-            client,
-            tls: None,
-            out: Vec::new(),
-            sent: 0,
-            marks: Vec::new(),
-            plain: Vec::new(),
-            failed: false,
-        }
+        Self { stream, client, tls: None, outgoing: Outgoing::default(), plain: Vec::new(), failed: false }
     }
 
     /// Our end of the connection.
@@ -97,20 +84,17 @@ impl Pump {
     fn poll_send(&mut self, cx: &mut Context<'_>, local: &Rc<Local>, id: SessionId) -> bool {
         let mut happened = false;
         loop {
-            if self.sent == self.out.len() {
+            if self.outgoing.unsent().is_empty() {
                 self.refill();
-                if self.out.is_empty() {
+                if self.outgoing.unsent().is_empty() {
                     return happened;
                 }
             }
-            if !self.marks.is_empty() && !self.pass_gate(local, id) {
+            if self.outgoing.completes_message() && !self.pass_gate(local, id) {
                 return true;
             }
-            match self.stream.poll_write(cx, &self.out[self.sent..]) {
-                Poll::Ready(Ok(count)) => {
-                    self.sent += count;
-                    happened |= self.note_sent(local, id);
-                }
+            match self.stream.poll_write(cx, self.outgoing.unsent()) {
+                Poll::Ready(Ok(count)) => happened |= self.note_sent(count, local, id),
                 Poll::Ready(Err(error)) => {
                     self.fail(&error);
                     return true;
@@ -123,56 +107,38 @@ impl Pump {
     /// The gate. Whether the unsent octets may go.
     fn pass_gate(&mut self, local: &Rc<Local>, id: SessionId) -> bool {
         local.take_orders();
-        for at in 0..self.marks.len() {
-            let token = self.marks[at].token;
-            let Some(covered) = local.with_shard(|shard, now| shard.gate(id, token, now)) else {
-                continue;
-            };
-            if self.client.withdraw(token, &covered, clock::now().instant) == Withdrawal::Ending {
-                self.out.clear();
-                self.sent = 0;
-                self.marks.clear();
-                return false;
-            }
-        }
-        true
+        let covered = |token| local.with_shard(|shard, now| shard.gate(id, token, now));
+        self.outgoing.pass_gate(&mut self.client, clock::now().instant, covered)
     }
 
-    fn note_sent(&mut self, local: &Rc<Local>, id: SessionId) -> bool {
-        let passed = self.marks.iter().take_while(|mark| mark.position < self.sent).count();
-        for mark in self.marks.drain(..passed) {
-            self.client.handle_end_of_data_sent(mark.token, clock::now().instant);
-            local.with_shard(|shard, _| shard.handle_end_of_data_sent(id, mark.token));
+    fn note_sent(&mut self, count: usize, local: &Rc<Local>, id: SessionId) -> bool {
+        let complete = self.outgoing.note_sent(count, &mut self.client, clock::now().instant);
+        for token in &complete {
+            local.with_shard(|shard, _| shard.handle_end_of_data_sent(id, *token));
         }
-        passed > 0
+        !complete.is_empty()
     }
 
     /// Makes the next octets ready to send.
     fn refill(&mut self) {
-        self.out.clear();
-        self.sent = 0;
+        let Self { client, outgoing, plain, .. } = self;
         let now = clock::now().instant;
-        match &mut self.tls {
-            None => self.client.fill(&mut self.out, FILL_BYTES, &mut self.marks, now),
-            Some(tls) => {
-                if !tls.handshaking() {
-                    self.plain.clear();
-                    self.client.fill(&mut self.plain, FILL_BYTES, &mut self.marks, now);
-                    if !self.plain.is_empty() {
-                        tls.encrypt(&self.plain);
-                    }
-                }
-                tls.pull(&mut self.out);
-                // A record can be read only as a whole: the message is complete with the last octet of these.
-                for mark in &mut self.marks {
-                    mark.position = self.out.len() - 1;
+        let Some(tls) = &mut self.tls else {
+            return outgoing.refill(client, now);
+        };
+        outgoing.refill_sealed(|out, marks| {
+            if !tls.handshaking() {
+                plain.clear();
+                client.fill(plain, FILL_BYTES, marks, now);
+                if !plain.is_empty() {
+                    tls.encrypt(plain);
                 }
             }
-        }
-        if self.out.is_empty() {
+            tls.pull(out);
+        });
+        if outgoing.unsent().is_empty() {
             // An idle connection keeps no buffers.
-            self.out = Vec::new();
-            self.plain = Vec::new();
+            *plain = Vec::new();
         }
     }
 

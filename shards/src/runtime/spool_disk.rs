@@ -3,7 +3,7 @@
 use crate::spool::disk::Disk;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 /// One directory, made when it does not exist.
@@ -53,7 +53,15 @@ impl Disk for DirectoryDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))
+        let create = || OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name));
+        match create() {
+            // Somebody has removed the directory under the running engine.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create_directory(&self.path)?;
+                create()
+            }
+            result => result,
+        }
     }
 
     fn open(&self, name: &str) -> io::Result<File> {
@@ -86,7 +94,12 @@ impl Disk for DirectoryDisk {
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {
-        file.sync_data()
+        file.sync_data()?;
+        // What was synced into a file without a name is lost with the process.
+        if file.metadata()?.nlink() == 0 {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "somebody has removed the file"));
+        }
+        Ok(())
     }
 
     fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
@@ -102,7 +115,8 @@ impl Disk for DirectoryDisk {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        self.directory.sync_all()
+        // Not the one that was opened at the start: it may have been removed, and made again.
+        File::open(&self.path)?.sync_all()
     }
 
     fn free_bytes(&self) -> io::Result<u64> {

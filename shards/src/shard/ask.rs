@@ -5,11 +5,12 @@
 use super::Shard;
 use super::site::Route;
 use crate::event::{Answer, Coverage, MessageFilter, MessageView, Question, QueueView, ReplyTo, RuleCount, Waits};
-use crate::limits::{ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_TICK, ASK_MILLIS, ASKS_MAX};
+use crate::limits::ASK_DESTINATIONS_AT_ONCE;
+use crate::limits::{ASK_AT_ONCE_MILLIS, ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_TICK, ASK_MILLIS, ASKS_MAX};
 use crate::message::MessageId;
 use crate::outcome::{EnhancedCode, RecordType, Response, RuleMark, Verb};
-use crate::queue::{Entry, EntryId, NextHop, State};
-use crate::rules::{BucketFacts, Facts, MessageFacts, Scope};
+use crate::queue::{BucketId, Entry, EntryId, NextHop, State};
+use crate::rules::{BucketFacts, Decision, Facts, Fields, MessageFacts, Moment, PathFacts, Scope};
 use crate::time::{Instant, Now, Timestamp};
 use hashbrown::HashMap;
 use std::cmp::Reverse;
@@ -23,7 +24,11 @@ struct Ask {
     question: Question,
     after: Option<EntryId>,
     coverage: Coverage,
+    /// What the scope certainly covers, by the totals of whole buckets; 0 when these do not tell.
+    at_least: u64,
     by_destination: HashMap<Arc<str>, u64>,
+    by_queue: HashMap<Arc<str>, u64>,
+    in_flight_by_queue: HashMap<Arc<str>, u64>,
     queues: HashMap<Arc<str>, QueueView>,
     messages: Vec<MessageView>,
     flushed: u64,
@@ -42,44 +47,98 @@ impl Shard {
     /// A question. Those that need no walk over the queue are answered at once.
     pub fn handle_question(&mut self, question: Question, reply: ReplyTo<Answer>, now: Now) {
         let answer = match &question {
-            Question::Message(id) => Answer::Messages(self.views_of(*id)),
+            Question::Message(id) => Answer::Messages(self.views_of(*id, now)),
             Question::Retry(id) => Answer::Count(self.retry(*id, now)),
             Question::Cancel { id, by } => Answer::Count(self.cancel(*id, by, now)),
             Question::RuleCounts(ids) => Answer::RuleCounts(ids.iter().map(|id| self.rule_count(id)).collect()),
-            Question::Covered(_) | Question::Messages { .. } | Question::Flush(_) | Question::Queues => {
+            Question::Covered { .. } | Question::Messages { .. } | Question::Flush(_) | Question::Queues => {
                 return self.begin_walk(question, reply, now);
             }
         };
         reply.send(answer);
     }
 
-    fn begin_walk(&mut self, question: Question, reply: ReplyTo<Answer>, now: Now) {
-        if self.asks.open.len() >= ASKS_MAX {
+    fn begin_walk(&mut self, mut question: Question, reply: ReplyTo<Answer>, now: Now) {
+        let full = self.asks.open.len() >= ASKS_MAX;
+        if full && !matches!(question, Question::Covered { .. }) {
             return reply.send(Answer::Busy);
         }
         let mut coverage = Coverage::default();
-        if let Question::Covered(scope) = &question {
-            coverage.in_flight = self.in_flight(scope);
+        let mut in_flight_by_queue = HashMap::new();
+        let (mut at_least, mut within) = (0, Duration::from_millis(ASK_MILLIS));
+        match &mut question {
+            Question::Covered { scope, within: wanted } => {
+                in_flight_by_queue = self.in_flight(scope);
+                *scope = of_queued(scope);
+                coverage.in_flight = in_flight_by_queue.values().sum();
+                at_least = self.in_whole_buckets(scope);
+                within = within.min(*wanted);
+            }
+            Question::Flush(scope) => *scope = of_queued(scope),
+            _ => {}
         }
-        self.asks.open.push_back(Ask {
+        let ask = Ask {
             question,
             after: None,
             coverage,
+            at_least,
             by_destination: HashMap::new(),
+            by_queue: HashMap::new(),
+            in_flight_by_queue,
             queues: HashMap::new(),
             messages: Vec::new(),
             flushed: 0,
-            until: now.instant.after(Duration::from_millis(ASK_MILLIS)),
+            until: now.instant.after(within),
             reply,
-        });
-        if self.asks.open.len() == 1 {
-            // A short queue is answered for at once.
+        };
+        if full {
+            // What is in flight has to be said whatever else is asked.
+            return ask.answer_early();
+        }
+        self.asks.open.push_front(ask);
+        // A short queue is answered for at once, and whoever wants to know soon does not wait for the others.
+        if self.asks.open.len() == 1 || within <= Duration::from_millis(ASK_AT_ONCE_MILLIS) {
             self.answer_slice(now);
+        } else {
+            self.asks.open.rotate_left(1);
         }
     }
 
-    /// One slice of the oldest question.
-    pub(super) fn answer_slice(&mut self, now: Now) {
+    /// How many entries are in the buckets that a scope covers as a whole. Entries count once, so there may be more
+    /// recipients.
+    fn in_whole_buckets(&self, scope: &Scope) -> u64 {
+        if scope.fields().meets(Fields::OF_MESSAGE) {
+            return 0;
+        }
+        let mut sum = 0;
+        for destination in self.queue.destination_ids().into_iter().take(ASK_DESTINATIONS_AT_ONCE) {
+            let (domain, _) = self.queue.destination(destination);
+            if scope.domain.as_ref().is_some_and(|wanted| wanted != domain) {
+                continue;
+            }
+            for &bucket in self.queue.buckets(destination) {
+                let facts = Facts { bucket: self.facts_of(bucket), ..Facts::default() };
+                sum += if scope.covers(&facts) { u64::from(self.queue.bucket_total(bucket)) } else { 0 };
+            }
+        }
+        sum
+    }
+
+    /// Answers what may wait no longer, and looks at one slice for the question whose turn it is.
+    pub(super) fn answer_some(&mut self, now: Now) {
+        for _ in 0..self.asks.open.len() {
+            let Some(ask) = self.asks.open.pop_front() else { break };
+            if now.instant < ask.until {
+                self.asks.open.push_back(ask);
+            } else {
+                ask.answer_early();
+            }
+        }
+        self.answer_slice(now);
+    }
+
+    /// One slice of the question whose turn it is.
+    fn answer_slice(&mut self, now: Now) {
         let Some(mut ask) = self.asks.open.pop_front() else {
             return;
         };
@@ -97,7 +156,7 @@ impl Shard {
         ask.coverage.counting = more;
         if more && now.instant < ask.until {
             ask.after = Some(EntryId(u32::try_from(reached - 1).expect("entry ids have 32 bits")));
-            self.asks.open.push_front(ask);
+            self.asks.open.push_back(ask);
             return;
         }
         ask.answer();
@@ -106,8 +165,8 @@ impl Shard {
     /// Whether nothing more is wanted.
     fn consider(&mut self, ask: &mut Ask, id: EntryId, now: Now) -> bool {
         match &ask.question {
-            Question::Covered(scope) => {
-                let recipients = self.covered(id, scope);
+            Question::Covered { scope, .. } => {
+                let recipients = self.covered(id, scope, PathFacts::default());
                 if recipients > 0 {
                     let entry = self.queue.entry(id);
                     let held = entry.state == State::Held || self.queue.bucket_held(entry.bucket).is_some();
@@ -117,17 +176,18 @@ impl Shard {
                         Some(ask.coverage.first_expiry.map_or(entry.expires, |at| at.min(entry.expires)));
                     let (domain, _) = self.queue.destination(self.queue.destination_of(entry.bucket));
                     *ask.by_destination.entry(domain.clone()).or_default() += recipients;
+                    *ask.by_queue.entry(self.queue.bucket_name(entry.bucket).clone()).or_default() += recipients;
                 }
                 false
             }
             Question::Messages { filter, limit } => {
                 if self.passes(id, filter) {
-                    ask.messages.push(self.view(id));
+                    ask.messages.push(self.view(id, now));
                 }
                 ask.messages.len() >= *limit
             }
             Question::Flush(scope) => {
-                if self.queue.entry(id).state == State::Waiting && self.covered(id, scope) > 0 {
+                if self.queue.entry(id).state == State::Waiting && self.covered(id, scope, PathFacts::default()) > 0 {
                     self.make_due(id, now);
                     ask.flushed += 1;
                 }
@@ -160,26 +220,30 @@ impl Shard {
         view.ages[age.min(9)] += 1;
     }
 
-    /// How many recipients of an entry a scope covers. What belongs to an attempt (own and remote address, path)
-    /// is not known of queued mail and counts as fitting.
-    fn covered(&self, id: EntryId, scope: &Scope) -> u64 {
+    /// How many recipients of an entry a scope covers, given what is known of its attempt. Of queued mail that is
+    /// nothing, and the scope must not name it (see [`of_queued`]).
+    fn covered(&self, id: EntryId, scope: &Scope, path: PathFacts<'_>) -> u64 {
         let entry = self.queue.entry(id);
-        let facts = self.bucket_facts(entry);
-        let queued = Scope { source_ip: None, remote_ip: None, path: None, ..scope.clone() };
+        let facts = self.facts_of(entry.bucket);
         let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);
         let covers = |recipient: &&u16| {
             let address = entry.envelope.recipient(usize::from(**recipient));
-            let message = Some(MessageFacts { address, tags });
-            queued.covers(&Facts { bucket: facts, message, path: crate::rules::PathFacts::default() })
+            let message = Some(MessageFacts { address, tags, tag_hashes: &[] });
+            scope.covers(&Facts { bucket: facts, message, path })
         };
         entry.recipients.iter().filter(covers).count() as u64
     }
 
     /// What is known of all messages of an entry's bucket.
-    fn bucket_facts(&self, entry: &Entry) -> BucketFacts<'_> {
-        let key = self.queue.bucket_key(entry.bucket);
-        let (domain, next_hop) = self.queue.destination(self.queue.destination_of(entry.bucket));
-        let pool = self.buckets.get(entry.bucket).and_then(|state| state.eligible.pool.as_deref());
+    pub(super) fn bucket_facts(&self, entry: &Entry) -> BucketFacts<'_> {
+        self.facts_of(entry.bucket)
+    }
+
+    /// What is known of all messages of a bucket.
+    fn facts_of(&self, bucket: BucketId) -> BucketFacts<'_> {
+        let key = self.queue.bucket_key(bucket);
+        let (domain, next_hop) = self.queue.destination(self.queue.destination_of(bucket));
+        let pool = self.buckets.get(bucket).and_then(|state| state.eligible.pool.as_deref());
         BucketFacts {
             domain,
             routing_domain: match next_hop {
@@ -189,21 +253,33 @@ impl Shard {
             campaign: key.campaign.as_deref(),
             tenant: key.tenant.as_deref(),
             pool: pool.or(key.pool.as_deref()),
-            queue: self.queue.bucket_name(entry.bucket),
+            queue: self.queue.bucket_name(bucket),
         }
     }
 
-    /// Messages that `scope` covers whose end-of-data has left and is not answered.
-    fn in_flight(&self, scope: &Scope) -> u64 {
-        let flights = self.sessions.iter().flat_map(|(_, session)| &session.flights);
-        flights.filter(|flight| flight.end_of_data_sent).map(|flight| self.covered(flight.entry, scope)).sum()
+    /// Messages that `scope` covers, on the path that they take, whose end-of-data has left and is not answered, by
+    /// scheduled queue.
+    fn in_flight(&self, scope: &Scope) -> HashMap<Arc<str>, u64> {
+        let mut by_queue = HashMap::new();
+        for (_, session) in &self.sessions {
+            for flight in session.flights.iter().filter(|flight| flight.end_of_data_sent) {
+                let path = PathFacts {
+                    source_ip: session.carrier.source_address,
+                    path: Some(&self.sites.path(session.path).name),
+                    remote_ip: session.carrier.peer.map(|peer| peer.ip()),
+                };
+                let queue = self.queue.bucket_name(self.queue.entry(flight.entry).bucket);
+                *by_queue.entry(queue.clone()).or_default() += self.covered(flight.entry, scope, path);
+            }
+        }
+        by_queue
     }
 
-    fn views_of(&self, id: MessageId) -> Vec<MessageView> {
-        self.queue.of_message(id).map(|entry| self.view(entry)).collect()
+    fn views_of(&self, id: MessageId, now: Now) -> Vec<MessageView> {
+        self.queue.of_message(id).map(|entry| self.view(entry, now)).collect()
     }
 
-    fn view(&self, id: EntryId) -> MessageView {
+    fn view(&self, id: EntryId, now: Now) -> MessageView {
         let entry = self.queue.entry(id);
         MessageView {
             envelope: entry.envelope.clone(),
@@ -213,20 +289,16 @@ impl Shard {
             attempts: entry.attempts,
             expires: entry.expires,
             maybe_delivered: entry.maybe_delivered,
-            waits: self.waits(id),
+            waits: self.waits(id, now),
         }
     }
 
-    fn waits(&self, id: EntryId) -> Waits {
+    fn waits(&self, id: EntryId, now: Now) -> Waits {
         let entry = self.queue.entry(id);
         match entry.state {
             State::InFlight => Waits::InFlight,
             State::Waiting => Waits::BackOff { until: entry.timer },
-            State::Held => {
-                let holds = |held: &super::sweep::Held| held.entries.contains(&(id, entry.place));
-                let rule = self.held.iter().find(|(_, held)| holds(held)).map(|(rule, _)| rule.clone());
-                Waits::Rule { rule, until: Timestamp::NEVER }
-            }
+            State::Held => self.held_by(id, now),
             State::Ready => match self.queue.bucket_held(entry.bucket) {
                 Some(by) => Waits::Rule { rule: Some(by.rule.clone()), until: by.until },
                 None => match self.routes.get(self.queue.destination_of(entry.bucket)) {
@@ -237,13 +309,36 @@ impl Shard {
         }
     }
 
+    /// What holds an entry on its own. The rules know at once, unless it is one over the attempt: only then are the
+    /// lists of what each rule holds gone through, which may be long.
+    fn held_by(&self, id: EntryId, now: Now) -> Waits {
+        let entry = self.queue.entry(id);
+        let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);
+        let bucket = self.facts_of(entry.bucket);
+        for recipient in &entry.recipients {
+            let address = entry.envelope.recipient(usize::from(*recipient));
+            let message = Some(MessageFacts { address, tags, tag_hashes: &[] });
+            let facts = Facts { bucket, message, ..Facts::default() };
+            if let Decision::Hold { rule, until } = self.rules.verdict(&facts, Moment::Attempt, now.utc).decision {
+                return Waits::Rule { rule: Some(rule.id.clone()), until };
+            }
+        }
+        let is_of_attempt = |rule: &Arc<str>| {
+            self.rules.rule(rule).is_some_and(|rule| rule.scope.fields().meets(Fields::OF_PATH.with(Fields::POOL)))
+        };
+        let holding = self.held.iter().filter(|(rule, _)| is_of_attempt(rule));
+        let rule = holding.into_iter().find(|(_, held)| held.entries.contains(&(id, entry.place)));
+        Waits::Rule { rule: rule.map(|(rule, _)| rule.clone()), until: Timestamp::NEVER }
+    }
+
     fn passes(&self, id: EntryId, filter: &MessageFilter) -> bool {
         let entry = self.queue.entry(id);
-        let state = match self.waits(id) {
-            Waits::InFlight => "in_flight",
-            Waits::BackOff { .. } => "waiting",
-            Waits::Rule { .. } => "held",
-            Waits::Connection | Waits::Resolution => "ready",
+        let state = match entry.state {
+            State::InFlight => "in_flight",
+            State::Waiting => "waiting",
+            State::Held => "held",
+            State::Ready if self.queue.bucket_held(entry.bucket).is_some() => "held",
+            State::Ready => "ready",
         };
         let scope = Scope {
             domain: filter.domain.clone(),
@@ -254,7 +349,7 @@ impl Shard {
         };
         filter.state.as_deref().is_none_or(|wanted| wanted == state)
             && filter.after.is_none_or(|after| entry.envelope.id() > after)
-            && self.covered(id, &scope) > 0
+            && self.covered(id, &scope, PathFacts::default()) > 0
     }
 
     fn retry(&mut self, id: MessageId, now: Now) -> u64 {
@@ -285,7 +380,7 @@ impl Shard {
         };
         let mark = RuleMark { id: id.to_string().into(), kind: "cancel", by: by.clone() };
         for &entry in &entries {
-            self.counters.ended_by_rule += 1;
+            self.counters.count_end(mark.kind);
             self.end(entry, RecordType::Bounce, &response, Some(&mark), now);
         }
         entries.len() as u64
@@ -311,14 +406,37 @@ impl Shard {
     }
 }
 
+fn largest(counts: HashMap<Arc<str>, u64>) -> Vec<(Arc<str>, u64)> {
+    let mut counts: Vec<(Arc<str>, u64)> = counts.into_iter().filter(|(_, count)| *count > 0).collect();
+    counts.sort_unstable_by_key(|(_, count)| Reverse(*count));
+    counts.truncate(ASK_DESTINATIONS_MAX);
+    counts
+}
+
+/// What belongs to an attempt (own and remote address, path) is not known of queued mail and counts as fitting.
+fn of_queued(scope: &Scope) -> Scope {
+    Scope { source_ip: None, remote_ip: None, path: None, ..scope.clone() }
+}
+
 impl Ask {
+    /// With what is known so far.
+    fn answer_early(mut self) {
+        self.coverage.counting = true;
+        self.answer();
+    }
+
     fn answer(mut self) {
         let answer = match self.question {
-            Question::Covered(_) => {
-                let mut destinations: Vec<(Arc<str>, u64)> = self.by_destination.into_iter().collect();
-                destinations.sort_unstable_by_key(|(_, count)| Reverse(*count));
-                destinations.truncate(ASK_DESTINATIONS_MAX);
-                self.coverage.destinations = destinations;
+            Question::Covered { .. } => {
+                if self.coverage.counting {
+                    self.coverage.matched = self.coverage.matched.max(self.at_least);
+                }
+                for (queue, count) in &mut self.by_queue {
+                    let in_flight = self.in_flight_by_queue.get(queue).copied().unwrap_or(0);
+                    *count = count.saturating_sub(in_flight);
+                }
+                self.coverage.destinations = largest(self.by_destination);
+                self.coverage.queues = largest(self.by_queue);
                 Answer::Covered(self.coverage)
             }
             Question::Messages { .. } => Answer::Messages(self.messages),

@@ -4,6 +4,7 @@ use super::Shard;
 use super::session::{Phase, Session};
 use super::settle::Attempt;
 use super::site::SiteId;
+use super::way::Ways;
 use crate::event::{Command, Mail, SessionId};
 use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, PICK_DESTINATIONS};
 use crate::path::{Eligible, Member, PermitEvent, PermitId, SourceIndex};
@@ -14,6 +15,9 @@ use smallvec::SmallVec;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// A destination, the sources of the mail that is meant, and the ways that are left to it.
+type Stuck = (DestinationId, Arc<[Member]>, Ways);
 
 /// What TLS gave a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +58,7 @@ impl Shard {
         self.session_closed(id, failure, now);
         for flight in flights {
             let destination = self.queue.destination_of(self.queue.entry(flight.entry).bucket);
+            self.end_if_ruled(flight.entry, now);
             self.attend(destination, now);
         }
     }
@@ -123,15 +128,21 @@ impl Shard {
         of_path.failed = true;
         let source = of_path.source;
         let waiting: SmallVec<[DestinationId; 8]> = self.sites.site(site).ring.iter().copied().collect();
-        let mut stuck: SmallVec<[(DestinationId, Arc<[Member]>); 4]> = SmallVec::new();
+        let mut stuck: SmallVec<[Stuck; 4]> = SmallVec::new();
         for waiting in waiting {
             for at in 0..self.queue.buckets(waiting).len() {
                 let Some(&bucket) = self.queue.buckets(waiting).get(at) else { break };
                 let Some(Eligible { members, .. }) = self.eligible(bucket, now) else { continue };
-                let known = stuck.iter().any(|(of, has)| *of == waiting && Arc::ptr_eq(has, &members));
+                let known = stuck.iter().any(|(of, has, _)| *of == waiting && Arc::ptr_eq(has, &members));
                 let concerned = members.iter().any(|member| member.source == source);
-                if concerned && !known && self.queue.ready(waiting) > 0 && !self.has_way(bucket, &members, site, now) {
-                    stuck.push((waiting, members));
+                if !concerned || known || self.queue.ready(waiting) == 0 {
+                    continue;
+                }
+                let ways = self.ways_left(bucket, &members, site, now);
+                // Those that are left may be closed by rules; the sweep asks for each message.
+                let guided = if ways.is_empty() { None } else { self.guided(bucket, now) };
+                if ways.is_empty() || guided.is_some_and(|entry| !self.has_open(entry, site, &ways, now)) {
+                    stuck.push((waiting, members, ways));
                 }
             }
         }
@@ -141,16 +152,17 @@ impl Shard {
                 self.sites.path_mut(path).failed = false;
             }
         }
-        for (destination, members) in stuck {
-            self.sweep_ready(destination, Some(members), failure.clone(), attempt.clone());
+        for (destination, members, ways) in stuck {
+            self.sweep_ready(destination, Some((members, site, ways)), failure.clone(), attempt.clone());
         }
         self.drop_session(id, now);
     }
 
-    /// Whether mail of `bucket` has a way to the site: a connection that works and may carry it, or a source from
-    /// which the site was not tried in vain just now.
-    fn has_way(&mut self, bucket: BucketId, members: &[Member], site: SiteId, now: Now) -> bool {
-        members.iter().any(|member| {
+    /// The ways that mail of `bucket` has to the site, whatever rules say of them: connections that work and may
+    /// carry it, and sources from which the site was not tried in vain just now.
+    fn ways_left(&mut self, bucket: BucketId, members: &[Member], site: SiteId, now: Now) -> Ways {
+        let mut ways = Ways::new();
+        for member in members {
             if let Some(path) = self.sites.find_path(site, member.source) {
                 let share = self.limits_for(bucket, path).share;
                 let carries = |session: &Session| {
@@ -160,16 +172,23 @@ impl Shard {
                         && !session.retiring()
                         && member.reaches(session.peer().ip())
                 };
-                if self.sessions.iter().any(|(_, session)| carries(session)) {
-                    return true;
+                let carrying = self.sessions.iter().filter(|(_, session)| carries(session));
+                for (_, session) in carrying {
+                    let way = (member.source, session.peer());
+                    if !ways.contains(&way) {
+                        ways.push(way);
+                    }
                 }
                 if self.sites.path(path).failed {
-                    return false;
+                    continue;
                 }
             }
-            let mut peers = self.sites.site(site).hosts.iter().flat_map(|host| &host.addresses);
-            peers.any(|peer| member.reaches(peer.ip()) && self.sites.rested(member.source, *peer, now.instant))
-        })
+            let peers = self.sites.site(site).hosts.iter().flat_map(|host| &host.addresses).copied();
+            let rested =
+                |peer: &SocketAddr| member.reaches(peer.ip()) && self.sites.rested(member.source, *peer, now.instant);
+            ways.extend(peers.filter(rested).map(|peer| (member.source, peer)));
+        }
+        ways
     }
 
     /// Leaves the host in use alone for a while.

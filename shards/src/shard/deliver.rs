@@ -40,12 +40,12 @@ pub enum Next {
     Finish,
 }
 
-/// What a look at one destination brought.
+/// What a look at a destination, or at all of a site, brought.
 enum Picked {
     Message(EntryId, Stamp),
-    /// Its mail waits for a rate; it is attended to when tokens come.
+    /// Mail waits for a rate; its destination is attended to when tokens come.
     Rate,
-    /// It has none that the session may carry now.
+    /// There is none that the session may carry now.
     Nothing,
 }
 
@@ -56,7 +56,10 @@ impl Shard {
         if session.phase == Phase::Finishing {
             return Next::Finish;
         }
-        if self.stopping || session.recalled || session.messages >= session.messages_max {
+        // One that is recalled before its first message carries that: else two that want the same permit could hand
+        // it to and fro for ever, where a greeting takes longer than a permit is left to its holder.
+        let recalled = session.recalled && session.messages > 0;
+        if self.stopping || recalled || session.messages >= session.messages_max {
             return self.finish(id);
         }
         if let Phase::Idle(since) = session.phase
@@ -76,7 +79,7 @@ impl Shard {
             return self.idle(id, now);
         }
         match self.pick(id, now) {
-            Some((entry, stamp)) => {
+            Picked::Message(entry, stamp) => {
                 let delivery = self.hand_over(id, entry, stamp);
                 if self.session(id).messages == 1 {
                     // What came while this connection was being opened waited for it; it need not wait for its
@@ -86,7 +89,10 @@ impl Shard {
                 }
                 Next::Deliver(delivery)
             }
-            None => self.idle(id, now),
+            // This goes for a recalled one too: who lets the permit go while the rate's answer is on its way has to get
+            // both anew, and would for ever.
+            Picked::Rate => self.wait(id, now),
+            Picked::Nothing => self.idle(id, now),
         }
     }
 
@@ -97,6 +103,13 @@ impl Shard {
     }
 
     fn idle(&mut self, id: SessionId, now: Now) -> Next {
+        if self.session(id).recalled {
+            return self.finish(id);
+        }
+        self.wait(id, now)
+    }
+
+    fn wait(&mut self, id: SessionId, now: Now) -> Next {
         let session = &mut self.sessions[id.0 as usize];
         // A session that still has answers to come is not idle; it asks again by itself.
         if session.phase == Phase::Busy && session.flights.is_empty() {
@@ -118,32 +131,32 @@ impl Shard {
     }
 
     /// The next message for a session: destinations of its site in turn, buckets of a destination in turn.
-    fn pick(&mut self, id: SessionId, now: Now) -> Option<(EntryId, Stamp)> {
+    fn pick(&mut self, id: SessionId, now: Now) -> Picked {
         let site = self.session(id).site;
         let mut only_rates = true;
+        let mut found = Picked::Nothing;
         for looks in 0..=PICK_DESTINATIONS {
             self.delist_empty(site);
             let ring = &self.sites.site(site).ring;
-            let destination = *ring.front()?;
-            if looks >= ring.len() {
-                return None;
-            }
+            let Some(&destination) = ring.front().filter(|_| looks < ring.len()) else {
+                return found;
+            };
             if looks == PICK_DESTINATIONS {
                 // What was not looked at gets its turn soon. What waits for a rate is attended to by its tokens.
                 if !only_rates {
                     self.stall(destination, now.instant);
                 }
-                return None;
+                return found;
             }
             let picked = self.pick_from(id, destination, now);
             self.sites.site_mut(site).ring.rotate_left(1);
             match picked {
-                Picked::Message(entry, stamp) => return Some((entry, stamp)),
-                Picked::Rate => {}
+                Picked::Message(..) => return picked,
+                Picked::Rate => found = Picked::Rate,
                 Picked::Nothing => only_rates = false,
             }
         }
-        None
+        found
     }
 
     /// Takes destinations without ready mail from the front of a site's ring.

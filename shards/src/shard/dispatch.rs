@@ -3,7 +3,7 @@
 use super::Shard;
 use super::session::{Phase, Session};
 use super::settle::Attempt;
-use super::site::{BucketState, Route, SiteId};
+use super::site::{BucketState, KnownWays, Route, SiteId};
 use crate::event::{Command, Connect, Lookup, Resolved, SessionId};
 use crate::limits::{HOSTS_TRIED, PATH_CONNECTIONS_DEFAULT, PICK_DESTINATIONS, READY_PER_CONNECTION};
 use crate::outcome::{Carrier, EnhancedCode, RecordType, Response, Verb};
@@ -138,6 +138,7 @@ impl Shard {
         for &bucket in self.queue.buckets(destination) {
             if let Some(state) = self.buckets.get_mut(bucket) {
                 state.limits.clear();
+                state.ways = KnownWays::default();
             }
         }
     }
@@ -206,8 +207,9 @@ impl Shard {
             opening += of_path.opening.iter().filter(|of| **of == share).count();
             sessions += of_path.sessions;
             // The last to become idle is the warmest, and the others may reach their time-out.
-            let fits =
-                |session: &Session| session.share == share && !session.recalled && member.reaches(session.peer().ip());
+            let fits = |session: &Session| {
+                session.share == share && !session.retiring() && member.reaches(session.peer().ip())
+            };
             let idle: SmallVec<[(SessionId, SocketAddr); 4]> = of_path
                 .idle
                 .iter()
@@ -429,6 +431,7 @@ impl Shard {
                     rotation: Rotation::starting_at(&eligible.members, self.core.0),
                     limits: SmallVec::new(),
                     verdict: None,
+                    ways: KnownWays::default(),
                 };
                 self.buckets.set(bucket, state);
                 let destination = self.routes.of(self.queue.destination_of(bucket));

@@ -5,7 +5,7 @@
 
 use super::Shard;
 use crate::event::SessionId;
-use crate::limits::ENDED_QUEUES_MAX;
+use crate::limits::{ENDED_QUEUES_MAX, OTHER_QUEUES};
 use crate::outcome::{RecordType, Response, RuleMark, Verb};
 use crate::queue::{BucketId, EntryId, HeldBy, NextHop, State};
 use crate::rules::{BucketFacts, Decision, Facts, MessageFacts, Moment, PathFacts, RuleTable, Ruling, Stamp};
@@ -104,6 +104,7 @@ impl Shard {
 
     /// What the rules say of an entry.
     pub(super) fn judge(&mut self, id: EntryId, path: PathFacts<'_>, moment: Moment, now: Now) -> Judgement {
+        self.counters.judged += 1;
         let Self { rules, queue, buckets, .. } = self;
         let entry = queue.entry(id);
         let key = queue.bucket_key(entry.bucket);
@@ -140,12 +141,16 @@ impl Shard {
             return Judgement::HoldBucket(entry.bucket, HeldBy { rule: rule.id.clone(), until });
         }
         let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);
+        let tag_hashes = match entry.envelope.extras() {
+            Some(extras) if rules.names_tags() => rules.tag_hashes(extras),
+            _ => &[][..],
+        };
         let mut stamp = verdict.stamp;
         let mut fates = Fates::new();
         let mut all_pass = true;
         for &recipient in &entry.recipients {
             let address = entry.envelope.recipient(usize::from(recipient));
-            let message = Some(MessageFacts { address, tags });
+            let message = Some(MessageFacts { address, tags, tag_hashes });
             let facts = Facts { bucket: bucket_facts, message, path };
             let answer = rules.complete(verdict, &facts, moment, now.utc);
             stamp.next_transition = stamp.next_transition.min(answer.next_transition());
@@ -182,15 +187,16 @@ impl Shard {
                     None => parts.hold.push((rule, SmallVec::from_slice(&[recipient]))),
                 },
                 Fate::End { kind, response, mark, silent } => {
-                    self.counters.ended_by_rule += 1;
+                    self.counters.count_end(mark.kind);
                     self.count_ended(&mark.id, id);
-                    if !silent {
-                        self.record_by_rule(id, recipient, kind, response, mark, attempts, now.utc);
-                    }
+                    let mut outcome = self.outcome_of(id, recipient, kind, response, None, now.utc);
+                    (outcome.rule, outcome.unlogged) = (Some(mark), silent);
+                    self.record(outcome);
                     done.push(recipient);
                 }
                 Fate::Defer { response, mark } if self.is_last_attempt(id) => {
-                    self.counters.ended_by_rule += 1;
+                    self.counters.count_end(mark.kind);
+                    self.count_ended(&mark.id, id);
                     let attempts = attempts.saturating_add(1);
                     self.record_by_rule(id, recipient, RecordType::Bounce, response, mark, attempts, now.utc);
                     done.push(recipient);
@@ -221,7 +227,7 @@ impl Shard {
             Some(count) => *count += 1,
             None if room => drop(by_queue.insert(queue, 1)),
             // The total stays right; the names beyond the bound share one.
-            None => *by_queue.entry("(others)".into()).or_default() += 1,
+            None => *by_queue.entry(OTHER_QUEUES.into()).or_default() += 1,
         }
     }
 

@@ -12,11 +12,43 @@ use crate::message::{Body, Envelope, Location, MessageId};
 use crate::outcome::{Carrier, Outcome, RecordType, Response, Verb};
 use crate::queue::{NewEntry, State, expires_at};
 use crate::route;
-use crate::spool::report::{RecoveredMessage, Standing};
+use crate::spool::report::{Point, Progress, RecoveredMessage, Standing};
 use crate::time::{Now, Timestamp};
 use smallvec::SmallVec;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// Which receptions the spool must still hear of, once their records are durable: not of each, but of one of each
+/// sync, and of the last when all is durable.
+#[derive(Debug, Default)]
+pub(super) struct Receptions {
+    /// By number of the record, the one that is told of next…
+    next: Option<(u64, Location)>,
+    /// …and the newest.
+    newest: Option<(u64, Location)>,
+}
+
+impl Receptions {
+    fn note(&mut self, number: u64, location: Location) {
+        let reception = Some((number, location));
+        if self.next.is_none() {
+            self.next = reception;
+        } else {
+            self.newest = reception;
+        }
+    }
+
+    /// The records up to `number` are durable: the reception to tell of.
+    fn synced(&mut self, number: u64) -> Option<Location> {
+        let durable = |of: &(u64, Location)| of.0 <= number;
+        if self.newest.as_ref().is_some_and(durable) {
+            self.next = self.newest.take();
+        }
+        let told = self.next.take_if(|next| durable(next))?;
+        self.next = self.newest.take();
+        Some(told.1)
+    }
+}
 
 /// A message that the spool is writing.
 #[derive(Debug)]
@@ -77,8 +109,28 @@ impl Shard {
         let open = (0..storing.envelope.recipient_count()).map(|index| (index_of(index), standing));
         // What waits does not keep its body in memory.
         let body = (keep && due.is_none()).then_some(storing.body);
-        self.record_reception(&storing.envelope, storing.protocol, storing.peer, now.utc);
+        self.record_reception(&storing.envelope, Some(storing.protocol), storing.peer, now.utc);
+        self.receptions.note(self.recorded, location);
         self.post(&storing.envelope, location, body.as_ref(), open);
+    }
+
+    /// Messages that were found on disk at start, finished or not, in `spool`, which belongs to this core: their
+    /// records of reception may have been lost with the last run, so they are written (again), without what only
+    /// that run knew. All of the spool's messages lie before `recorded`.
+    pub fn handle_unrecorded(&mut self, spool: u16, unrecorded: &[Arc<Envelope>], recorded: Point) {
+        for envelope in unrecorded {
+            self.record_reception(envelope, None, None, envelope.received());
+        }
+        if !unrecorded.is_empty() {
+            self.tell_spool(spool, Progress::Recorded(recorded));
+        }
+    }
+
+    /// The records up to `number` are durable: tells the own spool whose receptions that covers.
+    pub(super) fn tell_receptions(&mut self, number: u64) {
+        if let Some(location) = self.receptions.synced(number) {
+            self.commands.push_back(Command::Progress(location.spool, Progress::Recorded(location.into())));
+        }
     }
 
     /// An open message that was found on disk at start, in a spool that belongs to this core.
@@ -177,7 +229,7 @@ impl Shard {
     fn record_reception(
         &mut self,
         envelope: &Arc<Envelope>,
-        protocol: &'static str,
+        protocol: Option<&'static str>,
         peer: Option<SocketAddr>,
         at: Timestamp,
     ) {
@@ -191,9 +243,10 @@ impl Shard {
             attempts: 0,
             response: Response { code: 250, enhanced: None, text: "".into(), verb: Verb::None },
             carrier: Some(Arc::new(carrier)),
-            reception_protocol: Some(protocol),
+            reception_protocol: protocol,
             rule: None,
             maybe_delivered: false,
+            unlogged: false,
         });
     }
 }

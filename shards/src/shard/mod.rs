@@ -12,6 +12,7 @@
 //! | `settle` | results become records, retries and ends |
 //! | `sweep` | long work in slices |
 //! | `ask` | questions of the control side, in slices |
+//! | `largest` | which queues are the largest |
 //! | `tick` | time passes |
 //!
 //! A shard belongs to one core and ends with the process. It never reads a clock, never waits, and never
@@ -23,6 +24,7 @@ mod deliver;
 mod dispatch;
 mod gate;
 mod intake;
+mod largest;
 mod session;
 mod settle;
 mod site;
@@ -34,18 +36,20 @@ pub use connection::TlsFacts;
 pub use deliver::{Delivery, Next};
 pub use gate::Covered;
 pub use intake::Submission;
+pub use largest::QueueSizes;
 
 use crate::event::{Command, SessionId};
 use crate::message::{CoreId, MessageId};
 use crate::path::{LimitTable, PermitId, Permits, Pools, Sources, TokenKey};
-use crate::queue::{DestinationId, Queue};
+use crate::queue::{BucketId, DestinationId, Queue};
 use crate::rules::{HashKey, RuleTable};
 use crate::settings::Settings;
 use crate::spool::report::Progress;
 use crate::time::Instant;
 use ask::Asks;
 use hashbrown::{HashMap, HashSet};
-use intake::Storing;
+use intake::{Receptions, Storing};
+use largest::Largest;
 use session::Session;
 use site::{BucketStates, RouteTable, Sites};
 use slab::Slab;
@@ -75,6 +79,29 @@ pub struct Counters {
     pub quarantined: u64,
     /// Recipients ended by a rule.
     pub ended_by_rule: u64,
+    /// Of these, by suppressions.
+    pub ended_by_suppression: u64,
+    /// By administrative bounces.
+    pub ended_by_bounce: u64,
+    /// By forced errors.
+    pub ended_by_error: u64,
+    /// By the cancelling of single messages.
+    pub ended_by_cancel: u64,
+    /// How often the rules were asked about an entry.
+    pub judged: u64,
+}
+
+impl Counters {
+    /// A recipient was ended by a rule of that kind, as records name it.
+    pub(super) fn count_end(&mut self, kind: &str) {
+        self.ended_by_rule += 1;
+        match kind {
+            "suppression" => self.ended_by_suppression += 1,
+            "bounce" => self.ended_by_bounce += 1,
+            "cancel" => self.ended_by_cancel += 1,
+            _ => self.ended_by_error += 1,
+        }
+    }
 }
 
 /// What a shard is made from.
@@ -126,6 +153,9 @@ pub struct Shard {
     held: HashMap<Arc<str>, Held>,
     sweeps: Sweeps,
     asks: Asks,
+    largest: Largest,
+    /// Buckets for which is known which ways are open, the oldest first.
+    ways_known: VecDeque<BucketId>,
     /// Recipients that each rule has ended, by scheduled queue name.
     ended: HashMap<Arc<str>, HashMap<Arc<str>, u64>>,
     /// Destinations to attend to again at a time.
@@ -141,6 +171,7 @@ pub struct Shard {
     synced: u64,
     /// What spools will hear once records are durable, in the order of records.
     unsynced: VecDeque<(u64, u16, Progress)>,
+    receptions: Receptions,
     /// A session was turned away because too many records are not durable.
     unsynced_waits: bool,
     log_failing: bool,
@@ -183,6 +214,8 @@ impl Shard {
             held: HashMap::new(),
             sweeps: Sweeps::default(),
             asks: Asks::default(),
+            largest: Largest::default(),
+            ways_known: VecDeque::new(),
             ended: HashMap::new(),
             stalled: BinaryHeap::new(),
             idle_deadlines: BinaryHeap::new(),
@@ -191,6 +224,7 @@ impl Shard {
             recorded: 0,
             synced: 0,
             unsynced: VecDeque::new(),
+            receptions: Receptions::default(),
             unsynced_waits: false,
             log_failing: false,
             stopping: false,

@@ -71,7 +71,7 @@ pub(super) struct Session {
     /// To so many its path's window may open.
     pub connections_max: u32,
     pub idle_timeout: Duration,
-    /// It takes no further message: its permit is wanted back, or its host turned out not to work.
+    /// It takes no further message, or only its first: its permit is wanted back, or its host turned out not to work.
     pub recalled: bool,
 }
 
@@ -81,8 +81,8 @@ impl Session {
         self.hosts[self.host].1
     }
 
-    /// Whether it takes no further message.
+    /// Whether it takes no further message. One that is recalled still takes its first.
     pub fn retiring(&self) -> bool {
-        self.recalled || self.phase == Phase::Finishing
+        self.recalled && self.messages > 0 || self.phase == Phase::Finishing
     }
 }

@@ -3,6 +3,7 @@
 //! The spool hears of a recipient's end only after the record of it is synced (`handle_log_synced`).
 
 use super::Shard;
+use super::gate::is_blank;
 use crate::event::{Command, Mail, SessionId};
 use crate::limits::{BODY_MOVED_WAIT_MILLIS, HOSTS_TRIED, UNSYNCED_RECORDS_MAX};
 use crate::message::CoreId;
@@ -90,9 +91,18 @@ impl Shard {
         let Some(flight) = self.take_flight(session, token) else {
             return;
         };
-        self.queue.put_back(flight.entry);
         let destination = self.queue.destination_of(self.queue.entry(flight.entry).bucket);
+        self.queue.put_back(flight.entry);
+        self.end_if_ruled(flight.entry, now);
         self.attend(destination, now);
+    }
+
+    /// A rule that came during an attempt has passed over its message; now that no session has that any more, it ends
+    /// it, however long the next attempt may be away.
+    pub(super) fn end_if_ruled(&mut self, id: EntryId, now: Now) {
+        if !is_blank(&self.rules) {
+            self.end_by_rules(id, now);
+        }
     }
 
     /// The body was not where it was thought to be: compaction has moved it, and the new place is on its way.
@@ -214,6 +224,7 @@ impl Shard {
                 self.commands.push_back(Command::Post(home, Mail::Progress(spool, progress)));
             }
         }
+        self.tell_receptions(number);
         self.synced = self.synced.max(number);
         if self.unsynced_waits && self.unsynced.len() <= UNSYNCED_RECORDS_MAX {
             self.unsynced_waits = false;
@@ -249,6 +260,7 @@ impl Shard {
                 self.queue.entry_mut(id).recipients = again;
                 if self.queue.entry(id).state == crate::queue::State::InFlight {
                     self.queue.put_back(id);
+                    self.end_if_ruled(id, now);
                 }
             }
             (false, _) => {
@@ -261,6 +273,7 @@ impl Shard {
                 self.queue.entry_mut(id).recipients = later.clone();
                 self.queue.defer(id, due);
                 self.tell_spool(spool, Progress::Attempt { id: message, recipients: later, standing });
+                self.end_if_ruled(id, now);
             }
         }
     }
@@ -327,6 +340,7 @@ impl Shard {
             reception_protocol: None,
             rule: None,
             maybe_delivered: entry.maybe_delivered && kind != RecordType::Delivery,
+            unlogged: false,
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::event::{Host, SessionId};
 use crate::path::{Eligible, Limits, Member, PathId, Rotation, ShareKey, SourceIndex, Window};
 use crate::queue::{BucketId, DestinationId};
-use crate::rules::BucketVerdict;
+use crate::rules::{BucketVerdict, Stamp};
 use crate::time::Instant;
 use hashbrown::HashMap;
 use slab::Slab;
@@ -112,6 +112,17 @@ pub(super) struct BucketState {
     pub rotation: Rotation,
     pub limits: SmallVec<[(PathId, Arc<Limits>); 1]>,
     pub verdict: Option<BucketVerdict>,
+    /// Ways that rules close or leave open to all its mail alike.
+    pub ways: KnownWays,
+}
+
+/// What rules say of the ways of a bucket, as long as it holds.
+#[derive(Debug, Default)]
+pub(super) struct KnownWays {
+    /// Of which answers these are; nothing is known without.
+    pub stamp: Option<(SiteId, Stamp)>,
+    /// Whether each is open, by own source and remote address.
+    pub open: HashMap<(SourceIndex, IpAddr), bool>,
 }
 
 /// Bucket states by bucket.

@@ -5,7 +5,7 @@ use super::Shard;
 use super::gate::{Fate, Judgement, is_blank};
 use super::settle::Attempt;
 use super::site::{Route, SiteId};
-use super::way::closes_ways;
+use super::way::{Ways, closes_ways};
 use crate::limits::SWEEP_ENTRIES_PER_TICK;
 use crate::path::Member;
 use crate::queue::{BucketId, DestinationId, EntryId, State};
@@ -32,8 +32,9 @@ pub(super) struct Held {
 #[derive(Debug)]
 struct FailedDestination {
     destination: DestinationId,
-    /// Only entries that go from these sources; `None` for all.
-    members: Option<Arc<[Member]>>,
+    /// Only entries that go from these sources to this site, and that rules keep from the ways which are left there;
+    /// `None` for all.
+    members: Option<Members>,
     /// Buckets of which nothing more is meant.
     finished: SmallVec<[BucketId; 4]>,
     /// Entries that came later are not meant.
@@ -41,6 +42,9 @@ struct FailedDestination {
     failure: Failure,
     attempt: Attempt,
 }
+
+/// Sources, the site, and the ways to it that are left.
+type Members = (Arc<[Member]>, SiteId, Ways);
 
 /// Work that is not finished.
 #[derive(Debug, Default)]
@@ -58,13 +62,13 @@ impl Shard {
     pub(super) fn sweep_ready(
         &mut self,
         destination: DestinationId,
-        members: Option<Arc<[Member]>>,
+        members: Option<Members>,
         failure: Failure,
         attempt: Attempt,
     ) {
         let same = |sweep: &FailedDestination| match (&sweep.members, &members) {
             (None, _) => true,
-            (Some(has), Some(wanted)) => Arc::ptr_eq(has, wanted),
+            (Some((has, ..)), Some((wanted, ..))) => Arc::ptr_eq(has, wanted),
             (Some(_), None) => false,
         };
         if self.sweeps.failed.iter().any(|sweep| sweep.destination == destination && same(sweep)) {
@@ -92,7 +96,8 @@ impl Shard {
                 let goes_from = |members: &Arc<[Member]>| {
                     buckets.get(bucket).is_some_and(|state| Arc::ptr_eq(&state.eligible.members, members))
                 };
-                !sweep.finished.contains(&bucket) && sweep.members.as_ref().is_none_or(goes_from)
+                !sweep.finished.contains(&bucket)
+                    && sweep.members.as_ref().is_none_or(|(members, ..)| goes_from(members))
             })?;
             if queue.entry(id).place <= sweep.last_place {
                 return Some(id);
@@ -120,6 +125,8 @@ impl Shard {
                 }
                 Change::Remove(id) => {
                     opens |= self.rules.rule(id).is_some_and(|old| closes_ways(old));
+                    // Nobody can ask for it any more.
+                    self.ended.remove(id);
                     touched.push(id.clone());
                 }
                 Change::Suppress { .. } => ends = true,
@@ -143,7 +150,9 @@ impl Shard {
     /// Everything held is judged anew: a rule came that acts when an attempt is made, and so wins over holds; or one
     /// went that had closed a way, so that mail held by a rule over its other ways may go.
     fn let_go_all(&mut self, now: Now) {
-        let holding: Vec<Arc<str>> = self.held.keys().cloned().collect();
+        let mut holding: Vec<Arc<str>> = self.held.keys().cloned().collect();
+        // The map's own order differs from run to run, and what is let go first is served first.
+        holding.sort_unstable();
         for rule in holding {
             self.let_go(&rule, now);
         }
@@ -232,6 +241,12 @@ impl Shard {
                 continue;
             };
             *budget -= 1;
+            if self.may_still_go(id, now) {
+                // And so may what stands behind it, for all that is known: it is looked at when its turn comes.
+                let bucket = self.queue.entry(id).bucket;
+                self.sweeps.failed[0].finished.push(bucket);
+                continue;
+            }
             // A message that a rule covers is not failed by its hosts: the rule comes first.
             match self.judge(id, PathFacts::default(), Moment::Attempt, now) {
                 Judgement::Pass(_) => {
@@ -245,6 +260,18 @@ impl Shard {
                 acts => self.carry_out(id, acts, now),
             }
         }
+    }
+
+    /// Whether an entry of the first sweep has a way left that no rule closes to it.
+    fn may_still_go(&mut self, id: EntryId, now: Now) -> bool {
+        let Some(sweep) = self.sweeps.failed.front() else { return false };
+        let Some((_, site, ways)) = &sweep.members else { return false };
+        if ways.is_empty() {
+            return false;
+        }
+        let (site, ways, destination) = (*site, ways.clone(), sweep.destination);
+        // Where its mail goes to another site by now, nothing is known of its ways.
+        self.site_of(destination) != Some(site) || self.has_open(id, site, &ways, now)
     }
 
     fn attend_if_there(&mut self, destination: DestinationId, now: Now) {

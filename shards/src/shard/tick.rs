@@ -25,10 +25,11 @@ impl Shard {
         self.handle_transitions(transitions, now);
         self.ring_due(now);
         self.sweep(now);
-        self.answer_slice(now);
+        self.answer_some(now);
         self.attend_stalled(now);
         self.end_idle(now);
         self.forget_empty(now);
+        self.look_for_largest(now);
     }
 
     fn ring_due(&mut self, now: Now) {

@@ -3,20 +3,24 @@
 
 use super::Shard;
 use super::gate::Judgement;
-use super::site::SiteId;
-use crate::limits::PICK_SKIPS;
+use super::site::{KnownWays, SiteId};
+use crate::limits::{PICK_SKIPS, WAYS_KNOWN, WAYS_KNOWN_BUCKETS};
 use crate::path::source::Bind;
 use crate::path::{Eligible, Member, PathId, Rotation, SourceIndex, path_name};
 use crate::queue::{BucketId, DestinationId, EntryId, State};
-use crate::rules::{Fields, Moment, PathFacts, Rule};
+use crate::rules::{Decision, Facts, Fields, Moment, PathFacts, Rule, Stamp};
 use crate::time::Now;
 use smallvec::SmallVec;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// Whether a rule holds mail on some ways only.
 pub(super) fn closes_ways(rule: &Rule) -> bool {
     rule.kind.record().is_none() && rule.scope.fields().meets(Fields::OF_PATH)
 }
+
+/// Ways to a site: from where, to which host.
+pub(super) type Ways = SmallVec<[(SourceIndex, SocketAddr); 4]>;
 
 impl Shard {
     /// The path for the next connection: the next source in turn that has room and a host to try.
@@ -114,12 +118,88 @@ impl Shard {
         peer: SocketAddr,
         now: Now,
     ) -> bool {
-        !self.judge_way(entry, site, source, peer, now).holds()
+        let own = self.sources.get(source).bind_for(peer.ip());
+        // Of an address that the system chooses, the answer may change with its choice.
+        if self.rules.parts_ways_by_message() || !matches!(own, Bind::Address(_)) {
+            return !self.judge_way(entry, site, source, peer, now).holds();
+        }
+        let bucket = self.queue.entry(entry).bucket;
+        let key = (source, peer.ip());
+        let Some(ways) = self.buckets.get(bucket).map(|state| &state.ways) else {
+            return !self.judge_way(entry, site, source, peer, now).holds();
+        };
+        let is_fresh = ways.stamp.is_some_and(|(of, stamp)| of == site && stamp.holds(self.rules.epoch(), now.utc));
+        if is_fresh && let Some(open) = ways.open.get(&key) {
+            return *open;
+        }
+        let (open, stamp) = self.ask_about_way(entry, site, source, peer, now);
+        self.keep_way(bucket, (key, open), (site, stamp), is_fresh);
+        open
+    }
+
+    /// Whether no rule closes a way to the whole bucket of a message, and how long that holds. What ends mail by its
+    /// tag or address, or holds it on every way, acts when the message is picked.
+    fn ask_about_way(
+        &mut self,
+        entry: EntryId,
+        site: SiteId,
+        source: SourceIndex,
+        peer: SocketAddr,
+        now: Now,
+    ) -> (bool, Stamp) {
+        self.counters.judged += 1;
+        let identity = self.sources.get(source);
+        let name: Arc<str> = match self.sites.find_path(site, source) {
+            Some(path) => self.sites.path(path).name.clone(),
+            None => path_name(Some(&identity.name), &self.sites.site(site).name).into(),
+        };
+        let source_ip = match identity.bind_for(peer.ip()) {
+            Bind::Address(address) => Some(address),
+            Bind::System | Bind::Unusable => None,
+        };
+        let path = PathFacts { source_ip, path: Some(&name), remote_ip: Some(peer.ip()) };
+        let facts = Facts { bucket: self.bucket_facts(self.queue.entry(entry)), message: None, path };
+        let verdict = self.rules.verdict(&facts, Moment::Attempt, now.utc);
+        (!matches!(verdict.decision, Decision::Hold { .. }), verdict.stamp)
+    }
+
+    fn keep_way(
+        &mut self,
+        bucket: BucketId,
+        (key, open): ((SourceIndex, IpAddr), bool),
+        (site, stamp): (SiteId, Stamp),
+        is_fresh: bool,
+    ) {
+        let Some(state) = self.buckets.get_mut(bucket) else { return };
+        let ways = &mut state.ways;
+        let is_new = ways.stamp.is_none();
+        if !is_fresh || ways.open.len() >= WAYS_KNOWN {
+            ways.open.clear();
+            ways.stamp = None;
+        }
+        let (_, known) = ways.stamp.get_or_insert((site, stamp));
+        known.at = known.at.max(stamp.at);
+        known.next_transition = known.next_transition.min(stamp.next_transition);
+        ways.open.insert(key, open);
+        if is_new {
+            self.ways_known.push_back(bucket);
+            if self.ways_known.len() > WAYS_KNOWN_BUCKETS
+                && let Some(oldest) = self.ways_known.pop_front()
+                && let Some(state) = self.buckets.get_mut(oldest)
+            {
+                state.ways = KnownWays::default();
+            }
+        }
     }
 
     /// Whether a message has an open way from a source.
     pub(super) fn is_open_from(&mut self, entry: EntryId, site: SiteId, member: &Member, now: Now) -> bool {
         self.peers(site, member).into_iter().any(|peer| self.is_open(entry, site, member.source, peer, now))
+    }
+
+    /// Whether one of some ways is open to a message.
+    pub(super) fn has_open(&mut self, entry: EntryId, site: SiteId, ways: &Ways, now: Now) -> bool {
+        ways.iter().any(|&(source, peer)| self.is_open(entry, site, source, peer, now))
     }
 
     fn peers(&self, site: SiteId, member: &Member) -> SmallVec<[SocketAddr; 8]> {

@@ -5,7 +5,7 @@ use super::disk::Disk;
 use super::group::{Small, Staged, trailer_names};
 use super::journal::{Journal, location};
 use super::ledger::Place;
-use super::record::{Kind, cut_meta, progress_meta, trailer_matches};
+use super::record::{Kind, point_meta, progress_meta, trailer_matches};
 use super::recover::load_segment;
 use super::report::SpoolCompletion;
 use super::segment::{Contents, Entry, damaged_name, index_name, segment_name};
@@ -114,10 +114,12 @@ impl<D: Disk> Journal<D> {
                 }
             }
             Kind::Cut => {
-                if let Some((segment, length)) = cut_meta(meta).filter(|(s, _)| self.tells_of_another(*s, compaction)) {
-                    self.staged.push_back(Staged::Small(Small::Cut { segment, length }));
+                if let Some(cut) = point_meta(meta).filter(|cut| self.tells_of_another(cut.segment, compaction)) {
+                    self.staged.push_back(Staged::Small(Small::Cut(cut)));
                 }
             }
+            // Each segment begins with the newest one.
+            Kind::Recorded => {}
         }
         header.record_bytes()
     }

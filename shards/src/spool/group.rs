@@ -2,9 +2,9 @@
 
 use super::ledger::{Place, Snapshot};
 use super::record::{
-    HEADER_BYTES, Kind, Mark, TRAILER_BYTES, begin_head, end_head, id_octets, put_cut, put_progress, put_trailer,
+    HEADER_BYTES, Kind, Mark, TRAILER_BYTES, begin_head, end_head, id_octets, put_point, put_progress, put_trailer,
 };
-use super::report::Standing;
+use super::report::{Point, Standing};
 use crate::message::{Body, Envelope, MessageId};
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -17,7 +17,8 @@ use std::sync::Arc;
 pub(super) enum Small {
     Done { id: MessageId, segment: u32, recipients: SmallVec<[u16; 4]> },
     Attempt { id: MessageId, segment: u32, recipients: SmallVec<[u16; 4]>, standing: Standing },
-    Cut { segment: u32, length: u64 },
+    Cut(Point),
+    Recorded(Point),
 }
 
 impl Small {
@@ -27,14 +28,16 @@ impl Small {
             + match self {
                 Self::Done { recipients, .. } => 4 + 2 * recipients.len(),
                 Self::Attempt { recipients, .. } => 15 + 2 * recipients.len(),
-                Self::Cut { .. } => 12,
+                Self::Cut(_) | Self::Recorded(_) => 12,
             }
     }
 
-    /// The segment that it tells of.
-    pub(super) fn tells_of(&self) -> u32 {
+    /// The segment whose messages would be misread without it; none when a newer one takes its place.
+    pub(super) fn tells_of(&self) -> Option<u32> {
         match self {
-            Self::Done { segment, .. } | Self::Attempt { segment, .. } | Self::Cut { segment, .. } => *segment,
+            Self::Done { segment, .. } | Self::Attempt { segment, .. } => Some(*segment),
+            Self::Cut(point) => Some(point.segment),
+            Self::Recorded(_) => None,
         }
     }
 
@@ -125,9 +128,10 @@ impl Encoded {
                 put_progress(out, Kind::Attempt, *segment, *standing, recipients);
                 (Kind::Attempt, *id)
             }
-            Small::Cut { segment, length } => {
-                put_cut(out, *segment, *length);
-                (Kind::Cut, MessageId::default())
+            Small::Cut(point) | Small::Recorded(point) => {
+                put_point(out, *point);
+                let cut = matches!(record, Small::Cut(_));
+                (if cut { Kind::Cut } else { Kind::Recorded }, MessageId::default())
             }
         };
         end_head(out, start, mark, kind, id, 0);

@@ -10,7 +10,7 @@ use super::disk::Disk;
 use super::group::{Encoded, Small, Staged, message_bytes_bound};
 use super::ledger::{Ledger, Place};
 use super::record::{HEADER_BYTES, Mark};
-use super::report::{Progress, SpoolCompletion};
+use super::report::{Point, Progress, SpoolCompletion};
 use super::segment::segment_name;
 use crate::limits::{
     SEGMENT_BYTES, SPOOL_ENVELOPE_BYTES_MAX, SPOOL_PENDING_ATTEMPTS, SPOOL_RECORD_BYTES_MAX, SPOOL_SLACK_BYTES,
@@ -54,6 +54,8 @@ pub struct Journal<D: Disk> {
     unsynced: Vec<Small>,
     /// What is staged must be synced whatever the policy.
     pub(super) must_sync: bool,
+    /// What the last recorded-record says.
+    marked: Point,
     failing: bool,
     pub(super) compaction: Option<Compaction<D::File>>,
     pub(super) removal_failed: bool,
@@ -102,6 +104,7 @@ impl<D: Disk> Journal<D> {
             staged: VecDeque::new(),
             unsynced: Vec::new(),
             must_sync: false,
+            marked: Point::default(),
             failing: false,
             compaction: None,
             removal_failed: false,
@@ -160,6 +163,10 @@ impl<D: Disk> Journal<D> {
                 let place = self.ledger.tried(id, &recipients, standing);
                 place.map(|place| Small::Attempt { id, segment: place.segment, recipients, standing })
             }
+            Progress::Recorded(point) => {
+                self.ledger.note_recorded(point);
+                None
+            }
         };
         self.staged.extend(small.map(Staged::Small));
         if self.failing && self.staged.len() > SPOOL_PENDING_ATTEMPTS {
@@ -171,6 +178,9 @@ impl<D: Disk> Journal<D> {
     /// is durable on return; unless it failed, which the answers say. A failure fails every staged message.
     pub fn commit(&mut self, sync: bool, out: &mut Vec<SpoolCompletion>) {
         let mut sync = sync || std::mem::take(&mut self.must_sync);
+        if self.ledger.recorded() > self.marked {
+            self.mark_recorded();
+        }
         for _ in 0..2 {
             let Err(failed) = self.write_staged(sync, out) else { return };
             self.give_up(&failed, out);
@@ -206,7 +216,13 @@ impl<D: Disk> Journal<D> {
             self.make_room(out)?;
             self.write_chunk(sync, out)?;
         }
-        if sync && self.current.as_ref().is_some_and(|current| current.synced != current.tail) {
+        if self.failing && self.current.is_none() {
+            // Nothing is left to write, and nothing will come while mail is refused: whether the disk works again
+            // can only be learnt by trying it.
+            let made = self.new_segment();
+            made.map_err(|error| GroupFailed { doing: "creating", segment: self.next_segment - 1, error })?;
+        }
+        if self.failing || sync && self.current.as_ref().is_some_and(|current| current.synced != current.tail) {
             self.sync_current(out)?;
         }
         Ok(())
@@ -235,7 +251,16 @@ impl<D: Disk> Journal<D> {
         let current = Current::create(&self.disk, self.spool, number, mark)?;
         self.ledger.segment_mut(number).total = current.tail;
         self.current = Some(current);
+        // Each segment holds one, so that older ones can go.
+        self.mark_recorded();
         Ok(())
+    }
+
+    fn mark_recorded(&mut self) {
+        self.marked = self.ledger.recorded();
+        if self.marked > Point::default() {
+            self.staged.push_back(Staged::Small(Small::Recorded(self.marked)));
+        }
     }
 
     fn seal_current(&mut self) {
@@ -316,7 +341,7 @@ impl<D: Disk> Journal<D> {
                 }
                 Some(Staged::Small(small)) => {
                     encoded.small(mark, offset_now, &small);
-                    self.chunk.refers.push((small.tells_of(), small.record_bytes() as u64));
+                    self.chunk.refers.extend(small.tells_of().map(|of| (of, small.record_bytes() as u64)));
                     self.unsynced.push(small);
                 }
                 // A message that was finished or moved meanwhile is not written again: its done-record would not
@@ -363,6 +388,8 @@ impl<D: Disk> Journal<D> {
                 Staged::Copy { .. } => {}
             }
         }
+        // The next segment begins with a newer one.
+        small.retain(|staged| !matches!(staged, Staged::Small(Small::Recorded(_))));
         self.staged = small;
         self.compaction = None;
         if let Some(current) = self.current.take() {
@@ -371,10 +398,12 @@ impl<D: Disk> Journal<D> {
             let state = self.ledger.segment_mut(segment);
             state.sealed = true;
             state.total = length;
-            self.staged.push_front(Staged::Small(Small::Cut { segment, length }));
+            self.staged.push_front(Staged::Small(Small::Cut(Point { segment, offset: length })));
         }
-        self.failing = true;
-        out.push(SpoolCompletion::Failing { why });
+        // Said once: it is tried again and again.
+        if !std::mem::replace(&mut self.failing, true) {
+            out.push(SpoolCompletion::Failing { why });
+        }
     }
 
     /// Keeps the memory of a spool bounded that cannot write: see [`SPOOL_PENDING_ATTEMPTS`].

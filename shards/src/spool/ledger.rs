@@ -4,9 +4,10 @@
 //! A segment may go when nothing in it is open and no attempt-, done- or cut-record in it tells of a segment
 //! that still exists: without its done-record a finished message would rise again. While a segment holds
 //! superseded copies (compaction moved messages out of it), no later segment may go before it, because a
-//! message's done-record is only kept for as long as its newest copy.
+//! message's done-record is only kept for as long as its newest copy. And it stays while the outcome log may lack
+//! the reception of a message that came in there.
 
-use super::report::{OpenRecipient, Standing};
+use super::report::{OpenRecipient, Point, Standing};
 use crate::message::MessageId;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
@@ -30,6 +31,11 @@ impl Place {
     #[must_use]
     pub fn record_bytes(&self) -> u64 {
         u64::from(self.head) + u64::from(self.body) + super::record::TRAILER_BYTES as u64
+    }
+
+    /// Where the record begins.
+    fn begin(&self) -> Point {
+        Point { segment: self.segment, offset: self.offset.into() }
     }
 }
 
@@ -82,6 +88,8 @@ pub struct SegmentState {
     pub damaged: bool,
     /// Compaction could not read it; not to be tried again in this start.
     pub stuck: bool,
+    /// Where the last message begins that came in here; copies apart, which came in elsewhere.
+    last_message: Option<u32>,
     /// Octets of records here that tell of another segment, by that segment.
     refers: BTreeMap<u32, u64>,
 }
@@ -109,6 +117,10 @@ pub struct Ledger {
     messages: HashMap<Key, Open>,
     rare: HashMap<Key, Rare>,
     segments: BTreeMap<u32, SegmentState>,
+    /// The receptions of all messages before it are in the outcome log.
+    recorded: Point,
+    /// Where the last message begins that came in.
+    last_message: Point,
 }
 
 impl Ledger {
@@ -161,8 +173,48 @@ impl Ledger {
         self.segment_mut(segment).refers.clear();
     }
 
+    /// A message came in, or was found, at `place`.
+    pub fn note_message(&mut self, place: Place) {
+        let state = self.segment_mut(place.segment);
+        state.last_message = state.last_message.max(Some(place.offset));
+        self.last_message = self.last_message.max(place.begin());
+    }
+
+    /// The receptions of all messages before `point` are in the outcome log.
+    pub fn note_recorded(&mut self, point: Point) {
+        self.recorded = self.recorded.max(point);
+    }
+
+    /// The receptions of all messages before it are in the outcome log.
+    #[must_use]
+    pub fn recorded(&self) -> Point {
+        self.recorded
+    }
+
+    /// A point behind the beginnings of all messages; zero when there has been none.
+    #[must_use]
+    pub fn behind_all(&self) -> Point {
+        match self.last_message {
+            none if none == Point::default() => none,
+            Point { segment, offset } => Point { segment, offset: offset + 1 },
+        }
+    }
+
+    /// Whether the outcome log has the reception of the message at `place`.
+    #[must_use]
+    pub fn is_recorded(&self, place: Place) -> bool {
+        place.begin() < self.recorded
+    }
+
+    /// The same of every message that came in into the segment. Before that it must not go, whatever became of
+    /// them: recovery writes the records again from it.
+    fn all_recorded(&self, segment: u32, state: &SegmentState) -> bool {
+        state.last_message.is_none_or(|at| Point { segment, offset: at.into() } < self.recorded)
+    }
+
     /// A message is open, all of its `recipients`.
     pub fn insert(&mut self, id: MessageId, place: Place, recipients: u16) {
+        self.note_message(place);
         let key = Key::of(id);
         let bits = if recipients > INLINE_RECIPIENTS {
             self.rare.entry(key).or_default().bits = full_bits(recipients);
@@ -243,6 +295,11 @@ impl Ledger {
         self.count(old, false);
         self.count(place, true);
         self.segment_mut(old.segment).superseded = true;
+        if self.recorded > self.last_message {
+            // All that came in is recorded, so this is too, wherever it lies.
+            self.last_message = place.begin();
+            self.recorded = self.recorded.max(self.behind_all());
+        }
     }
 
     /// What became of a message so far.
@@ -259,7 +316,7 @@ impl Ledger {
     pub fn removable(&self) -> Vec<u32> {
         let mut found = Vec::new();
         for (&segment, state) in &self.segments {
-            if state.sealed && state.open == 0 && state.refers.is_empty() {
+            if state.sealed && state.open == 0 && state.refers.is_empty() && self.all_recorded(segment, state) {
                 found.push(segment);
             }
             if state.superseded {
@@ -275,7 +332,11 @@ impl Ledger {
     /// twice what is needed and `slack` octets besides, the one with the least in it.
     #[must_use]
     pub fn victim(&self, slack: u64) -> Option<u32> {
-        let candidates = || self.segments.iter().filter(|(_, state)| state.sealed && !state.stuck);
+        let candidates = || {
+            let ready =
+                |segment, state: &SegmentState| state.sealed && !state.stuck && self.all_recorded(segment, state);
+            self.segments.iter().filter(move |(segment, state)| ready(**segment, state))
+        };
         if let Some((&segment, _)) = candidates().find(|(_, state)| state.superseded) {
             return Some(segment);
         }

@@ -13,6 +13,7 @@
 //! | a segment without its index | reads the segment, verifies everything, writes the index |
 //! | a message in two segments (compaction was under way) | keeps the newer copy and removes the older segment before any later one |
 //! | a segment whose sync failed | ignores what lies beyond the last good sync, as the `cut` record behind it says |
+//! | a message without its `Reception` in the outcome log | reports what lies behind the last `recorded` record, for the record to be written again |
 //! | a removed segment that is still there | finds nothing open and nothing needed in it, and removes it |
 
 mod compact;

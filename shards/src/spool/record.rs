@@ -10,7 +10,7 @@
 //! can pass for one. The header's checksum covers header and meta. The trailer lets a reader verify a body
 //! by its location alone. Integers are little-endian.
 
-use super::report::Standing;
+use super::report::{Point, Standing};
 use crate::limits::{SPOOL_ENVELOPE_BYTES_MAX, SPOOL_RECORD_BYTES_MAX};
 use crate::message::MessageId;
 use crate::time::Timestamp;
@@ -40,6 +40,8 @@ pub enum Kind {
     Done,
     /// An earlier segment is valid only up to an offset.
     Cut,
+    /// The receptions of all messages before a point are in the outcome log.
+    Recorded,
 }
 
 impl Kind {
@@ -49,11 +51,13 @@ impl Kind {
             Self::Attempt => 2,
             Self::Done => 3,
             Self::Cut => 4,
+            Self::Recorded => 5,
         }
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        [Self::Message, Self::Attempt, Self::Done, Self::Cut].into_iter().find(|kind| kind.code() == code)
+        let all = [Self::Message, Self::Attempt, Self::Done, Self::Cut, Self::Recorded];
+        all.into_iter().find(|kind| kind.code() == code)
     }
 }
 
@@ -66,7 +70,7 @@ pub struct Header {
     pub meta: u32,
     /// Octets of the body, zero unless it is a message.
     pub body: u32,
-    /// The message; zero in a `Cut`.
+    /// The message; zero in a `Cut` and a `Recorded`.
     pub id: MessageId,
 }
 
@@ -217,16 +221,16 @@ pub fn progress_meta(kind: Kind, meta: &[u8]) -> Option<ProgressMeta> {
     Some(ProgressMeta { segment: le32(segment), standing, recipients })
 }
 
-/// Appends the meta part of a cut-record: `segment` is valid only up to `length`.
-pub fn put_cut(out: &mut Vec<u8>, segment: u32, length: u64) {
-    out.extend_from_slice(&segment.to_le_bytes());
-    out.extend_from_slice(&length.to_le_bytes());
+/// Appends the meta part of a cut- or recorded-record: a segment is valid only up to there; all before is recorded.
+pub fn put_point(out: &mut Vec<u8>, point: Point) {
+    out.extend_from_slice(&point.segment.to_le_bytes());
+    out.extend_from_slice(&point.offset.to_le_bytes());
 }
 
-/// Segment and length of a cut-record's meta part.
+/// The meta part that [`put_point`] wrote; `None` when it is not one.
 #[must_use]
-pub fn cut_meta(meta: &[u8]) -> Option<(u32, u64)> {
-    (meta.len() == 12).then(|| (le32(meta), le64(&meta[4..])))
+pub fn point_meta(meta: &[u8]) -> Option<Point> {
+    (meta.len() == 12).then(|| Point { segment: le32(meta), offset: le64(&meta[4..]) })
 }
 
 /// The header's checksum over all of `head` (header and meta) but the checksum itself.

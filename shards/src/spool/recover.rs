@@ -8,8 +8,8 @@ use super::envelope::{BadEnvelope, decode};
 use super::group::{Small, Staged};
 use super::journal::{Journal, JournalOptions, location};
 use super::ledger::Place;
-use super::record::{BadRecord, Kind, cut_meta, progress_meta};
-use super::report::{DropReason, Dropped, OpenRecipient, Recovered, RecoveredMessage, SpoolError, Standing};
+use super::record::{BadRecord, Kind, point_meta, progress_meta};
+use super::report::{DropReason, Dropped, OpenRecipient, Point, Recovered, RecoveredMessage, SpoolError, Standing};
 use super::segment::{
     Contents, Entry, SEGMENT_HEADER_BYTES, Scan, damaged_name, index_name, index_temporary_name, parse_name,
     read_index, scan, segment_name,
@@ -90,6 +90,8 @@ struct Story {
     standings: Vec<(u16, Standing)>,
     /// There is an older copy too.
     copied: bool,
+    /// The outcome log has its reception.
+    recorded: bool,
 }
 
 impl Story {
@@ -212,11 +214,16 @@ impl<D: Disk> Recovery<D> {
         let octets = entry.header.record_bytes() as u64;
         let tells_of = match entry.header.kind {
             Kind::Message => return self.read_message(segment, entry, meta),
-            Kind::Cut => cut_meta(meta).map(|(of, length)| {
+            Kind::Cut => point_meta(meta).map(|Point { segment: of, offset: length }| {
                 let cut = self.cuts.entry(of).or_insert(length);
                 *cut = length.min(*cut);
                 of
             }),
+            Kind::Recorded => {
+                let Some(point) = point_meta(meta) else { return Err(newer(segment, entry)) };
+                self.journal.ledger.note_recorded(point);
+                return Ok(());
+            }
             kind => progress_meta(kind, meta).map(|progress| {
                 let story = self.stories.entry(entry.header.id).or_default();
                 if kind == Kind::Done {
@@ -241,19 +248,24 @@ impl<D: Disk> Recovery<D> {
 
     fn read_message(&mut self, segment: u32, entry: &Entry, meta: &[u8]) -> Result<(), SpoolError> {
         let id = entry.header.id;
+        let head = entry.header.head_bytes() as u32;
+        let place = Place { segment, offset: entry.offset, head, body: entry.header.body };
+        self.journal.ledger.note_message(place);
         let story = self.stories.entry(id).or_default();
         if story.newest.is_some() {
             story.copied = true;
+            story.recorded |= self.journal.ledger.is_recorded(place);
             self.journal.ledger.segment_mut(segment).superseded = true;
             return Ok(());
         }
-        let head = entry.header.head_bytes() as u32;
-        story.newest = Some(Place { segment, offset: entry.offset, head, body: entry.header.body });
+        story.newest = Some(place);
         match decode(id, meta) {
             Ok(envelope) => story.envelope = Some(Arc::new(envelope)),
             Err(BadEnvelope::NewerVersion | BadEnvelope::Malformed) => return Err(newer(segment, entry)),
         }
-        if story.open().is_empty() {
+        // A record that tells of it stands behind it, so it has been met.
+        story.recorded = self.journal.ledger.is_recorded(place);
+        if story.recorded && story.open().is_empty() {
             story.envelope = None;
         }
         Ok(())
@@ -261,12 +273,15 @@ impl<D: Disk> Recovery<D> {
 
     fn finish(self) -> Result<(Journal<D>, Recovered), SpoolError> {
         let Self { mut journal, stories, dropped, .. } = self;
-        let mut recovered = Recovered { messages: Vec::new(), dropped };
-        let mut places = Vec::new();
+        let mut recovered = Recovered { dropped, ..Recovered::default() };
+        let (mut places, mut unrecorded) = (Vec::new(), Vec::new());
         for (id, story) in stories {
             let Some(place) = story.newest else { continue };
             let open = story.open();
             let mut repair = Vec::new();
+            if let Some(envelope) = story.envelope.as_ref().filter(|_| !story.recorded) {
+                unrecorded.push(((place.segment, place.offset), envelope.clone()));
+            }
             if story.copied && open.is_empty() && !story.done.is_empty() {
                 repair.push(Small::Done { id, segment: place.segment, recipients: story.done.clone() });
             }
@@ -285,6 +300,12 @@ impl<D: Disk> Recovery<D> {
         }
         places.sort_unstable_by_key(|(place, _)| *place);
         recovered.messages = places.into_iter().map(|(_, message)| message).collect();
+        unrecorded.sort_unstable_by_key(|(place, _)| *place);
+        recovered.unrecorded = unrecorded.into_iter().map(|(_, envelope)| envelope).collect();
+        recovered.recorded = journal.ledger.behind_all();
+        if recovered.unrecorded.is_empty() {
+            journal.ledger.note_recorded(recovered.recorded);
+        }
         recovered.dropped.reverse();
         journal.new_segment().map_err(|error| failed("creating a segment in", "the spool's directory", error))?;
         let mut out = Vec::new();

@@ -26,6 +26,24 @@ pub enum Progress {
         /// Their standing now.
         standing: Standing,
     },
+    /// The `Reception` records of all messages that begin before this point are durable.
+    Recorded(Point),
+}
+
+/// A place in a spool. What was stored earlier lies before what was stored later; copies lie behind their originals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Point {
+    /// Segment.
+    pub segment: u32,
+    /// Octets from its beginning.
+    pub offset: u64,
+}
+
+impl From<Location> for Point {
+    /// Within the message's record: before the beginning of whatever was stored after it.
+    fn from(location: Location) -> Self {
+        Self { segment: location.segment, offset: location.offset }
+    }
 }
 
 /// How far the delivery to one recipient has come. All zero before the first attempt.
@@ -158,6 +176,11 @@ pub struct Recovered {
     pub messages: Vec<RecoveredMessage>,
     /// What could not be read; the operator must hear of each.
     pub dropped: Vec<Dropped>,
+    /// Messages, open or finished, whose `Reception` record may have been lost: it is to be written (again), and then
+    /// the spool told so by [`Progress::Recorded`] with `recorded`. In the order in which they lie on disk.
+    pub unrecorded: Vec<Arc<Envelope>>,
+    /// Behind all messages.
+    pub recorded: Point,
 }
 
 /// A spool cannot be opened.

@@ -47,3 +47,16 @@ fn of_a_later_transaction() {
          wait 300\n E: finished 2: 0 failed TimedOut 451 4.4.2 at MAIL-FROM\n E: closed TimedOut 451 4.4.2 at MAIL-FROM",
     );
 }
+
+/// A message that is sent behind another gives the peer no more time to answer for that other.
+#[test]
+fn of_a_message_with_another_behind_it() {
+    run_ready(
+        &["PIPELINING", "CHUNKING"],
+        "submit 1 plain\n C: MAIL FROM:<a@o.example>\n C: RCPT TO:<r@d.example>\n C: BDAT 4 LAST\n C: hi\n \
+         S: 250 ok\n S: 250 ok\n deadline 600\n wait 500\n deadline 100\n \
+         submit 2 other\n C: RSET\n C: MAIL FROM:<b@o.example>\n C: RCPT TO:<r@d.example>\n C: BDAT 4 LAST\n C: ho\n \
+         deadline 100\n wait 100\n E: finished 1: 0 failed TimedOut 451 4.4.2 at . maybe\n \
+         E: finished 2: 0 failed TimedOut 451 4.4.2 at . maybe\n E: closed TimedOut 451 4.4.2 at .",
+    );
+}

@@ -1,7 +1,7 @@
 //! Limits: counted over cores, windows that grow, rates, and what may share a connection.
 
 use crate::world::{Behaviour, World, limit, peer, seconds, settings};
-use mailrace_shards::limits::{PATH_CONNECTIONS_DEFAULT, WINDOW_START};
+use mailrace_shards::limits::{PATH_CONNECTIONS_DEFAULT, PERMIT_HELD_MIN_MS, WINDOW_START};
 use mailrace_shards::message::Extras;
 use mailrace_shards::settings::{LimitPer, LimitSettings, Rate, Settings};
 use std::collections::HashSet;
@@ -79,6 +79,54 @@ fn the_second_of_two_domains_with_own_connections_does_not_wait_for_the_first() 
     world.post(&["r@b.test"]);
     world.run(Duration::from_millis(1500));
     assert!(world.sent.iter().any(|sent| sent.envelope.domain(0) == "b.test"), "b.test waits for a.test");
+}
+
+/// Two domains take turns on one connection, whose greeting takes longer than a permit is left to its holder. Whoever
+/// gets the permit uses it for a message before it hands it on.
+#[test]
+fn a_permit_that_is_recalled_during_a_long_greeting_still_carries_a_message() {
+    for cores in [1, 2] {
+        let limits = vec![
+            LimitSettings { connections: Some(1), ..limit(LimitPer::Site) },
+            LimitSettings { messages_per_connection: Some(5), ..limit(LimitPer::Domain) },
+        ];
+        let mut world = World::with_cores(with(limits), cores);
+        let names: Vec<String> = (0..6).map(|number| format!("d{number}.test")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        world.everything_at(&names, &[("mx.hoster.test", peer(1))]);
+        world.hosts.insert(peer(1), Behaviour::Distant(Duration::from_millis(PERMIT_HELD_MIN_MS + 100)));
+        for name in names.iter().chain(&names) {
+            world.post(&[&format!("r@{name}")]);
+        }
+        world.run(seconds(60));
+        assert_eq!((world.delivered(), world.states()), (12, (0, 0, 0, 0)), "{cores} cores");
+        assert!(world.most_open <= 1, "{cores} cores: {} connections", world.most_open);
+    }
+}
+
+/// The same, and each message needs a token of a rate besides, which lapses sooner than a greeting takes: whoever has
+/// the permit keeps it until it has had a token.
+#[test]
+fn a_permit_that_is_recalled_while_a_rate_is_waited_for_still_carries_a_message() {
+    for cores in [1, 2] {
+        let rate = Some(Rate { count: 1, period: seconds(1) });
+        let limits = vec![
+            LimitSettings { connections: Some(1), ..limit(LimitPer::Site) },
+            LimitSettings { messages_per_connection: Some(5), ..limit(LimitPer::Domain) },
+            LimitSettings { message_rate: rate, ..limit(LimitPer::Source) },
+        ];
+        let mut world = World::with_cores(with(limits), cores);
+        let names: Vec<String> = (0..6).map(|number| format!("d{number}.test")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        world.everything_at(&names, &[("mx.hoster.test", peer(1))]);
+        world.hosts.insert(peer(1), Behaviour::Distant(Duration::from_millis(PERMIT_HELD_MIN_MS + 100)));
+        for name in names.iter().chain(&names) {
+            world.post(&[&format!("r@{name}")]);
+        }
+        world.run(seconds(100));
+        assert_eq!((world.delivered(), world.states()), (12, (0, 0, 0, 0)), "{cores} cores");
+        assert!(world.connects.len() <= 12, "{cores} cores: {} connections for 12 messages", world.connects.len());
+    }
 }
 
 #[test]

@@ -6,7 +6,11 @@
 mod delivery;
 mod given;
 mod hosts;
+mod largest;
 mod limits;
+mod questions;
+mod receptions;
 mod rules;
 mod stranded;
+mod ways;
 mod world;

@@ -1,10 +1,11 @@
 //! Rules and mail: holds by bucket and by message, ends, deferrals, and the gate.
 
-use crate::world::{Behaviour, KEY, World, peer, reply, seconds, settings};
+use crate::world::{Behaviour, KEY, World, limit, peer, reply, seconds, settings};
 use mailrace_shards::message::{Extras, MessageId};
 use mailrace_shards::outcome::RecordType::{AdminBounce, Bounce, Delivery, Suppression, TransientFailure};
 use mailrace_shards::outcome::{EnhancedCode, Verb};
 use mailrace_shards::rules::{Answer, Cause, Change, Kind, Rule, Scope, Validity};
+use mailrace_shards::settings::{LimitPer, LimitSettings, Rate, Settings};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -185,6 +186,37 @@ fn a_forced_deferral_counts_attempts_and_wins_over_a_hold() {
     world.change(&remove("p"));
     world.run(seconds(600));
     assert_eq!(world.story(id).last(), Some(&(Delivery, 250, 3)));
+}
+
+/// A rule that ends mail came while a host was still thinking about a message. Its refusal puts the message into
+/// back-off, where the rule ends it at once, not only at the next attempt.
+#[test]
+fn mail_that_is_deferred_when_a_rule_ends_it_already_does_not_wait_for_its_retry() {
+    let mut world = world();
+    world.hosts.insert(peer(1), Behaviour::Ponders(reply(451, Verb::EndOfData), seconds(2)));
+    let id = world.post(&["r@a.test", "s@a.test"]);
+    world.run(seconds(1));
+    world.put(rule("bounce", 1, Kind::Bounce { answer: answer(550), suppress_logging: false }, domain("a.test")));
+    world.run(seconds(2));
+    let failed = [(TransientFailure, 451, 1), (TransientFailure, 451, 1)];
+    let ended = [(AdminBounce, 550, 1), (AdminBounce, 550, 1)];
+    assert_eq!(world.story(id), [failed, ended].concat());
+    assert_eq!(world.states(), (0, 0, 0, 0));
+}
+
+/// The same when the attempt is given back because of the rule, and no other attempt is possible for long.
+#[test]
+fn mail_that_is_given_back_when_a_rule_ends_it_does_not_wait_for_a_connection() {
+    let once = Some(Rate { count: 1, period: seconds(3600) });
+    let limits = vec![LimitSettings { connection_rate: once, ..limit(LimitPer::Site) }];
+    let mut world = World::new(Settings { limits, ..settings() });
+    world.everything_at(&["a.test"], &[("mx.hoster.test", peer(1))]);
+    world.hosts.insert(peer(1), Behaviour::Sluggish(seconds(2)));
+    let id = world.post(&["r@a.test"]);
+    world.run(seconds(1));
+    world.put(rule("bounce", 1, Kind::Bounce { answer: answer(550), suppress_logging: false }, domain("a.test")));
+    world.run(seconds(2));
+    assert_eq!((world.story(id), world.connects.len()), (vec![(AdminBounce, 550, 0)], 1));
 }
 
 #[test]

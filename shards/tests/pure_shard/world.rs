@@ -44,6 +44,12 @@ pub enum Behaviour {
     Picky,
     /// A message takes so long.
     Sluggish(Duration),
+    /// The end of a message is sent, and never answered.
+    Silent,
+    /// Each message is sent to its end at once, and fails like this after so long.
+    Ponders(Failure, Duration),
+    /// The connection and its greeting take so long.
+    Distant(Duration),
 }
 
 /// Something that will happen.
@@ -211,7 +217,7 @@ impl World {
                     self.open.insert((core, connect.session), connect.clone());
                     self.most_open = self.most_open.max(self.open.len());
                     let after = match self.hosts.get(&connect.peer) {
-                        Some(Behaviour::Slow(_, after)) => *after,
+                        Some(Behaviour::Slow(_, after) | Behaviour::Distant(after)) => *after,
                         _ => STEP,
                     };
                     self.later(core, after, Event::Opened(connect));
@@ -229,7 +235,8 @@ impl World {
                     self.ask(to, |shard| shard.handle_mail(mail, now));
                 }
                 Command::Record { number, outcome } => {
-                    self.records.push(*outcome);
+                    // Others are only counted.
+                    self.records.extend(Some(*outcome).filter(|outcome| !outcome.unlogged));
                     self.last_record[core] = number;
                 }
                 Command::Progress(spool, progress) => self.progress.push((spool, progress)),
@@ -334,6 +341,15 @@ impl World {
                 let connect = &self.open[&(core, session)];
                 let after = match self.hosts.get(&connect.peer) {
                     Some(Behaviour::Sluggish(after)) => *after,
+                    Some(Behaviour::Ponders(_, after)) => {
+                        let (after, token) = (*after, delivery.token);
+                        assert!(
+                            self.ask(core, |shard| shard.gate(session, token, now)).is_none(),
+                            "it was just judged"
+                        );
+                        self.ask(core, |shard| shard.handle_end_of_data_sent(session, token));
+                        after
+                    }
                     _ => STEP,
                 };
                 self.later(core, after, Event::Ended(session, delivery));
@@ -345,7 +361,8 @@ impl World {
         let now = self.now;
         let Delivery { token, envelope, recipients, .. } = delivery;
         let connect = self.open[&(core, session)].clone();
-        let covered = self.ask(core, |shard| shard.gate(session, token, now));
+        let sent_before = matches!(self.hosts.get(&connect.peer), Some(Behaviour::Ponders(..)));
+        let covered = if sent_before { None } else { self.ask(core, |shard| shard.gate(session, token, now)) };
         let gives_back = matches!(self.hosts.get(&connect.peer), Some(Behaviour::GivesBack));
         if covered.is_some() || gives_back {
             if gives_back {
@@ -355,6 +372,9 @@ impl World {
             return self.close(core, session, None);
         }
         self.ask(core, |shard| shard.handle_end_of_data_sent(session, token));
+        if matches!(self.hosts.get(&connect.peer), Some(Behaviour::Silent)) {
+            return;
+        }
         let behaviour = self.hosts.get(&connect.peer).cloned().unwrap_or(Behaviour::Works);
         let results: Results = recipients
             .iter()
@@ -418,7 +438,9 @@ impl World {
 fn result(behaviour: &Behaviour, recipient: &str) -> RecipientResult {
     let good = Response { code: 250, enhanced: None, text: "taken".into(), verb: Verb::EndOfData };
     match behaviour {
-        Behaviour::Refuses(failure) | Behaviour::Breaks(failure) => RecipientResult::Failed(failure.clone()),
+        Behaviour::Refuses(failure) | Behaviour::Breaks(failure) | Behaviour::Ponders(failure, _) => {
+            RecipientResult::Failed(failure.clone())
+        }
         Behaviour::Picky if recipient.starts_with("bad") => RecipientResult::Failed(reply(550, Verb::RcptTo)),
         Behaviour::Picky if recipient.starts_with("later") => RecipientResult::Failed(reply(451, Verb::RcptTo)),
         _ => RecipientResult::Delivered(good),

@@ -6,6 +6,7 @@ use crate::http::{Refusal, Response};
 use crate::json::Json;
 use crate::rules::entry::{Collection, Decree, RuleEntry};
 use crate::rules::preview::RuleCounts;
+use mailrace_shards::limits::OTHER_QUEUES;
 use mailrace_shards::time::Timestamp;
 use std::rc::Rc;
 
@@ -25,7 +26,8 @@ fn show(entry: &RuleEntry, counts: &RuleCounts, now: Timestamp) -> Json {
     ])
 }
 
-/// `POST`. What was found queued is in `matched`; what has ended by now is not counted yet.
+/// `POST`. Bounced is what was found queued when the entry came into force, but for messages that may have got
+/// through (`in_flight`); the sweep over them goes on while this is answered, and `GET` shows how far it has come.
 pub async fn post(desk: &Rc<Desk>, mut ask: Ask<'_>) -> Result<Response, Refusal> {
     let fields = fields(&mut ask).await?;
     let read = || {
@@ -36,8 +38,16 @@ pub async fn post(desk: &Rc<Desk>, mut ask: Ask<'_>) -> Result<Response, Refusal
     match make(desk, &ask, &fields, (Collection::Bounces, scope, decree)).await? {
         Made::Thought(response) => Ok(response),
         Made::Rule(changed, matched) => {
-            let none = [("bounced", Some(Json::object([]))), ("total_bounced", Some(0_u64.into()))];
-            Ok(Response::json(200, &made(&changed, &matched).with(none)))
+            let now = (desk.clock)().utc;
+            let acts = changed.entry.as_ref().is_some_and(|entry| entry.rule(now).validity.at(now).in_force);
+            let total = if acts { matched.matched.saturating_sub(matched.in_flight) } else { 0 };
+            let queues = || matched.queues.iter().filter(|_| acts);
+            // The map adds up to the total, however many queues there are.
+            let rest = total.saturating_sub(queues().map(|(_, count)| count).sum());
+            let rest = (rest > 0).then_some((OTHER_QUEUES, Some(Json::from(rest))));
+            let bounced = queues().map(|(queue, count)| (queue.as_str(), Some(Json::from(*count)))).chain(rest);
+            let found = [("bounced", Some(Json::object(bounced))), ("total_bounced", Some(total.into()))];
+            Ok(Response::json(200, &made(&changed, &matched).with(found)))
         }
     }
 }

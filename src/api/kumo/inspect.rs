@@ -2,27 +2,32 @@
 //! scheduled queue, in the shapes that KumoMTA's clients read.
 
 use super::super::Call;
+use crate::api::desk::refusal;
 use crate::http::{Refusal, Response};
 use crate::json::Json;
-use crate::rules::entry::rfc3339;
+use crate::rules::entry::{Decree, rfc3339};
 use mailrace_shards::event::{MessageFilter, MessageView, Question, Waits};
 use mailrace_shards::message::MessageId;
+use mailrace_shards::rules::Scope;
 use mailrace_shards::runtime::clock;
+use std::collections::HashMap;
+use std::sync::Arc;
 
-/// Messages shown of a queue, unless the query says otherwise, and the most that it may ask for.
-const LIMIT: usize = 100;
+/// Messages shown of a queue at most: what is shown is a sample.
 const LIMIT_MAX: usize = 1000;
+
+/// Octets of bodies in one answer; of messages beyond it there is no `data`.
+const BODIES_BYTES_MAX: usize = 32 << 20;
+
+/// What stands before our ids, which have 24 hexadecimal digits, where KumoMTA has a UUID and its client reads one.
+const UUID_PADDING: &str = "00000000";
 
 /// `GET /api/admin/inspect-message/v1?id=&want_body=`
 pub async fn message(call: Call<'_>) -> Result<Response, Refusal> {
     let query = call.query(&["id", "want_body"])?;
     let text = query.get("id").ok_or_else(|| bad_query("missing field `id`"))?;
-    let id: MessageId = text.parse().map_err(|error| bad_query(format!("`id`: {error}")))?;
-    let want_body = match query.get("want_body") {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(other) => return Err(bad_query(format!("`want_body` must be true or false, not `{other}`"))),
-    };
+    let id = message_id(text)?;
+    let want_body = want_body(query.get("want_body"))?;
     let (views, incomplete) = call.api.cores.messages(Question::Message(id), LIMIT_MAX).await;
     let Some(first) = views.first() else {
         return Err(if incomplete {
@@ -31,52 +36,55 @@ pub async fn message(call: Call<'_>) -> Result<Response, Refusal> {
             Refusal::new(404, format!("message {id} not found"))
         });
     };
-    let data = if want_body {
-        let body = call.api.cores.body(first).await.map_err(|why| Refusal::unavailable(why, 1))?;
-        Some(String::from_utf8_lossy(&body).into_owned())
-    } else {
-        None
-    };
-    Ok(Response::json(200, &inspected(&views, data)))
+    let data = if want_body { Some(body(&call, first).await?) } else { None };
+    let reasons = reasons(&call, &views).await?;
+    Ok(Response::json(200, &inspected(&views, data, &reasons)))
 }
 
 /// `GET /api/admin/inspect-sched-q/v1?queue_name=&limit=`
 pub async fn scheduled_queue(call: Call<'_>) -> Result<Response, Refusal> {
     let query = call.query(&["queue_name", "limit", "want_body"])?;
     let name = query.get("queue_name").ok_or_else(|| bad_query("missing field `queue_name`"))?;
-    let limit = match query.get("limit") {
-        None => LIMIT,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|limit| (1..=LIMIT_MAX).contains(limit))
-            .ok_or_else(|| bad_query(format!("`limit` is a number from 1 to {LIMIT_MAX}")))?,
+    let limit: usize = match query.get("limit") {
+        None => LIMIT_MAX,
+        Some(text) => text.parse().map_err(|_| bad_query(format!("`limit` is no number: `{text}`")))?,
     };
-    if query.get("want_body").is_some_and(|want| want != "false") {
-        return Err(bad_query("`want_body` is not carried out for whole queues; inspect single messages"));
-    }
+    let want_body = want_body(query.get("want_body"))?;
     let filter = MessageFilter { queue: Some(name.into()), ..MessageFilter::default() };
-    let (views, incomplete) = call.api.cores.messages(Question::Messages { filter, limit }, limit).await;
+    // One at least tells whether there is such a queue.
+    let most = limit.clamp(1, LIMIT_MAX);
+    let (views, incomplete) = call.api.cores.messages(Question::Messages { filter, limit: most }, most).await;
     if incomplete {
         return Err(Refusal::unavailable("a shard did not answer in time", 1));
     }
-    if views.is_empty() {
+    let Some(last_changed) = views.iter().map(|view| view.envelope.received()).max() else {
         return Err(Refusal::new(404, format!("no queue named {name}")));
+    };
+    let scope = Scope { queues: [Arc::<str>::from(name)].into(), ..Scope::default() };
+    let total = call.api.cores.covered(scope).await;
+    let reasons = reasons(&call, &views).await?;
+    let mut messages = Vec::with_capacity(views.len());
+    let mut octets = 0;
+    for view in views.iter().take(limit) {
+        let wanted = want_body && octets + view.envelope.size() as usize <= BODIES_BYTES_MAX;
+        octets += if wanted { view.envelope.size() as usize } else { 0 };
+        let data = if wanted { Some(body(&call, view).await?) } else { None };
+        messages.push(inspected(std::slice::from_ref(view), data, &reasons));
     }
-    let messages = Json::Array(views.iter().map(|view| inspected(std::slice::from_ref(view), None)).collect());
     let answer = Json::object([
         ("queue_name", Some(name.into())),
-        ("messages", Some(messages)),
-        ("num_scheduled", Some((views.len() as u64).into())),
+        ("messages", Some(Json::Array(messages))),
+        ("num_scheduled", Some(total.into())),
         ("queue_config", Some(Json::object([]))),
         ("delayed_metric", Some(0_u64.into())),
         ("now", Some(rfc3339(clock::now().utc).into())),
+        ("last_changed", Some(rfc3339(last_changed).into())),
     ]);
     Ok(Response::json(200, &answer))
 }
 
 /// A message, of which there may be several entries with recipients of different standing.
-fn inspected(views: &[MessageView], data: Option<String>) -> Json {
+fn inspected(views: &[MessageView], data: Option<String>, reasons: &Reasons) -> Json {
     let envelope = &views[0].envelope;
     let recipients = views
         .iter()
@@ -94,7 +102,7 @@ fn inspected(views: &[MessageView], data: Option<String>) -> Json {
         ("routing_domain", optional(extras.and_then(|extras| extras.routing_domain.as_ref()))),
         ("queue", Some((&*views[0].queue).into())),
         ("received", Some(rfc3339(envelope.received()).into())),
-        ("waits_for", Some(waits_for(&views[0].waits).into())),
+        ("waits_for", Some(waits_for(&views[0].waits, reasons).into())),
     ]);
     let message = Json::object([
         ("sender", Some(envelope.sender().into())),
@@ -104,15 +112,58 @@ fn inspected(views: &[MessageView], data: Option<String>) -> Json {
         ("num_attempts", Some(attempts.into())),
         ("data", data.map(Json::from)),
     ]);
-    Json::object([("id", Some(envelope.id().to_string().into())), ("message", Some(message))])
+    Json::object([("id", Some(format!("{UUID_PADDING}{}", envelope.id()).into())), ("message", Some(message))])
 }
 
-fn waits_for(waits: &Waits) -> String {
+/// Why rules hold mail, by their ids.
+type Reasons = HashMap<Arc<str>, String>;
+
+async fn reasons(call: &Call<'_>, views: &[MessageView]) -> Result<Reasons, Refusal> {
+    let rules = views.iter().filter_map(|view| match &view.waits {
+        Waits::Rule { rule: Some(rule), .. } => Some(rule.clone()),
+        _ => None,
+    });
+    let rules: std::collections::HashSet<Arc<str>> = rules.collect();
+    let read = move |store: &crate::rules::store::Store| {
+        let mut reasons = Reasons::new();
+        for rule in rules {
+            let reason = store.rule(&rule)?.and_then(|entry| match entry.draft.decree {
+                Decree::Suspend { reason } => Some(reason.to_string()),
+                _ => None,
+            });
+            reasons.insert(rule.clone(), reason.unwrap_or_else(|| format!("rule {rule}")));
+        }
+        Ok(reasons)
+    };
+    call.api.desk.authority.read(read).await.map_err(refusal)
+}
+
+async fn body(call: &Call<'_>, view: &MessageView) -> Result<String, Refusal> {
+    let body = call.api.cores.body(view).await.map_err(|why| Refusal::unavailable(why, 1))?;
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+fn message_id(text: &str) -> Result<MessageId, Refusal> {
+    let digits = text.replace('-', "");
+    let digits = digits.strip_prefix(UUID_PADDING).filter(|rest| rest.len() == 24).unwrap_or(text);
+    digits.parse().map_err(|error| bad_query(format!("`id`: {error}")))
+}
+
+fn want_body(text: Option<&str>) -> Result<bool, Refusal> {
+    match text {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => Err(bad_query(format!("`want_body` must be true or false, not `{other}`"))),
+    }
+}
+
+fn waits_for(waits: &Waits, reasons: &Reasons) -> String {
     match waits {
         Waits::InFlight => "mailrace internal: a connection has it".to_owned(),
         Waits::BackOff { until } => format!("mailrace internal: the retry schedule, until {}", rfc3339(*until)),
         Waits::Rule { rule: Some(rule), .. } => {
-            format!("mailrace internal: scheduled queue is suspended: rule {rule}")
+            let reason = reasons.get(rule).map_or("", String::as_str);
+            format!("mailrace internal: scheduled queue is suspended: {reason}")
         }
         Waits::Rule { rule: None, .. } => "mailrace internal: put aside, a session failed over it".to_owned(),
         Waits::Connection => "mailrace internal: a connection".to_owned(),

@@ -24,6 +24,10 @@ pub async fn post(call: Call<'_>) -> Result<Response, Refusal> {
                 return Err(Wrong::Value("data", why.to_owned()));
             }
         }
+        if fields.boolean("trigger_rebind_event")?.unwrap_or(false) {
+            let why = "is not carried out: there are no events here".to_owned();
+            return Err(Wrong::Value("trigger_rebind_event", why));
+        }
         // A flush makes no record, so there is nothing to suppress.
         fields.boolean("suppress_logging")?;
         let flush = fields.boolean("always_flush")?.unwrap_or(false);

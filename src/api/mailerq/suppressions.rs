@@ -1,7 +1,7 @@
 //! `/v1/suppressions`: who must not be mailed, one by one. Streams of them: `native/suppression_stream`.
 
 use super::{errors, fields, removed};
-use crate::api::desk::{Ask, Desk, Format, PAGE, Pages, dry_run, send};
+use crate::api::desk::{Ask, COUNTED_WITHIN, Desk, Format, PAGE, Pages, dry_run, send};
 use crate::api::fields::{Fields, Wrong, address};
 use crate::api::native::suppression_stream;
 use crate::config;
@@ -33,7 +33,7 @@ pub async fn post(desk: &Rc<Desk>, mut ask: Ask<'_>) -> Result<Response, Refusal
     let entry = read(&fields)?;
     fields.finish()?;
     if dry {
-        let matched = desk.census.matched(&thought(&entry)).await;
+        let matched = desk.census.matched(&thought(&entry), COUNTED_WITHIN).await;
         return Ok(Response::json(200, &matched.to_json()));
     }
     let (value, rule) = (entry.value.clone(), thought(&entry));

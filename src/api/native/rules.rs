@@ -6,6 +6,7 @@ use crate::json::Json;
 use crate::rules::change::Request as Change;
 use crate::rules::entry::{RuleEntry, rfc3339};
 use crate::rules::preview::RuleCounts;
+use crate::rules::store::Store;
 use mailrace_shards::time::Timestamp;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,10 +23,17 @@ pub async fn get(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> {
     let id = id(&ask);
     let wanted = id.clone();
     let now = (desk.clock)().utc;
-    let entry = desk.authority.read(move |store| store.rule(&wanted)).await.map_err(refusal)?;
+    let read = move |store: &Store| {
+        let entry = store.rule(&wanted)?;
+        let before = store.ended_before(entry.as_slice())?;
+        Ok((entry, before))
+    };
+    let (entry, before) = desk.authority.read(read).await.map_err(refusal)?;
     let entry = entry.filter(|entry| !entry.draft.schedule.ended(now)).ok_or_else(|| unknown(&id))?;
-    let counts = desk.census.rule_counts(std::slice::from_ref(&entry.id)).await;
-    Ok(Response::json(200, &show(&entry, &counts.get(&entry.id).cloned().unwrap_or_default(), now)))
+    let mut counts = desk.census.rule_counts(std::slice::from_ref(&entry.id)).await;
+    let mut counts = counts.remove(&entry.id).unwrap_or_default();
+    before.get(&entry.id).into_iter().for_each(|before| counts.add_before(before));
+    Ok(Response::json(200, &show(&entry, &counts, now)))
 }
 
 /// `DELETE /v1/rules/ID`.

@@ -1,17 +1,28 @@
 //! Suppressions as JSON lines, in and out, of any number: a line at a time, committed every 10,000. A line that is
-//! wrong is counted and named, and the others go in.
+//! wrong is counted and named, and the others go in. While some are committed the next are read.
 
 use crate::api::desk::{Ask, Desk};
 use crate::api::fields::{Fields, Wrong};
 use crate::api::mailerq::suppressions::{read, value};
 use crate::http::{Refusal, Response};
 use crate::json::{self, Json};
-use crate::rules::change::{Request as Change, Suppression};
+use crate::rules::change::{Changed, Request as Change, Suppression};
+use futures_lite::future::poll_once;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Entries of one transaction.
+/// Entries of one change.
 const BATCH: usize = 10_000;
+
+/// Octets of the lines of one change, or little more.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Batches that are on their way to the disk and the cores at once. The rules' thread makes one transaction of those
+/// that wait for it. More would keep a pause that somebody asks for meanwhile waiting for longer.
+const BATCHES_UNDER_WAY: usize = 4;
 
 /// Octets of one line; a longer one ends the import, since nothing that long is an entry.
 const LINE_BYTES_MAX: usize = 16 * 1024;
@@ -68,8 +79,9 @@ async fn stream<T>(
 ) -> Result<Totals, Refusal> {
     ask.query(&[])?;
     let mut lines = Lines { rest: Vec::new(), number: 0 };
-    let mut batch = Vec::new();
-    let mut totals = Totals::default();
+    let (mut batch, mut octets) = (Vec::new(), 0);
+    let mut commits = Commits { under_way: VecDeque::new(), totals: Totals::default(), failed: None };
+    let make = |batch: &mut Vec<T>| -> Commit<'_> { Box::pin(desk.change(&ask.by, change(std::mem::take(batch)))) };
     loop {
         let chunk = ask.request.body.chunk().await?;
         let is_last = chunk.is_none();
@@ -82,12 +94,14 @@ async fn stream<T>(
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
+            octets += line.len();
             match entry(line, &parse) {
                 Ok(entry) => batch.push(entry),
-                Err(why) => totals.wrong(lines.number, &why),
+                Err(why) => commits.totals.wrong(lines.number, &why),
             }
-            if batch.len() == BATCH {
-                commit(desk, &ask, &mut totals, change(std::mem::take(&mut batch))).await?;
+            if batch.len() == BATCH || octets > BATCH_BYTES {
+                octets = 0;
+                commits.begin(make(&mut batch)).await?;
             }
         }
         lines.rest.drain(..used);
@@ -100,23 +114,71 @@ async fn stream<T>(
         }
     }
     if !batch.is_empty() {
-        commit(desk, &ask, &mut totals, change(batch)).await?;
+        commits.begin(make(&mut batch)).await?;
     }
-    Ok(totals)
+    commits.wait(0).await?;
+    Ok(commits.totals)
 }
 
-async fn commit(desk: &Rc<Desk>, ask: &Ask<'_>, totals: &mut Totals, change: Change) -> Result<(), Refusal> {
-    let changed = desk.change(&ask.by, change).await.map_err(|mut refusal| {
-        // What went before stays: the same lines again do no harm.
-        let done = totals.created + totals.updated + totals.removed;
-        refusal.text = format!("{}; {done} entries before that are done, send all again", refusal.text).into();
+type Commit<'a> = Pin<Box<dyn Future<Output = Result<Changed, Refusal>> + 'a>>;
+
+/// Batches that were begun, the oldest first.
+struct Commits<'a> {
+    under_way: VecDeque<Commit<'a>>,
+    /// What came of those that are over.
+    totals: Totals,
+    failed: Option<Refusal>,
+}
+
+impl<'a> Commits<'a> {
+    /// Begins one, once there are few enough under way.
+    ///
+    /// # Errors
+    /// Why one could not be made. Those begun after it are over too by then.
+    async fn begin(&mut self, mut commit: Commit<'a>) -> Result<(), Refusal> {
+        self.wait(BATCHES_UNDER_WAY - 1).await?;
+        // A change is sent off when it is asked about for the first time.
+        match poll_once(&mut commit).await {
+            None => self.under_way.push_back(commit),
+            Some(over) => self.note(over),
+        }
+        self.check().await
+    }
+
+    /// Waits until no more than so many are under way.
+    async fn wait(&mut self, most: usize) -> Result<(), Refusal> {
+        while self.under_way.len() > most {
+            let oldest = self.under_way.pop_front().expect("the length was asked for just above");
+            let over = oldest.await;
+            self.note(over);
+        }
+        self.check().await
+    }
+
+    fn note(&mut self, over: Result<Changed, Refusal>) {
+        match over {
+            Ok(changed) => {
+                self.totals.created += changed.created;
+                self.totals.updated += changed.updated;
+                self.totals.removed += changed.removed;
+            }
+            Err(refusal) => drop(self.failed.get_or_insert(refusal)),
+        }
+    }
+
+    async fn check(&mut self) -> Result<(), Refusal> {
+        let Some(mut refusal) = self.failed.take() else { return Ok(()) };
+        while let Some(next) = self.under_way.pop_front() {
+            if let Ok(changed) = next.await {
+                self.note(Ok(changed));
+            }
+        }
+        // What was done stays: the same lines again do no harm.
+        let done = self.totals.created + self.totals.updated + self.totals.removed;
+        refusal.text = format!("{}; {done} entries are done, send all again", refusal.text).into();
         refusal.closes = true;
-        refusal
-    })?;
-    totals.created += changed.created;
-    totals.updated += changed.updated;
-    totals.removed += changed.removed;
-    Ok(())
+        Err(refusal)
+    }
 }
 
 fn entry<T>(line: &[u8], parse: impl Fn(&Fields) -> Result<T, Wrong>) -> Result<T, String> {

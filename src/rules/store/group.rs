@@ -14,6 +14,9 @@ use std::sync::Arc;
 /// Rules of all kinds, suppressions apart; a further one is refused.
 pub const RULES_MAX: u64 = 1_000_000;
 
+/// Suppressions of one request beyond which it is part of an import.
+const BULK: usize = 1000;
+
 /// What came of one request of a group.
 pub type Outcome = std::result::Result<Changed, Refused>;
 
@@ -25,6 +28,14 @@ impl Store {
     /// The database cannot be written.
     pub fn carry_out(&mut self, requests: &[(Request, Origin)]) -> std::result::Result<Vec<Outcome>, StoreError> {
         let mut rules = self.rules;
+        let is_bulk = |(request, _): &(Request, Origin)| match request {
+            Request::Suppress(entries) => entries.len() > BULK,
+            Request::Unsuppress(values) => values.len() > BULK,
+            _ => false,
+        };
+        if requests.iter().any(is_bulk) {
+            self.expand();
+        }
         let outcomes = self.within(|transaction| {
             let mut outcomes = Vec::with_capacity(requests.len());
             for (request, origin) in requests {
@@ -203,7 +214,11 @@ impl Group<'_> {
         let mut overwrite = self.transaction.prepare_cached(
             "UPDATE suppression SET code = ?2, extended = ?3, description = ?4, token = ?5 WHERE value = ?1",
         )?;
-        for entry in entries {
+        // In the order of the table, so that each page of it is looked for once. Of a value that is there twice the
+        // later one stays, since the order among equals is kept.
+        let mut ordered: Vec<&Suppression> = entries.iter().collect();
+        ordered.sort_by(|a, b| a.value.cmp(&b.value));
+        for entry in ordered {
             let verdict = &entry.verdict;
             let extended = verdict.extended.map(|extended| extended.to_string());
             let row =

@@ -125,7 +125,7 @@ impl Store {
         count.map_err(|error| self.failed(error))
     }
 
-    fn all<T>(
+    pub(super) fn all<T>(
         &self,
         query: &str,
         values: impl Params,

@@ -6,18 +6,24 @@ use serde_json::Value;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
-/// Calls of one engine's API with its admin token. Can be sent to other threads.
+/// Calls of one engine's API with a token, at first its admin's. Can be sent to other threads.
 #[derive(Clone, Debug)]
 pub struct Api {
     address: SocketAddr,
     token: String,
 }
 
+/// Media types.
+pub const JSON: &str = "application/json; charset=utf-8";
+pub const NDJSON: &str = "application/x-ndjson";
+
 /// What was answered.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The status.
     pub status: u16,
+    /// Status line and fields.
+    pub head: String,
     /// The body.
     pub text: String,
 }
@@ -36,15 +42,26 @@ impl Api {
         Self { address: engine.api, token: engine.token() }
     }
 
-    /// A request; the error is that of a connection which broke before the whole answer had come.
+    /// The same calls with another token; an empty one is none.
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: token.to_owned(), ..self.clone() }
+    }
+
+    /// A request with a JSON body; the error is that of a connection which broke before the whole answer had come.
     pub fn try_call(&self, method: &str, path: &str, body: Option<&Value>) -> io::Result<Answer> {
+        self.exchange(method, path, JSON, &body.map(Value::to_string).unwrap_or_default())
+    }
+
+    /// A request with a body of a type, in which the answer is wanted too.
+    pub fn exchange(&self, method: &str, path: &str, media: &str, body: &str) -> io::Result<Answer> {
         let mut stream = TcpStream::connect(self.address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        let body = body.map(Value::to_string).unwrap_or_default();
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let token = &self.token;
+        let authorization = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: test\r\n{authorization}Content-Type: {media}\r\nAccept: {media}\r\n\
              Content-Length: {}\r\nConnection: close\r\n\r\n",
-            self.token,
             body.len()
         );
         stream.write_all(format!("{head}{body}").as_bytes())?;
@@ -65,7 +82,12 @@ impl Api {
             (None, Some(_)) => unchunked(body).ok_or_else(broken)?,
             _ => return Err(broken()),
         };
-        Ok(Answer { status, text: body })
+        Ok(Answer { status, head: head.to_owned(), text: body })
+    }
+
+    /// POSTs this text as JSON, whatever is answered.
+    pub fn post_text(&self, path: &str, body: &str) -> Answer {
+        self.exchange("POST", path, JSON, body).unwrap_or_else(|error| panic!("POST {path}: {error}"))
     }
 
     /// A request that must be answered with 200.

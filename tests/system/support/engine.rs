@@ -22,6 +22,8 @@ pub struct Engine {
     /// Where its REST API listens.
     pub api: SocketAddr,
     child: Option<Child>,
+    /// A command that runs the one given to it, in place of itself or beside it.
+    under: Vec<String>,
 }
 
 impl Engine {
@@ -35,7 +37,7 @@ impl Engine {
     /// Makes the directory and the file, starts nothing.
     pub fn prepare(config: &Config) -> Self {
         let directory = tempfile::Builder::new().prefix("mailrace-system-").tempdir().unwrap();
-        let engine = Self { directory, smtp: free_address(), api: free_address(), child: None };
+        let engine = Self { directory, smtp: free_address(), api: free_address(), child: None, under: Vec::new() };
         engine.configure(config);
         engine
     }
@@ -68,13 +70,47 @@ impl Engine {
         self.path("data")
     }
 
-    /// Starts the process and waits until it greets.
-    pub fn run(&mut self) {
+    /// From now on the process is started by `command`, which gets the command line appended and must give its own
+    /// process to it (`prlimit`, `setpriv`, `strace --daemonize`). Nothing in it: directly.
+    pub fn under(&mut self, command: Vec<String>) {
+        self.under = command;
+    }
+
+    /// Starts the process, waits for nothing.
+    pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let errors = OpenOptions::new().create(true).append(true).open(self.path("stderr")).unwrap();
-        let mut command = self.command();
+        let direct = self.command();
+        let mut command = match self.under.split_first() {
+            None => direct,
+            Some((program, arguments)) => {
+                let mut command = self.clean(program);
+                command.args(arguments).arg(direct.get_program());
+                command
+            }
+        };
         command.arg("serve").arg("--config").arg(self.path("mailrace.toml"));
         self.child = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap());
+    }
+
+    /// Starts the process and waits until it greets, or ends with a failure: then gives what it said to its operator.
+    pub fn try_run(&mut self) -> Option<String> {
+        let said = self.stderr().len();
+        self.spawn();
+        let mut ended = false;
+        until("the engine starts, or ends", || {
+            ended = !self.is_running();
+            ended || self.greets()
+        });
+        ended.then(|| {
+            assert!(!self.await_end().success(), "an end at the start is a failure");
+            self.stderr()[said..].to_owned()
+        })
+    }
+
+    /// Starts the process and waits until it greets.
+    pub fn run(&mut self) {
+        self.spawn();
         until("the engine greets", || {
             if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
                 panic!("the engine ended with {status} instead of starting:\n{}", self.stderr());
@@ -83,9 +119,18 @@ impl Engine {
         });
     }
 
+    /// Whether it greets now.
+    pub fn greets(&self) -> bool {
+        greets(self.smtp)
+    }
+
     /// The binary, to be given arguments.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mailrace"));
+        self.clean(env!("CARGO_BIN_EXE_mailrace"))
+    }
+
+    fn clean(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
         command.current_dir(self.directory.path());
         for name in ["JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "MAILRACE_TOKEN"] {
             command.env_remove(name);

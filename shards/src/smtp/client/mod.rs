@@ -13,6 +13,7 @@
 //! | `greeting` | replies up to readiness: banner, EHLO, STARTTLS |
 //! | `transaction` | replies to MAIL, RCPT, DATA and the end of data |
 //! | `output` | what is sent next |
+//! | `outgoing` | octets ready to send, and the gate before those that complete a message |
 //! | `ending` | how sessions end, and which transaction is charged with it |
 //!
 //! Nothing here decides what a failure means (`smtp::classify` does), retries anything, or knows of rules.
@@ -20,6 +21,7 @@
 mod ending;
 mod flight;
 mod greeting;
+mod outgoing;
 mod output;
 mod session;
 mod state;
@@ -27,6 +29,7 @@ mod transaction;
 
 pub use super::classify::{Failure, FailureKind};
 pub use super::ehlo::Capabilities;
+pub use outgoing::Outgoing;
 pub use session::Session;
 
 use crate::message::{Body, Envelope};

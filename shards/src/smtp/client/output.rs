@@ -150,9 +150,10 @@ impl Session {
         if !flight.settled {
             marks.push(EndOfDataMark { position: out.len() - 1, token: flight.token() });
         }
+        let number = flight.number;
         self.body_until = None;
         self.await_reply(Step::EndOfData, index, now);
-        self.reply_since = self.reply_since.max(now);
+        self.note_progress(number, now);
     }
 
     fn await_reply(&mut self, step: Step, index: usize, now: Instant) {

@@ -223,6 +223,15 @@ impl Session {
         if let Some(flight) = self.flights.iter_mut().find(|flight| flight.token() == token && !flight.settled) {
             assert_eq!(flight.stage, Stage::Done, "a mark was given for it");
             flight.end_of_data_sent = true;
+            let number = flight.number;
+            self.note_progress(number, now);
+        }
+    }
+
+    /// More of a flight went out: a reply to it is timed from now, but not one to a flight before it, which would
+    /// wait the longer the more is sent behind it.
+    pub(super) fn note_progress(&mut self, number: u32, now: Instant) {
+        if self.awaited.front().is_none_or(|head| head.flight == number) {
             self.reply_since = self.reply_since.max(now);
         }
     }

@@ -1,0 +1,97 @@
+//! Octets on their way to `send(2)`, and which of them complete a message. The gate stands here: octets that
+//! complete a message are handed out only through [`Outgoing::pass_gate`], each time that some of them are left.
+//!
+//! Nothing here sends anything, and no octet is taken back once it was sent.
+
+use super::{EndOfDataMark, Session, Withdrawal};
+use crate::limits::FILL_BYTES;
+use crate::time::Instant;
+use smallvec::SmallVec;
+
+/// What one connection has ready to send. Lives on the connection's core and ends with it.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    /// In their final form.
+    octets: Vec<u8>,
+    sent: usize,
+    /// Octets that complete a message and were not sent yet.
+    marks: Vec<EndOfDataMark>,
+}
+
+impl Outgoing {
+    /// What is ready and was not sent.
+    #[must_use]
+    pub fn unsent(&self) -> &[u8] {
+        &self.octets[self.sent..]
+    }
+
+    /// Whether the unsent octets hold one that completes a message, so that the gate must be asked before they go.
+    #[must_use]
+    pub fn completes_message(&self) -> bool {
+        !self.marks.is_empty()
+    }
+
+    /// Takes the session's next output as it is. Only when nothing is unsent.
+    pub fn refill(&mut self, client: &mut Session, now: Instant) {
+        self.clear();
+        client.fill(&mut self.octets, FILL_BYTES, &mut self.marks, now);
+        self.drop_idle_buffer();
+    }
+
+    /// Takes what `seal` makes of the session's next output: whole TLS records, of which only the last octet
+    /// completes a message, because a record can be read only as a whole.
+    pub fn refill_sealed(&mut self, seal: impl FnOnce(&mut Vec<u8>, &mut Vec<EndOfDataMark>)) {
+        self.clear();
+        seal(&mut self.octets, &mut self.marks);
+        for mark in &mut self.marks {
+            mark.position = self.octets.len() - 1;
+        }
+        self.drop_idle_buffer();
+    }
+
+    /// Whether the unsent octets may go, as far as their messages are concerned. `covered` carries out the orders
+    /// that have come and says which recipients of a message a rule covers now. If they may not go, none of them
+    /// does: they are forgotten, and the session ends without the end-of-data.
+    pub fn pass_gate<C: AsRef<[u16]>>(
+        &mut self,
+        client: &mut Session,
+        now: Instant,
+        mut covered: impl FnMut(u64) -> Option<C>,
+    ) -> bool {
+        for at in 0..self.marks.len() {
+            let token = self.marks[at].token;
+            let Some(recipients) = covered(token) else {
+                continue;
+            };
+            if client.withdraw(token, recipients.as_ref(), now) == Withdrawal::Ending {
+                self.clear();
+                return false;
+            }
+        }
+        true
+    }
+
+    /// So many octets were passed to `send(2)`. Tells the session, and returns the messages that are now complete.
+    pub fn note_sent(&mut self, count: usize, client: &mut Session, now: Instant) -> SmallVec<[u64; 4]> {
+        self.sent += count;
+        let passed = self.marks.iter().take_while(|mark| mark.position < self.sent).count();
+        let tokens: SmallVec<[u64; 4]> = self.marks.drain(..passed).map(|mark| mark.token).collect();
+        for token in &tokens {
+            client.handle_end_of_data_sent(*token, now);
+        }
+        tokens
+    }
+
+    fn clear(&mut self) {
+        self.octets.clear();
+        self.sent = 0;
+        self.marks.clear();
+    }
+
+    fn drop_idle_buffer(&mut self) {
+        if self.octets.is_empty() {
+            // An idle connection keeps no buffers.
+            self.octets = Vec::new();
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Questions about a deep queue: what is answered at once, and what waits for its slices.
+
+use crate::world::{Behaviour, KEY, World, peer, seconds, settings};
+use mailrace_shards::event::{Answer, Coverage, MessageFilter, Question, ReplyTo, Waits};
+use mailrace_shards::limits::{ASK_ENTRIES_PER_TICK, ASKS_MAX};
+use mailrace_shards::message::Extras;
+use mailrace_shards::rules::{Change, Kind, Rule, Scope, Validity};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+const DEEP: u64 = ASK_ENTRIES_PER_TICK as u64 + 1000;
+
+fn tag() -> Scope {
+    Scope { tag: Some("slow".into()), ..Scope::default() }
+}
+
+fn domain(name: &str) -> Scope {
+    Scope { domain: Some(name.into()), ..Scope::default() }
+}
+
+fn pause(id: &str, scope: Scope) -> Rule {
+    Rule { id: id.into(), order: 1, kind: Kind::Pause, scope, validity: Validity::always(), by: "t".into() }
+}
+
+/// More mail for one domain than a slice looks at, held by its tag.
+fn deep() -> World {
+    let mut world = World::new(settings());
+    world.everything_at(&["a.test", "b.test"], &[("mx.hoster.test", peer(1))]);
+    world.put(pause("held", tag()));
+    for _ in 0..DEEP {
+        world.post_with(&["r@a.test"], Extras { tags: vec!["slow".into()], ..Extras::default() });
+    }
+    world.run(seconds(20));
+    assert_eq!(world.states(), (0, 0, DEEP, 0), "{KEY:?}");
+    world
+}
+
+fn ask(world: &mut World, question: Question) -> Receiver<Answer> {
+    let (sender, answer) = channel();
+    let now = world.now;
+    let reply = ReplyTo::new(move |answer| sender.send(answer).unwrap());
+    world.ask(0, |shard| shard.handle_question(question, reply, now));
+    answer
+}
+
+fn covered(answer: &Receiver<Answer>) -> Option<Coverage> {
+    match answer.try_recv() {
+        Ok(Answer::Covered(coverage)) => Some(coverage),
+        Ok(other) => panic!("{other:?}"),
+        Err(_) => None,
+    }
+}
+
+#[test]
+fn whole_queues_are_counted_at_once_while_a_longer_question_goes_on() {
+    let mut world = deep();
+    let patient = ask(&mut world, Question::Covered { scope: tag(), within: seconds(5) });
+    assert!(covered(&patient).is_none(), "more than a slice");
+    let hasty = ask(&mut world, Question::Covered { scope: domain("a.test"), within: Duration::ZERO });
+    let first = covered(&hasty).expect("no tick has passed");
+    assert_eq!((first.matched, first.counting), (DEEP, true));
+    let other = ask(&mut world, Question::Covered { scope: domain("b.test"), within: Duration::ZERO });
+    assert_eq!(covered(&other).unwrap().matched, 0);
+    world.run(seconds(1));
+    let all = covered(&patient).expect("a second is many slices");
+    assert_eq!((all.matched, all.held, all.counting), (DEEP, DEEP, false));
+}
+
+#[test]
+fn of_held_mail_is_told_which_rule_holds_it() {
+    let mut world = deep();
+    let filter = MessageFilter { state: Some("held".into()), ..MessageFilter::default() };
+    let listed = ask(&mut world, Question::Messages { filter, limit: 3 });
+    world.run(seconds(1));
+    let Ok(Answer::Messages(views)) = listed.try_recv() else { panic!("no messages") };
+    assert_eq!(views.len(), 3);
+    for view in views {
+        assert!(matches!(&view.waits, Waits::Rule { rule: Some(rule), .. } if **rule == *"held"), "{:?}", view.waits);
+    }
+    world.change(&[Change::Remove("held".into())]);
+    world.run(seconds(60));
+    assert_eq!(world.states(), (0, 0, 0, 0));
+}
+
+/// The answer to a suspension of one egress path named what was in flight on every other as well.
+#[test]
+fn in_flight_is_what_is_on_the_path_that_the_rule_names() {
+    let mut world = World::new(settings());
+    for (name, host, number) in [("a.test", "mx.a.test", 1), ("b.test", "mx.b.test", 2)] {
+        world.everything_at(&[name], &[(host, peer(number))]);
+        world.hosts.insert(peer(number), Behaviour::Silent);
+    }
+    world.post(&["r@a.test"]);
+    world.post(&["r@b.test"]);
+    world.run(seconds(1));
+    let path = |host: &str| Scope { path: Some(format!("unspecified->{host}@smtp_client").into()), ..Scope::default() };
+    let remote = |number| Scope { remote_ip: Some(peer(number).ip()), ..Scope::default() };
+    let cases = [
+        (Scope::default(), 2),
+        (path("mx.a.test"), 1),
+        (path("mx.b.test"), 1),
+        (path("mx.c.test"), 0),
+        (remote(2), 1),
+        (remote(3), 0),
+        (Scope { domain: Some("a.test".into()), ..path("mx.b.test") }, 0),
+    ];
+    for (scope, expected) in cases {
+        for within in [Duration::ZERO, seconds(5)] {
+            let answer = ask(&mut world, Question::Covered { scope: scope.clone(), within });
+            assert_eq!(covered(&answer).expect("a short queue").in_flight, expected, "{scope:?}");
+        }
+    }
+}
+
+/// However much is asked, who makes a rule hears what is in flight, and hears it in time.
+#[test]
+fn more_questions_than_are_open_at_once_still_say_what_is_in_flight() {
+    let mut world = deep();
+    world.hosts.insert(peer(1), Behaviour::Silent);
+    world.post(&["r@b.test"]);
+    world.run(seconds(1));
+    let within = Duration::from_millis(50);
+    let answers: Vec<_> =
+        (0..2 * ASKS_MAX).map(|_| ask(&mut world, Question::Covered { scope: Scope::default(), within })).collect();
+    world.run(2 * within);
+    for answer in answers {
+        let coverage = covered(&answer).expect("answered in time");
+        assert!(coverage.in_flight == 1 && coverage.matched > 0, "{coverage:?}");
+    }
+}

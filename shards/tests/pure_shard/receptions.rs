@@ -1,0 +1,101 @@
+//! Of receptions: their records, and what the spool hears of them. It may forget a message only when the outcome log
+//! has its reception.
+
+use crate::world::{KEY, settings};
+use mailrace_shards::event::{Command, Submission};
+use mailrace_shards::message::{Body, ContentFlags, CoreId, Envelope, Location, MessageId};
+use mailrace_shards::outcome::RecordType;
+use mailrace_shards::shard::{Shard, ShardConfig};
+use mailrace_shards::spool::report::{Point, Progress};
+use mailrace_shards::time::{Instant, Now, Timestamp};
+use std::sync::Arc;
+
+const NOW: Now = Now { instant: Instant(1_000_000), utc: Timestamp(1_700_000_000_000) };
+
+fn shard() -> Shard {
+    let settings = Arc::new(settings());
+    let config =
+        ShardConfig { core: CoreId(0), cores: 1, generation: 1, rule_key: KEY, quarantine: Arc::default(), settings };
+    Shard::new(config)
+}
+
+/// Takes a message whose body comes to lie at `offset`; gives the number of the record of its reception.
+fn take(shard: &mut Shard, offset: u64) -> u64 {
+    let submission = Submission {
+        id: shard.next_message_id(),
+        sender: "s@sender.test".into(),
+        recipients: vec!["r@a.test".into()],
+        flags: ContentFlags::default(),
+        extras: None,
+        body: Body::from_static(b"hi\r\n"),
+        protocol: "ESMTP",
+        peer: None,
+    };
+    let ticket = shard.accept(submission, NOW);
+    let location = Location { spool: 0, segment: 1, offset, length: 4 };
+    shard.handle_stored(ticket, Ok((location, true)), NOW);
+    let records = recorded(shard);
+    let [(number, kind, ..)] = records[..] else { panic!("not one record: {records:?}") };
+    assert_eq!(kind, RecordType::Reception);
+    number
+}
+
+fn recorded(shard: &mut Shard) -> Vec<(u64, RecordType, MessageId)> {
+    let mut records = Vec::new();
+    while let Some(command) = shard.poll_command() {
+        if let Command::Record { number, outcome } = command {
+            records.push((number, outcome.kind, outcome.envelope.id()));
+        }
+    }
+    records
+}
+
+/// What the spool hears when the records up to `number` are durable.
+fn told(shard: &mut Shard, number: u64) -> Vec<u64> {
+    shard.handle_log_synced(number, NOW);
+    let mut points = Vec::new();
+    while let Some(command) = shard.poll_command() {
+        if let Command::Progress(0, Progress::Recorded(Point { segment: 1, offset })) = command {
+            points.push(offset);
+        }
+    }
+    points
+}
+
+#[test]
+fn a_spool_hears_of_receptions_that_are_durable_and_of_no_others() {
+    let mut shard = shard();
+    let numbers: Vec<u64> = [100, 200, 300].into_iter().map(|offset| take(&mut shard, offset)).collect();
+    assert!(told(&mut shard, numbers[0] - 1).is_empty(), "nothing is durable");
+    assert_eq!(told(&mut shard, numbers[1]), [100], "not beyond what is durable, be it less than that");
+    let last = take(&mut shard, 400);
+    assert_eq!(told(&mut shard, last), [400], "all of it");
+    assert!(told(&mut shard, last).is_empty(), "once");
+    // Under a load that never lets the log come up, the spool hears of receptions all the same.
+    let mut heard = 0;
+    let mut before = take(&mut shard, 500);
+    for offset in 6..100 {
+        let number = take(&mut shard, offset * 100);
+        heard += told(&mut shard, before).len();
+        before = number;
+    }
+    assert!(heard > 30, "{heard} of 94 syncs told something");
+}
+
+#[test]
+fn receptions_that_may_be_lost_are_recorded_again_before_the_spool_hears_so() {
+    let mut shard = shard();
+    let envelope = |sequence| {
+        let id = MessageId { generation: 0, core: 3, sequence };
+        Arc::new(Envelope::new(id, Timestamp(7), 4, ContentFlags::default(), "s@b.test", &["r@a.test"], None))
+    };
+    shard.handle_unrecorded(0, &[envelope(1), envelope(2)], Point { segment: 1, offset: 77 });
+    let records = recorded(&mut shard);
+    assert!(records.iter().all(|(_, kind, _)| *kind == RecordType::Reception));
+    assert_eq!(records.iter().map(|(.., id)| id.sequence).collect::<Vec<_>>(), [1, 2]);
+    let last = records[1].0;
+    assert!(told(&mut shard, last - 1).is_empty());
+    assert_eq!(told(&mut shard, last), [77]);
+    shard.handle_unrecorded(0, &[], Point { segment: 1, offset: 99 });
+    assert!(recorded(&mut shard).is_empty() && told(&mut shard, last).is_empty(), "there was nothing to record");
+}
