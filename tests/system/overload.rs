@@ -52,6 +52,11 @@ impl Flood {
                         match reply.code {
                             250 => told.note([&recipient], reply.text().split(' ').nth(1)),
                             451 | 452 => drop(refused.fetch_add(1, Ordering::Relaxed)),
+                            // Who is refused so often has to come anew.
+                            421 => {
+                                client = Client::connect(smtp);
+                                client.ehlo();
+                            }
                             _ => panic!("neither taken nor refused for now: {reply:?}"),
                         }
                     }
