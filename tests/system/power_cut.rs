@@ -113,10 +113,23 @@ fn replay(trace: &str, disk: &mut PowerCut, told: &Acknowledged, suspensions: &H
     cuts
 }
 
+/// What lacks its records; said when the test fails over it.
+#[derive(Default)]
+struct Missing(Vec<String>);
+
+impl Drop for Missing {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("missing: {:?}", self.0);
+        }
+    }
+}
+
 /// Starts the engine on what the power cut has left: everything that had been said is still true.
 fn judge(mut cut: Cut, told: &Acknowledged) {
     let sink = Sink::start(Features::default());
     let receipts = Receipts::of(&sink);
+    std::process::Command::new("cp").arg("-a").arg(cut.engine.data()).status().unwrap();
     cut.engine.configure(&Config::to(sink.address));
     cut.engine.run();
     let told: HashMap<String, String> = told
@@ -126,9 +139,14 @@ fn judge(mut cut: Cut, told: &Acknowledged) {
         .collect();
     let mut log = LogBook::of(&cut.engine.data().join("log"));
     let what = format!("all of {} recipients, cut at line {}, have their records", told.len(), cut.line);
+    let mut missing = Missing::default();
     until(&what, || {
         log.read_on();
-        told.iter().all(|(recipient, id)| log.ends.contains_key(recipient) && log.receptions.contains_key(id))
+        let lack = |(recipient, id): &(&String, &String)| {
+            !log.ends.contains_key(*recipient) || !log.receptions.contains_key(*id)
+        };
+        missing.0 = told.iter().filter(lack).map(|(recipient, id)| format!("{recipient} {id}")).collect();
+        missing.0.is_empty()
     });
     for recipient in told.keys().filter(|recipient| recipient.ends_with("@waiting.example")) {
         let count = receipts.counts().get(recipient).copied().unwrap_or(0);

@@ -53,15 +53,7 @@ impl Disk for DirectoryDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
-        let create = || OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name));
-        match create() {
-            // Somebody has removed the directory under the running engine.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                create_directory(&self.path)?;
-                create()
-            }
-            result => result,
-        }
+        OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))
     }
 
     fn open(&self, name: &str) -> io::Result<File> {

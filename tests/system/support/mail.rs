@@ -29,7 +29,11 @@ impl Handed {
         let reply = client.send("s@test.example", &[&recipient], body.as_bytes());
         match reply.code {
             250 => self.taken.note([&recipient], reply.text().split(' ').nth(1)),
-            400..500 => drop(self.refused.insert(recipient)),
+            400..500 => {
+                self.refused.insert(recipient);
+                // It may have been refused in the middle.
+                client.command("RSET");
+            }
             _ => panic!("neither taken nor refused for now: {reply:?}"),
         }
         reply.code

@@ -25,6 +25,8 @@ struct Inode {
     /// Of a directory, by name.
     entries: BTreeMap<String, usize>,
     durable_entries: BTreeMap<String, usize>,
+    /// Which sync made it so: of two that overlap, the one that began later, whichever ended first.
+    durable_since: u64,
 }
 
 /// What the disk has heard so far of one directory and everything below it.
@@ -33,6 +35,8 @@ pub struct PowerCut {
     inodes: Vec<Inode>,
     /// Calls that have begun and not ended, by thread: their first half and, of a sync, what it will have made durable.
     begun: BTreeMap<u32, (String, Option<(usize, Inode)>)>,
+    /// Syncs that have begun.
+    syncs: u64,
 }
 
 /// Something that was said to a peer.
@@ -60,7 +64,7 @@ impl PowerCut {
     /// A directory that exists and is empty.
     pub fn of(root: &Path) -> Self {
         let directory = Inode { is_directory: true, ..Inode::default() };
-        Self { root: root.to_path_buf(), inodes: vec![directory], begun: BTreeMap::new() }
+        Self { root: root.to_path_buf(), inodes: vec![directory], begun: BTreeMap::new(), syncs: 0 }
     }
 
     /// The next line of the trace. Gives what is about to be said to a peer: as it begins, not as it ends.
@@ -87,10 +91,11 @@ impl PowerCut {
     }
 
     /// Of a sync, what it will have made durable when it ends well.
-    fn sync_begins(&self, call: &str) -> Option<(usize, Inode)> {
+    fn sync_begins(&mut self, call: &str) -> Option<(usize, Inode)> {
         let arguments = call.strip_prefix("fdatasync(").or_else(|| call.strip_prefix("fsync("))?;
         let inode = self.find(&descriptor(arguments)?)?;
-        Some((inode, self.inodes[inode].clone()))
+        self.syncs += 1;
+        Some((inode, Inode { durable_since: self.syncs, ..self.inodes[inode].clone() }))
     }
 
     fn end(&mut self, text: &str, sync: Option<(usize, Inode)>) {
@@ -99,8 +104,12 @@ impl PowerCut {
             return;
         }
         if let Some((inode, then)) = sync {
-            self.inodes[inode].durable = then.content;
-            self.inodes[inode].durable_entries = then.entries;
+            let inode = &mut self.inodes[inode];
+            if then.durable_since > inode.durable_since {
+                inode.durable = then.content;
+                inode.durable_entries = then.entries;
+                inode.durable_since = then.durable_since;
+            }
             return;
         }
         let paths =
