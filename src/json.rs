@@ -1,6 +1,8 @@
 //! JSON of the API: the one place that names simd-json. Values keep the order of their members, objects with a
 //! member twice are refused (which one was meant?), and depth is bounded.
 
+mod judge;
+
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use simd_json::{Node, StaticNode};
@@ -51,6 +53,9 @@ pub fn parse(text: &[u8]) -> Result<Json, BadJson> {
     if text.iter().all(u8::is_ascii_whitespace) {
         return Err(BadJson("the body is empty".to_owned()));
     }
+    // The parser below takes some texts that are no JSON, and makes something else of them: behind a number it loses
+    // what follows NUL or a second fraction, it wraps exponents, and pairs surrogates with what is none.
+    judge::judge(text).map_err(BadJson)?;
     // The parser works in place, and the caller's text may yet be wanted for a message.
     let mut copy = text.to_vec();
     let tape = simd_json::to_tape(&mut copy).map_err(|error| BadJson(error.to_string()))?;
@@ -253,6 +258,27 @@ mod tests {
         }
         assert!(parse(b"\"\xff\"").is_err());
         assert!(parse(("[".repeat(30) + &"]".repeat(30)).as_bytes()).is_ok());
+        let after = parse(b"{\"a\":\n x}").unwrap_err().to_string();
+        assert_eq!(after, "expected value at line 2 column 2");
         assert_eq!(parse(br#"{"a":1,"a":2}"#).unwrap_err().to_string(), "duplicate field `a`");
+    }
+    #[test]
+    fn nothing_behind_a_number_is_lost() {
+        let numbers =
+            ["123456789.1234556789.1234556789.123", "12345678901234567890123.5.5", "1.2.3", "1e5e5", "01", "1-2"];
+        let texts = numbers.iter().flat_map(|number| [format!("[{number}]"), format!("{{\"a\":{number}}}")]);
+        for text in
+            texts.chain(["[1\x002]".into(), "{\"code\":55\x000,\"tag\":\"t\"}".into(), "[]\0".into(), "1\0".into()])
+        {
+            assert!(parse(text.as_bytes()).is_err(), "{text:?} is taken as {:?}", parse(text.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn nothing_is_taken_for_what_it_is_not() {
+        let strings = [r#"["\ud83d\ufe00"]"#, r#"["\ud83d\ud83d"]"#, r#"["\ud83dx"]"#];
+        for text in strings.into_iter().chain(["[1e4294967297]", "[1e400]"]) {
+            assert!(parse(text.as_bytes()).is_err(), "{text} is taken as {:?}", parse(text.as_bytes()));
+        }
     }
 }

@@ -12,10 +12,15 @@ mod cores;
 mod demo;
 mod engine;
 mod files;
+#[cfg(test)]
+mod fuzz_tests;
 mod http;
 mod inject;
 mod json;
 mod machine;
+#[cfg(test)]
+#[path = "../tests/fuzz/mutation.rs"]
+mod mutation;
 mod preflight;
 mod report;
 mod rules;

@@ -329,6 +329,9 @@ pub const EXECUTOR_POKE_EVERY: Duration = Duration::from_millis(200);
 
 /// Octets of one read from a socket.
 pub const READ_BYTES: usize = 16 * 1024;
+
+/// Octets that an injecting connection brings before other tasks of its core have their turn.
+pub const TURN_BYTES: usize = 64 * 1024;
 /// Requests that a core's ring for sockets takes at once; further ones wait for the next round.
 pub const RING_ENTRIES: u32 = 256;
 /// Answers that it holds; the kernel keeps further ones, and gives up watching, which is begun anew.

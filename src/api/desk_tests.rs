@@ -25,6 +25,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+#[path = "desk_tests/fuzz.rs"]
+mod fuzz;
+
 const CORES: usize = 3;
 const KEY: HashKey = HashKey(1, 2);
 

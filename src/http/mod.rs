@@ -15,6 +15,8 @@ mod body;
 mod connection;
 pub mod form;
 mod framing;
+#[cfg(test)]
+mod fuzz_tests;
 mod head;
 mod incoming;
 mod inflate;

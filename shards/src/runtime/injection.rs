@@ -1,7 +1,7 @@
 //! The tasks of SMTP injection: accept connections, then move octets between each socket and its SMTP server
 //! session, and messages between the session and the brain.
 
-use crate::limits::{ACCEPT_PAUSE_MILLIS, COMMAND_WAIT, READ_BYTES};
+use crate::limits::{ACCEPT_PAUSE_MILLIS, COMMAND_WAIT, READ_BYTES, TURN_BYTES};
 use crate::runtime::clock;
 use crate::runtime::local::{Local, SessionSlot};
 use crate::runtime::report::report;
@@ -108,6 +108,7 @@ async fn run(local: Rc<Local>, stream: Stream) {
         pending: Vec::new(),
         out: Vec::new(),
         sent: 0,
+        busy: 0,
         gone: false,
         slot,
         local,
@@ -132,6 +133,8 @@ struct Injection {
     /// Octets to send, in their final form.
     out: Vec<u8>,
     sent: usize,
+    /// Octets read since other tasks had their turn.
+    busy: usize,
     /// The connection is of no use any more.
     gone: bool,
     slot: SessionSlot,
@@ -160,7 +163,17 @@ impl Injection {
             // With its output gone, the session may want what it had left.
             if self.pending.is_empty() || !self.session.wants_input() {
                 self.read().await;
+                self.give_way().await;
             }
+        }
+    }
+
+    /// Lets other tasks run once in a while: with a peer that never pauses nothing else here ever waits, and one
+    /// connection would have the core to itself.
+    async fn give_way(&mut self) {
+        if self.busy >= TURN_BYTES {
+            self.busy = 0;
+            glommio::executor().yield_task_queue_now().await;
         }
     }
 
@@ -310,6 +323,7 @@ impl Injection {
                     Poll::Ready(())
                 }
                 Poll::Ready(Ok(count)) => {
+                    self.busy += count;
                     self.take_in_buffer(&buffer[..count]);
                     Poll::Ready(())
                 }

@@ -188,6 +188,10 @@ impl Worker {
             // Nobody waits for a record sooner than for its sync. To be woken for every few of them would cost more
             // than to write them.
             if self.commands.is_empty() {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "this is the log's own thread, and nobody waits for it here"
+                )]
                 std::thread::sleep(Duration::from_millis(LOG_GATHER_MS));
             }
         }

@@ -180,11 +180,17 @@ impl ReplyReader {
         while !input.is_empty() {
             let end = memchr::memchr(b'\n', input).map_or(input.len(), |at| at + 1);
             let (part, rest) = input.split_at(end);
-            if self.held.len() - self.line + part.len() > REPLY_LINE_BYTES_MAX {
-                return Err(ReplyError::LineTooLong);
-            }
-            if self.held.len() + part.len() > REPLY_BYTES_MAX {
-                return Err(ReplyError::TooLong);
+            let error = if self.held.len() - self.line + part.len() > REPLY_LINE_BYTES_MAX {
+                Some(ReplyError::LineTooLong)
+            } else if self.held.len() + part.len() > REPLY_BYTES_MAX {
+                Some(ReplyError::TooLong)
+            } else {
+                None
+            };
+            if let Some(error) = error {
+                // As much as is quoted, however the line came.
+                self.held.extend_from_slice(&part[..part.len().min(REPLY_EXCERPT_BYTES_MAX)]);
+                return Err(error);
             }
             self.held.extend_from_slice(part);
             *input = rest;

@@ -131,3 +131,18 @@ fn offers() {
         assert_eq!(parse(text), expected, "{text}");
     }
 }
+
+#[test]
+fn of_a_line_that_is_too_long_the_beginning_is_quoted_however_it_came() {
+    let lines = [b"220 ".to_vec(), vec![b'x'; 2 * REPLY_LINE_BYTES_MAX]].concat();
+    let many =
+        format!("220-{}\r\n", "y".repeat(REPLY_LINE_BYTES_MAX - 8)).repeat(1 + REPLY_BYTES_MAX / REPLY_LINE_BYTES_MAX);
+    for (octets, quoted) in [(lines, "220 xx"), (many.into_bytes(), "220-yy")] {
+        for size in [1, 7, octets.len()] {
+            let mut reader = ReplyReader::default();
+            let mut pieces = octets.chunks(size);
+            let failed = pieces.any(|mut piece| reader.next(&mut piece).is_some_and(|reply| reply.is_err()));
+            assert!(failed && reader.offending_line().starts_with(quoted), "by {size}: {:?}", reader.offending_line());
+        }
+    }
+}

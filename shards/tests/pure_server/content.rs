@@ -18,7 +18,7 @@ fn awkward() -> Vec<(Vec<u8>, bool, bool)> {
         (b"A: b\r\n folded\r\n\tagain\r\n\r\n folded\r\n".to_vec(), false, false),
         (b"no header\r\n.x: y\r\n".to_vec(), false, true),
         (b"A: b\r\nB: c\r\n".to_vec(), false, false),
-        (b" folded\r\nx-mq-tag: text, not header\r\n".to_vec(), false, false),
+        (b" folded\r\nA: b\r\n\r\nx-mq-tag: text, not header\r\n".to_vec(), false, false),
         ("A: é\r\n\r\ntext\r\n".into(), true, false),
         ("A: b\r\n\r\ntéxt\r\n".into(), true, false),
         (all_octets, true, false),
@@ -205,4 +205,19 @@ fn received_header_in_full() {
     let expected = "Received: from e?vil????x ([192.0.2.1])\r\n\tby mx.test with ESMTPS (TLSv1.3 SUITE) id \
                     000000010002000000000001;\r\n\tSun, 22 Nov 2026 01:44:03 +0000\r\n";
     assert_eq!(String::from_utf8_lossy(&driver.messages[0].body), expected);
+}
+
+#[test]
+fn of_two_reasons_the_first_is_given_however_the_text_is_cut() {
+    let long = b"0123456789\r\n".repeat(200);
+    for wrong in [&b"a\nb\r\n"[..], b"a\rb\r\n", b"a\0b\r\n"] {
+        for pieces in ALL_PIECES {
+            let first_too_large = [&long[..], wrong, b".\r\n"].concat();
+            let (replies, _) = inject(config(), FRIEND, &first_too_large, pieces);
+            assert_eq!(replies, ["S: 552 5.3.4 Message is over 2000 octets"], "{pieces:?} {wrong:?}");
+            let first_wrong = [wrong, &long, b".\r\n"].concat();
+            let (replies, _) = inject(config(), FRIEND, &first_wrong, pieces);
+            assert!(replies[0].starts_with("S: 550 5.6."), "{pieces:?} {wrong:?}: {replies:?}");
+        }
+    }
 }

@@ -86,16 +86,26 @@ impl Driver {
                     (1 + (seed >> 33) as usize % 23).min(rest.len())
                 }
             };
-            let (mut piece, behind) = rest.split_at(length);
-            while !piece.is_empty() {
-                let taken = self.session.handle_bytes(piece, NOW);
-                piece = &piece[taken..];
-                let before = self.transcript.len();
-                self.pump();
-                assert!(taken > 0 || self.transcript.len() > before, "the session neither takes input nor acts");
-            }
+            let (piece, behind) = rest.split_at(length);
+            self.offer(piece);
             rest = behind;
         }
+        self.secure();
+    }
+
+    /// Gives it all of one piece, and answers what it asks, but for the handshake.
+    pub fn offer(&mut self, mut piece: &[u8]) {
+        while !piece.is_empty() {
+            let taken = self.session.handle_bytes(piece, NOW);
+            piece = &piece[taken..];
+            let before = self.transcript.len();
+            self.pump();
+            assert!(taken > 0 || self.transcript.len() > before, "the session neither takes input nor acts");
+        }
+    }
+
+    /// Carries out the handshake that it asked for.
+    pub fn secure(&mut self) {
         self.pump();
         if std::mem::take(&mut self.wants_tls) {
             self.session.handle_tls_ready("TLSv1.3", "SUITE", NOW);

@@ -68,6 +68,22 @@ fn none_of_them_from_another_peer() {
     }
 }
 
+/// Behind our own Received header a folded line belongs to that, and the header goes on behind it.
+#[test]
+fn none_of_them_gets_past_behind_a_first_line_that_is_folded() {
+    let peer = PeerFacts { may_relay: true, ..STRANGER };
+    for pieces in ALL_PIECES {
+        let text = format!(" folded\r\n\tagain\r\n{FULL}.\r\n");
+        let left = format!(" folded\r\n\tagain\r\n{LEFT}");
+        let (_, messages) = inject(config(), peer, text.as_bytes(), pieces);
+        assert_eq!(String::from_utf8_lossy(text_of(&messages[0])), left, "{pieces:?}");
+        assert_eq!(messages[0].extras, None);
+        let (_, messages) = inject(config(), FRIEND, text.as_bytes(), pieces);
+        assert_eq!(String::from_utf8_lossy(text_of(&messages[0])), left, "{pieces:?}");
+        assert_eq!(messages[0].extras.as_deref(), Some(&extras()));
+    }
+}
+
 #[test]
 fn what_cannot_be_obeyed_is_refused_by_name() {
     let long = "x".repeat(1100);

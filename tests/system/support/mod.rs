@@ -17,6 +17,7 @@ pub mod mail;
 pub mod mounts;
 pub mod names;
 pub mod ports;
+pub mod postfix;
 pub mod power;
 pub mod programs;
 pub mod random;

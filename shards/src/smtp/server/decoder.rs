@@ -156,13 +156,19 @@ impl Decoder {
         let (mut kept, mut at) = (0, 0);
         while let Some(&octet) = input.get(at) {
             match self.line {
-                Line::Inside => at = self.within_line(input, at),
+                Line::Inside => {
+                    let (end, wrong) = self.within_line(input, at);
+                    if let Some(reason) = wrong {
+                        kept = self.refuse_at(reason, input, kept, end - 1);
+                    }
+                    at = end;
+                }
                 Line::Cr if octet == b'\n' => {
                     at += 1;
                     (self.line, self.line_bytes) = (Line::Start, 0);
                 }
                 Line::Cr => {
-                    self.refuse(ContentRefusal::BareLineEnd);
+                    kept = self.refuse_at(ContentRefusal::BareLineEnd, input, kept, at);
                     self.line = Line::Inside;
                 }
                 Line::Start if stuffed && octet == b'.' => {
@@ -196,8 +202,16 @@ impl Decoder {
         (at, false)
     }
 
-    /// Goes on from `at` to behind the next octet that matters, or to the end.
-    fn within_line(&mut self, input: &[u8], at: usize) -> usize {
+    /// Refuses for what was found at `at`, once what stands before it, from `kept` on, is counted: which of two reasons
+    /// comes first must not depend on how the octets arrived. Gives the new `kept`.
+    fn refuse_at(&mut self, reason: ContentRefusal, input: &[u8], kept: usize, at: usize) -> usize {
+        self.keep(&input[kept..at]);
+        self.refuse(reason);
+        at
+    }
+
+    /// Goes on from `at` to behind the next octet that matters, or to the end; what is wrong with that octet, if so.
+    fn within_line(&mut self, input: &[u8], at: usize) -> (usize, Option<ContentRefusal>) {
         let found = memchr::memchr3(b'\r', b'\n', 0, &input[at..]);
         let length = found.unwrap_or(input.len() - at);
         self.line_bytes += length;
@@ -205,14 +219,17 @@ impl Decoder {
             self.refuse(ContentRefusal::LongLine);
         }
         if found.is_none() {
-            return input.len();
+            return (input.len(), None);
         }
-        match input[at + length] {
-            b'\r' => self.line = Line::Cr,
-            b'\n' => self.refuse(ContentRefusal::BareLineEnd),
-            _ => self.refuse(ContentRefusal::Nul),
-        }
-        at + length + 1
+        let wrong = match input[at + length] {
+            b'\r' => {
+                self.line = Line::Cr;
+                None
+            }
+            b'\n' => Some(ContentRefusal::BareLineEnd),
+            _ => Some(ContentRefusal::Nul),
+        };
+        (at + length + 1, wrong)
     }
 
     fn keep(&mut self, run: &[u8]) {

@@ -64,7 +64,8 @@ impl HeaderScan {
         let folded = matches!(first, b' ' | b'\t');
         match self.place {
             Place::Done => return Ok(()),
-            Place::Field(_) if folded => return self.check_size(body),
+            // Before the first field it continues our own Received header, for whoever reads the message.
+            Place::Field(_) | Place::Start if folded => return self.check_size(body),
             Place::Field(start) => self.field_ended(body, start)?,
             Place::Start => {}
         }
@@ -72,7 +73,7 @@ impl HeaderScan {
             return Ok(());
         }
         // An empty line ends the block (RFC 5322 §2.1); so does a line that cannot begin a field.
-        self.place = if folded || first == b'\r' { Place::Done } else { Place::Field(body.len()) };
+        self.place = if first == b'\r' { Place::Done } else { Place::Field(body.len()) };
         self.check_size(body)
     }
 
