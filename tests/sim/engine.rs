@@ -10,7 +10,7 @@ use mailrace_shards::shard::{Shard, ShardConfig};
 use mailrace_shards::spool::journal::JournalOptions;
 use mailrace_shards::spool::memory_disk::{Fault, MemoryDisk, Survival};
 use mailrace_shards::spool::recover;
-use mailrace_shards::spool::report::{RecoveredMessage, SpoolCompletion};
+use mailrace_shards::spool::report::{Recovered, SpoolCompletion};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -55,7 +55,12 @@ impl World {
         // Rules before the mail that was recovered: none of it may be picked without them.
         self.publish_at_start();
         for (core, found) in recovered.into_iter().enumerate() {
-            self.with_shard(core, |shard, _| found.into_iter().for_each(|message| shard.handle_recovered(message)));
+            for (spool, found) in found {
+                self.with_shard(core, |shard, _| {
+                    shard.handle_unrecorded(spool, &found.unrecorded, found.recorded);
+                    found.messages.into_iter().for_each(|message| shard.handle_recovered(message));
+                });
+            }
             let offset = self.random.below(SECOND / 100);
             self.on_core(core, offset, Happening::Tick);
         }
@@ -66,8 +71,8 @@ impl World {
     }
 
     /// What was found, for each core.
-    fn open_spools(&mut self, cores: usize) -> Result<Vec<Vec<RecoveredMessage>>, ()> {
-        let mut found: Vec<Vec<RecoveredMessage>> = (0..cores).map(|_| Vec::new()).collect();
+    fn open_spools(&mut self, cores: usize) -> Result<Vec<Vec<(u16, Recovered)>>, ()> {
+        let mut found: Vec<Vec<(u16, Recovered)>> = (0..cores).map(|_| Vec::new()).collect();
         for core in 0..cores as u16 {
             self.spools.entry(core).or_insert_with(|| Spool::new(MemoryDisk::new(), None));
         }
@@ -89,7 +94,7 @@ impl World {
                 let why = format!("{:?}", dropped.why);
                 self.report.count("recovery dropped", why.split('(').next().unwrap_or_default());
             }
-            found[usize::from(number) % cores].extend(recovered.messages);
+            found[usize::from(number) % cores].push((number, recovered));
             self.spools.insert(number, Spool::new(disk, Some(journal)));
         }
         Ok(found)

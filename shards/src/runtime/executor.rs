@@ -215,13 +215,13 @@ mod tests {
             });
         });
         for _ in 0..3 {
-            std::thread::sleep(Duration::from_millis(150));
+            std::thread::park_timeout(Duration::from_millis(150));
             pulse.poke();
             let mut patience = 1000;
             while pulse.pokes.load(Ordering::Relaxed) > 0 {
                 assert!(patience > 0, "it did not wake");
                 patience -= 1;
-                std::thread::sleep(Duration::from_millis(10));
+                std::thread::park_timeout(Duration::from_millis(10));
             }
         }
         end.0.store(true, Ordering::SeqCst);

@@ -100,6 +100,11 @@ impl SegmentState {
     pub fn needed(&self) -> u64 {
         self.live + self.refers.values().sum::<u64>()
     }
+
+    /// Nothing in it is needed: it only waits for those before it to go.
+    fn is_idle(&self) -> bool {
+        self.open == 0 && self.refers.is_empty()
+    }
 }
 
 /// What became of a message's recipients so far, for writing it again.
@@ -316,7 +321,7 @@ impl Ledger {
     pub fn removable(&self) -> Vec<u32> {
         let mut found = Vec::new();
         for (&segment, state) in &self.segments {
-            if state.sealed && state.open == 0 && state.refers.is_empty() && self.all_recorded(segment, state) {
+            if state.sealed && state.is_idle() && self.all_recorded(segment, state) {
                 found.push(segment);
             }
             if state.superseded {
@@ -333,8 +338,9 @@ impl Ledger {
     #[must_use]
     pub fn victim(&self, slack: u64) -> Option<u32> {
         let candidates = || {
-            let ready =
-                |segment, state: &SegmentState| state.sealed && !state.stuck && self.all_recorded(segment, state);
+            let ready = |segment, state: &SegmentState| {
+                state.sealed && !state.stuck && !state.is_idle() && self.all_recorded(segment, state)
+            };
             self.segments.iter().filter(move |(segment, state)| ready(**segment, state))
         };
         if let Some((&segment, _)) = candidates().find(|(_, state)| state.superseded) {
