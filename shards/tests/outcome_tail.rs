@@ -215,3 +215,19 @@ fn the_file_of_unlogged_ends_begins_anew_when_all_in_it_is_stored() {
     // A kill before the new file's place was stored.
     assert_eq!(world.uncounted(Some(&places)).0, 5, "the old file is known to be another");
 }
+
+/// A reception that is recorded again after a crash bears the time of the first: it must not name a rotated file.
+#[test]
+fn what_is_recorded_with_an_old_time_does_not_disturb_the_order_of_files() {
+    let mut world = World::new("tail-old-time");
+    world.record(100, 3, false);
+    let stored = world.take();
+    world.stop();
+    world.run();
+    world.record(1, 4, false);
+    let between = world.take();
+    world.record(101, 5, false);
+    world.stop();
+    assert_eq!(world.uncounted(Some(&stored.places)).0, 9);
+    assert_eq!(world.uncounted(Some(&between.places)).0, 5);
+}

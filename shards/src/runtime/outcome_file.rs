@@ -32,7 +32,10 @@ impl LogFile {
     /// octets that were.
     pub(super) fn open(directory: &Path, shard: u16) -> io::Result<(Self, u64)> {
         create_directory(directory)?;
-        Self::open_at(directory.join(current_name(shard)), shard)
+        let (file, torn) = Self::open_at(directory.join(current_name(shard)), shard)?;
+        // Names sort over starts, too: a reception that is recorded again bears the time of the first.
+        let rotated_at = newest_rotation(directory, shard)?;
+        Ok((Self { rotated_at, ..file }, torn))
     }
 
     /// The same of the file of unlogged ends.
@@ -115,7 +118,7 @@ impl LogFile {
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         create_directory(self.directory())?;
         let (fresh, _) = Self::open_at(self.path.clone(), self.shard)?;
-        *self = Self { rotated_at: self.rotated_at, ..fresh };
+        *self = Self { rotated_at: self.rotated_at.max(fresh.rotated_at), ..fresh };
         Ok(())
     }
 
@@ -186,6 +189,23 @@ pub(super) fn rotated_stamp(at: Timestamp) -> String {
     format!("{}Z", moment.strftime("%Y%m%dT%H%M%S%.3f"))
 }
 
+/// The time in the name of the file of a shard that was rotated last; before all times when there is none.
+fn newest_rotation(directory: &Path, shard: u16) -> io::Result<Timestamp> {
+    let mut newest = None;
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let Some((of, stamp)) = name.to_str().and_then(rotated) else { continue };
+        if of == shard && newest.as_deref().is_none_or(|newest| newest < stamp) {
+            newest = Some(stamp.to_owned());
+        }
+    }
+    let moment = newest.as_deref().and_then(|stamp| stamp.split_once('Z')).and_then(|(moment, _)| {
+        let moment = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S%.f", moment).ok()?;
+        moment.in_tz("UTC").ok()
+    });
+    Ok(moment.map_or(Timestamp(i64::MIN), |moment| Timestamp(moment.timestamp().as_millisecond())))
+}
+
 /// Sorts by time as text: `delivery-000.20260131T235959.123Z-000.jsonl`.
 fn rotated_name(shard: u16, at: Timestamp, count: u32) -> String {
     format!("delivery-{shard:03}.{}-{count:03}.jsonl", rotated_stamp(at))
@@ -203,9 +223,11 @@ pub(super) fn rotated(name: &str) -> Option<(u16, &str)> {
     Some((shard.parse().ok().filter(|_| digits)?, stamp))
 }
 
-/// What tells a file from all others: a hash of its first line, or of as much of it as lines are looked at. `None`
-/// while it has no line. (Two files never begin alike: a line holds a message's id or the moment of its making.)
+/// What tells a file from all others: a hash of its number in the file system and of its first line, or of as much of
+/// it as lines are looked at. `None` while it has no line. (Numbers are used again, and two files may begin with the
+/// same reception, which is recorded again after a crash; not both.)
 pub(super) fn fingerprint(file: &File) -> io::Result<Option<u64>> {
+    let number = file.metadata()?.ino();
     let mut head = vec![0; FINGERPRINT_BYTES];
     let mut filled = 0;
     while filled < head.len() {
@@ -217,6 +239,7 @@ pub(super) fn fingerprint(file: &File) -> io::Result<Option<u64>> {
     let end = memchr::memchr(b'\n', &head[..filled]).or((filled == head.len()).then_some(filled));
     Ok(end.map(|end| {
         let mut hasher = SipHasher13::new();
+        hasher.write_u64(number);
         hasher.write(&head[..end]);
         hasher.finish()
     }))
