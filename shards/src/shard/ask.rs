@@ -9,8 +9,8 @@ use crate::limits::ASK_DESTINATIONS_AT_ONCE;
 use crate::limits::{ASK_AT_ONCE_MILLIS, ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_TICK, ASK_MILLIS, ASKS_MAX};
 use crate::message::MessageId;
 use crate::outcome::{EnhancedCode, RecordType, Response, RuleMark, Verb};
-use crate::queue::{BucketId, Entry, EntryId, NextHop, State};
-use crate::rules::{BucketFacts, Decision, Facts, Fields, MessageFacts, Moment, PathFacts, Scope};
+use crate::queue::{EntryId, State};
+use crate::rules::{Decision, Facts, Fields, MessageFacts, Moment, PathFacts, Scope};
 use crate::time::{Instant, Now, Timestamp};
 use hashbrown::HashMap;
 use std::cmp::Reverse;
@@ -232,29 +232,6 @@ impl Shard {
             scope.covers(&Facts { bucket: facts, message, path })
         };
         entry.recipients.iter().filter(covers).count() as u64
-    }
-
-    /// What is known of all messages of an entry's bucket.
-    pub(super) fn bucket_facts(&self, entry: &Entry) -> BucketFacts<'_> {
-        self.facts_of(entry.bucket)
-    }
-
-    /// What is known of all messages of a bucket.
-    fn facts_of(&self, bucket: BucketId) -> BucketFacts<'_> {
-        let key = self.queue.bucket_key(bucket);
-        let (domain, next_hop) = self.queue.destination(self.queue.destination_of(bucket));
-        let pool = self.buckets.get(bucket).and_then(|state| state.eligible.pool.as_deref());
-        BucketFacts {
-            domain,
-            routing_domain: match next_hop {
-                NextHop::Domain(domain) => Some(domain),
-                NextHop::Recipient | NextHop::Host(_) => None,
-            },
-            campaign: key.campaign.as_deref(),
-            tenant: key.tenant.as_deref(),
-            pool: pool.or(key.pool.as_deref()),
-            queue: self.queue.bucket_name(bucket),
-        }
     }
 
     /// Messages that `scope` covers, on the path that they take, whose end-of-data has left and is not answered, by

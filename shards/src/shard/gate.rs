@@ -7,7 +7,7 @@ use super::Shard;
 use crate::event::SessionId;
 use crate::limits::{ENDED_QUEUES_MAX, OTHER_QUEUES};
 use crate::outcome::{RecordType, Response, RuleMark, Verb};
-use crate::queue::{BucketId, EntryId, HeldBy, NextHop, State};
+use crate::queue::{BucketId, EntryId, HeldBy, NextHop, Queue, State};
 use crate::rules::{BucketFacts, Decision, Facts, MessageFacts, Moment, PathFacts, RuleTable, Ruling, Stamp};
 use crate::spool::report::{Progress, Standing};
 use crate::time::{Now, Timestamp};
@@ -102,25 +102,19 @@ impl Shard {
         self.judge(entry, PathFacts { source_ip, path: Some(&path_name), remote_ip }, Moment::Attempt, now)
     }
 
+    /// What is known of all messages of a bucket.
+    pub(super) fn facts_of(&self, bucket: BucketId) -> BucketFacts<'_> {
+        let pool = self.buckets.get(bucket).and_then(|state| state.eligible.pool.as_deref());
+        bucket_facts(&self.queue, bucket, pool)
+    }
+
     /// What the rules say of an entry.
     pub(super) fn judge(&mut self, id: EntryId, path: PathFacts<'_>, moment: Moment, now: Now) -> Judgement {
         self.counters.judged += 1;
         let Self { rules, queue, buckets, .. } = self;
         let entry = queue.entry(id);
-        let key = queue.bucket_key(entry.bucket);
-        let (domain, next_hop) = queue.destination(queue.destination_of(entry.bucket));
         let pool = buckets.get(entry.bucket).and_then(|state| state.eligible.pool.clone());
-        let bucket_facts = BucketFacts {
-            domain,
-            routing_domain: match next_hop {
-                NextHop::Domain(domain) => Some(domain),
-                NextHop::Recipient | NextHop::Host(_) => None,
-            },
-            campaign: key.campaign.as_deref(),
-            tenant: key.tenant.as_deref(),
-            pool: pool.as_deref().or(key.pool.as_deref()),
-            queue: queue.bucket_name(entry.bucket),
-        };
+        let bucket_facts = bucket_facts(queue, entry.bucket, pool.as_deref());
         let fresh;
         let verdict = match buckets.get_mut(entry.bucket) {
             Some(state) => {
@@ -289,6 +283,23 @@ impl Shard {
         outcome.rule = Some(mark);
         outcome.attempts = attempts;
         self.record(outcome);
+    }
+}
+
+/// What is known of all messages of a bucket; `pool` is the one that their own choice came to, when that is known.
+fn bucket_facts<'a>(queue: &'a Queue, bucket: BucketId, pool: Option<&'a str>) -> BucketFacts<'a> {
+    let key = queue.bucket_key(bucket);
+    let (domain, next_hop) = queue.destination(queue.destination_of(bucket));
+    BucketFacts {
+        domain,
+        routing_domain: match next_hop {
+            NextHop::Domain(domain) => Some(domain),
+            NextHop::Recipient | NextHop::Host(_) => None,
+        },
+        campaign: key.campaign.as_deref(),
+        tenant: key.tenant.as_deref(),
+        pool: pool.or(key.pool.as_deref()),
+        queue: queue.bucket_name(bucket),
     }
 }
 

@@ -158,7 +158,7 @@ impl Shard {
             Bind::System | Bind::Unusable => None,
         };
         let path = PathFacts { source_ip, path: Some(&name), remote_ip: Some(peer.ip()) };
-        let facts = Facts { bucket: self.bucket_facts(self.queue.entry(entry)), message: None, path };
+        let facts = Facts { bucket: self.facts_of(self.queue.entry(entry).bucket), message: None, path };
         let verdict = self.rules.verdict(&facts, Moment::Attempt, now.utc);
         (!matches!(verdict.decision, Decision::Hold { .. }), verdict.stamp)
     }
