@@ -216,6 +216,10 @@ pub const SWEEP_ENTRIES_PER_TICK: usize = 512;
 /// Due entries that one tick makes ready; the rest follow in the next tick.
 pub const DUE_ENTRIES_PER_TICK: usize = 2048;
 
+/// Timers that ring within a minute or two and that one tick puts in their order. Of more, the rest follows in the next
+/// tick, and rings late only when that takes longer than until then.
+pub const TIMERS_GATHERED_PER_TICK: usize = 4096;
+
 /// Hosts of one site that a session tries before the site counts as failed.
 pub const HOSTS_TRIED: usize = 10;
 

@@ -4,12 +4,13 @@
 use super::bucket::{Bucket, BucketId, BucketIndexKey, BucketKey, BucketQuery, HeldBy};
 use super::destination::{Destination, DestinationId, DestinationKey, DestinationQuery, NextHop, queue_name};
 use super::entry::{Entry, EntryId, NewEntry, State};
+use super::order::Order;
 use super::timers::Timers;
 use crate::message::{Location, MessageId};
 use crate::time::Timestamp;
 use hashbrown::{HashMap, HashTable};
 use slab::Slab;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// How many entries are in which state, over the whole queue.
@@ -57,20 +58,7 @@ impl Queue {
         let due = new.due.filter(|due| *due > now);
         let state = if due.is_some() { State::Waiting } else { State::Ready };
         let timer = due.map_or(new.expires, |due| due.min(new.expires));
-        let id = EntryId(index(self.entries.insert(Entry {
-            envelope: new.envelope,
-            recipients: new.recipients,
-            location: new.location,
-            body: new.body,
-            bucket,
-            attempts: new.attempts,
-            state,
-            maybe_delivered: new.maybe_delivered,
-            hosts_tried: 0,
-            place,
-            timer,
-            expires: new.expires,
-        })));
+        let id = EntryId(index(self.entries.insert(Entry::new(new, bucket, state, place, timer))));
         self.timers.push(timer, place, id);
         let hash = hash_of(self.entries[id.0 as usize].envelope.id());
         let entries = &self.entries;
@@ -80,7 +68,7 @@ impl Queue {
         self.destinations[destination.0 as usize].total += 1;
         self.count(state, 1);
         if state == State::Ready {
-            self.buckets[bucket.0 as usize].ready.push_back((place, id));
+            self.buckets[bucket.0 as usize].order.append(&mut self.entries, id);
             self.list(bucket);
             self.add_ready(bucket, 1);
         }
@@ -115,7 +103,7 @@ impl Queue {
     pub fn relocate(&mut self, id: MessageId, location: Location) {
         let entries: Vec<EntryId> = self.of_message(id).collect();
         for entry in entries {
-            self.entries[entry.0 as usize].location = location;
+            self.entries[entry.0 as usize].set_location(location);
         }
     }
 
@@ -129,10 +117,9 @@ impl Queue {
         let turns = self.destinations[destination.0 as usize].ring.len();
         for _ in 0..turns {
             let bucket_id = *self.destinations[destination.0 as usize].ring.front()?;
-            self.drop_stale(bucket_id);
             let bucket = &mut self.buckets[bucket_id.0 as usize];
             let ring = &mut self.destinations[destination.0 as usize].ring;
-            let Some((_, entry)) = bucket.front().filter(|_| bucket.held.is_none()) else {
+            let Some(entry) = bucket.front(&self.entries).filter(|_| bucket.held.is_none()) else {
                 bucket.listed = false;
                 ring.pop_front();
                 continue;
@@ -216,8 +203,7 @@ impl Queue {
 
     /// The entry that leaves a bucket next, whether it is held or not.
     pub fn next_of(&mut self, id: BucketId) -> Option<EntryId> {
-        self.drop_stale(id);
-        self.buckets[id.0 as usize].front().map(|(_, entry)| entry)
+        self.buckets[id.0 as usize].front(&self.entries)
     }
 
     /// The place given last: whatever comes later has a greater one.
@@ -318,8 +304,7 @@ impl Queue {
             key: key.clone(),
             destination,
             queue_name: Arc::from(name),
-            ready: VecDeque::new(),
-            returned: BinaryHeap::new(),
+            order: Order::default(),
             total: 0,
             ready_count: 0,
             held: None,
@@ -337,10 +322,8 @@ impl Queue {
 
     pub(super) fn trim_timers(&mut self) {
         if self.timers.overgrown(self.entries.len()) {
-            let entries = &self.entries;
-            self.timers.rebuild(|at, place, id| {
-                entries.get(id.0 as usize).is_some_and(|entry| entry.place == place && entry.timer == at)
-            });
+            let live = self.entries.iter().map(|(at, entry)| (entry.timer, entry.place, EntryId(index(at))));
+            self.timers.rebuild(live);
         }
     }
 }

@@ -260,8 +260,8 @@ impl Shard {
         let entry = self.queue.entry(id);
         MessageView {
             envelope: entry.envelope.clone(),
-            location: entry.location,
-            recipients: entry.recipients.clone(),
+            location: entry.location(),
+            recipients: entry.recipients.to_list(),
             queue: self.queue.bucket_name(entry.bucket).clone(),
             attempts: entry.attempts,
             expires: entry.expires,
@@ -292,7 +292,7 @@ impl Shard {
         let entry = self.queue.entry(id);
         let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);
         let bucket = self.facts_of(entry.bucket);
-        for recipient in &entry.recipients {
+        for recipient in &*entry.recipients {
             let address = entry.envelope.recipient(usize::from(*recipient));
             let message = Some(MessageFacts { address, tags, tag_hashes: &[] });
             let facts = Facts { bucket, message, ..Facts::default() };
