@@ -332,7 +332,7 @@ pub const EXECUTOR_STARTS: usize = 3;
 pub const EXECUTOR_POKE_EVERY: Duration = Duration::from_millis(200);
 
 /// Octets of one read from a socket.
-pub const READ_BYTES: usize = 16 * 1024;
+pub const READ_BYTES: usize = 64 * 1024;
 
 /// Octets that an injecting connection brings before other tasks of its core have their turn.
 pub const TURN_BYTES: usize = 64 * 1024;
@@ -347,6 +347,13 @@ pub const RING_ROUNDS_PER_TURN: usize = 64;
 
 /// Octets that a session makes ready to send at a time; bounds the copy of a large body in memory.
 pub const FILL_BYTES: usize = 64 * 1024;
+
+/// Octets of a body from which on they are sent from where they stand, when nothing in them changes on the way. Fewer
+/// are copied behind the commands before them.
+pub const REFERRED_BYTES_MIN: usize = 16 * 1024;
+
+/// Octets of a body's end that are copied all the same, so that they leave together with what follows.
+pub const REFERRED_TAIL_BYTES: usize = 4 * 1024;
 
 /// Backlog of listening sockets.
 pub const LISTEN_BACKLOG: i32 = 4_096;
