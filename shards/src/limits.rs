@@ -244,6 +244,21 @@ pub const ASKS_MAX: usize = 64;
 /// Entries that a tick looks at for a question.
 pub const ASK_ENTRIES_PER_TICK: usize = 4096;
 
+/// Entries that are looked at beyond that before the clock is, some tens of microseconds.
+pub const ASK_ENTRIES_PER_SLICE: usize = 256;
+
+/// How long a core that has nothing else to do answers questions before others have their turn…
+pub const ASK_SLICE_MICROS: u64 = 1000;
+
+/// …and how long it waits then. Mail that moves meanwhile says that it has something else to do.
+pub const ASK_PAUSE_MICROS: u64 = 200;
+
+/// How long mail that was found on disk is put into the queue at a start before others have their turn.
+pub const POSTING_SLICE_MICROS: u64 = 2000;
+
+/// Messages of it that are put there before the clock is looked at.
+pub const POSTING_MESSAGES: usize = 32;
+
 /// A question is answered with what is known after this time.
 pub const ASK_MILLIS: u64 = 4_500;
 

@@ -126,6 +126,8 @@ pub struct Local {
     pub(super) injectors: Injectors,
     pub(super) reads: RefCell<HashMap<u64, Rc<Answer<io::Result<Body>>>>>,
     next_read: Cell<u64>,
+    /// Given when a question has come that needs more than a look.
+    pub(super) asked: Answer<()>,
     /// TLS towards other hosts.
     pub client_tls: ClientTls,
     /// Configuration of injecting sessions.
@@ -181,6 +183,7 @@ impl Local {
             injectors: Injectors::default(),
             reads: RefCell::default(),
             next_read: Cell::new(0),
+            asked: Answer::default(),
             client_tls: ClientTls::new(),
             server_config: RefCell::new(Arc::new(ServerConfig::from(&*settings))),
             bodies: shared.bodies.clone(),
@@ -262,6 +265,13 @@ impl Local {
     #[must_use]
     pub fn own_spool(&self) -> &SpoolHandle {
         &self.spools[0].1
+    }
+
+    /// One of this core's spools.
+    #[must_use]
+    pub fn spool(&self, number: u16) -> &SpoolHandle {
+        let handle = self.spools.iter().find(|(of, _)| *of == number);
+        &handle.expect("only spools of this core are named to it").1
     }
 
     /// Why a spool of this core takes no new mail, or nothing of what became of its mail.
@@ -388,10 +398,8 @@ impl Local {
             outbox.records = records;
         }
         for (spool, batch) in &mut outbox.progress {
-            let handle = self.spools.iter().find(|(of, _)| of == spool);
-            let (_, handle) = handle.expect("progress comes only for spools of this core");
             if !batch.is_empty()
-                && let Err(Full(rest)) = handle.progress(std::mem::take(batch))
+                && let Err(Full(rest)) = self.spool(*spool).progress(std::mem::take(batch))
             {
                 *batch = rest;
             }
