@@ -102,7 +102,7 @@ fn a_queued_message_is_small() {
     );
     // The vector of envelopes takes eight.
     assert!(envelopes <= 80 + 60 + 8, "{envelopes} octets of envelope");
-    assert!(ready <= 140, "{ready} octets of queue");
-    assert!(waiting <= 140, "{waiting} octets of queue when it waits");
+    assert!(ready <= 108, "{ready} octets of queue");
+    assert!(waiting <= 108, "{waiting} octets of queue when it waits");
     assert!(spool <= 24, "{spool} octets of spool");
 }

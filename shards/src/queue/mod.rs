@@ -6,6 +6,7 @@
 
 mod bucket;
 mod destination;
+mod entries;
 mod entry;
 mod moves;
 mod order;

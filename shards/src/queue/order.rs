@@ -2,8 +2,8 @@
 //! that go back to an earlier place. Nothing here changes an entry's state or counts it.
 
 use super::bucket::Bucket;
+use super::entries::Entries;
 use super::entry::{Entry, EntryId, State};
-use slab::Slab;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -38,7 +38,7 @@ fn linked(link: Option<Link>) -> Option<EntryId> {
 
 impl Order {
     /// Puts an entry behind all others; its place is the greatest.
-    pub fn append(&mut self, entries: &mut Slab<Entry>, id: EntryId) {
+    pub fn append(&mut self, entries: &mut Entries, id: EntryId) {
         let last = self.last.replace(id);
         let entry = &mut entries[id.0 as usize];
         entry.links = Links { before: last.and_then(link), behind: None };
@@ -55,7 +55,7 @@ impl Order {
     }
 
     /// Takes an entry out. One that had gone back is forgotten when it comes to the front.
-    pub fn leave(&mut self, entries: &mut Slab<Entry>, id: EntryId) {
+    pub fn leave(&mut self, entries: &mut Entries, id: EntryId) {
         let entry = &mut entries[id.0 as usize];
         let (place, links) = (entry.place, std::mem::take(&mut entry.links));
         if !std::mem::take(&mut entry.chained) {
@@ -75,7 +75,7 @@ impl Order {
     }
 
     /// The entry that leaves next.
-    pub fn front(&mut self, entries: &Slab<Entry>) -> Option<EntryId> {
+    pub fn front(&mut self, entries: &Entries) -> Option<EntryId> {
         while let Some(&Reverse((place, id))) = self.returned.peek() {
             let waits = |entry: &&Entry| entry.place == place && entry.state == State::Ready;
             if entries.get(id.0 as usize).filter(waits).is_none() {
@@ -91,7 +91,7 @@ impl Order {
 
 impl Bucket {
     /// The entry that leaves next, whether the bucket is held or not.
-    pub fn front(&mut self, entries: &Slab<Entry>) -> Option<EntryId> {
+    pub fn front(&mut self, entries: &Entries) -> Option<EntryId> {
         self.order.front(entries)
     }
 }

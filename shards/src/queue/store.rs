@@ -3,6 +3,7 @@
 
 use super::bucket::{Bucket, BucketId, BucketIndexKey, BucketKey, BucketQuery, HeldBy};
 use super::destination::{Destination, DestinationId, DestinationKey, DestinationQuery, NextHop, queue_name};
+use super::entries::Entries;
 use super::entry::{Entry, EntryId, NewEntry, State};
 use super::order::Order;
 use super::timers::Timers;
@@ -38,7 +39,7 @@ pub enum Due {
 /// One core's queue.
 #[derive(Debug, Default)]
 pub struct Queue {
-    pub(super) entries: Slab<Entry>,
+    pub(super) entries: Entries,
     pub(super) buckets: Slab<Bucket>,
     pub(super) destinations: Slab<Destination>,
     bucket_index: HashMap<BucketIndexKey, BucketId>,
@@ -251,20 +252,20 @@ impl Queue {
     /// Whether there is no entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.len() == 0
     }
 
     /// Ids of all entries, for sweeps in slices: `after` is the last id seen.
     pub fn entries_after(&self, after: Option<EntryId>, limit: usize) -> impl Iterator<Item = (EntryId, &Entry)> {
         let from = after.map_or(0, |id| id.0 as usize + 1);
-        let until = self.entries.capacity().min(from.saturating_add(limit));
+        let until = self.entries.bound().min(from.saturating_add(limit));
         (from..until).filter_map(|at| self.entries.get(at).map(|entry| (EntryId(index(at)), entry)))
     }
 
     /// Upper bound of entry ids, for sweeps.
     #[must_use]
     pub fn entry_id_bound(&self) -> usize {
-        self.entries.capacity()
+        self.entries.bound()
     }
 
     fn bucket_for(&mut self, new: &NewEntry) -> BucketId {
