@@ -6,17 +6,19 @@ use mailrace_shards::message::{Body, ContentFlags, Envelope, MessageId};
 use mailrace_shards::settings::TlsPolicy;
 use mailrace_shards::smtp::client::{ClientEvent, Outgoing, Session, Transaction};
 use mailrace_shards::time::{Instant, Timestamp};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 const NOW: Instant = Instant(0);
 
-/// A session over a connection that offers this, with three messages of these sizes.
-fn session(offers: &[u8], size: usize, dot_lines: bool) -> Session {
+/// A session over a connection that offers this, and three messages for it, two of this size.
+fn session(offers: &[u8], size: usize, dot_lines: bool) -> (Session, VecDeque<Transaction>) {
     let mut session = Session::new(config(TlsPolicy::Disabled), NOW);
     session.handle_bytes(b"220 hello\r\n", NOW);
     session.fill(&mut Vec::new(), 1000, &mut Vec::new(), NOW);
     session.handle_bytes(offers, NOW);
     assert!(matches!(session.poll_event(), Some(ClientEvent::Ready(_))));
+    let mut transactions = VecDeque::new();
     for (token, size) in (1..).zip([size, 10, size]) {
         let line = if dot_lines { &b"..a line that begins with dots\r\n"[..] } else { b"a line like others\r\n" };
         let mut body: Vec<u8> = line.iter().copied().cycle().take(size.saturating_sub(2)).collect();
@@ -32,9 +34,10 @@ fn session(offers: &[u8], size: usize, dot_lines: bool) -> Session {
             None,
         );
         let recipients = std::iter::once(0).collect();
-        session.submit(Transaction { token, envelope: Arc::new(envelope), recipients, body: Body::from(body) }, NOW);
+        let body = Body::from(body);
+        transactions.push_back(Transaction { token, envelope: Arc::new(envelope), recipients, body });
     }
-    session
+    (session, transactions)
 }
 
 /// A peer that takes everything.
@@ -69,11 +72,16 @@ impl Peer {
 
 /// Everything sent up to the end, and the places of the octets that complete a message; `take` sends what can go.
 fn sent(
-    mut session: Session,
+    (mut session, mut transactions): (Session, VecDeque<Transaction>),
     mut take: impl FnMut(&mut Session, &mut Vec<u8>, &mut Vec<usize>),
 ) -> (Vec<u8>, Vec<usize>) {
     let (mut all, mut completing, mut peer, mut finished) = (Vec::new(), Vec::new(), Peer::default(), 0);
     loop {
+        while session.wants_transaction()
+            && let Some(transaction) = transactions.pop_front()
+        {
+            session.submit(transaction, NOW);
+        }
         take(&mut session, &mut all, &mut completing);
         let replies = peer.answer(&all);
         session.handle_bytes(&replies, NOW);
