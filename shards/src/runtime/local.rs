@@ -26,6 +26,7 @@ use crate::smtp::server::ServerConfig;
 use crate::spool::report::{Progress, Refusal};
 use crate::time::Now;
 use futures_lite::FutureExt;
+use futures_lite::future::yield_now;
 use hashbrown::HashMap;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -229,6 +230,10 @@ impl Local {
     pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let local = self.clone();
         let guarded = async move {
+            // The executor runs a new task within the call that makes it. One that asks the brain something would carry
+            // out commands there that make further tasks, each on top of the one before: a thousand destinations that
+            // are resolved at once are more than a stack holds.
+            yield_now().await;
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
                 local.stop_for_panic();
             }
