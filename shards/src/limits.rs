@@ -216,6 +216,10 @@ pub const SWEEP_ENTRIES_PER_TICK: usize = 512;
 /// Due entries that one tick makes ready; the rest follow in the next tick.
 pub const DUE_ENTRIES_PER_TICK: usize = 2048;
 
+/// Timers that ring within a minute or two and that one tick puts in their order. Of more, the rest follows in the next
+/// tick, and rings late only when that takes longer than until then.
+pub const TIMERS_GATHERED_PER_TICK: usize = 4096;
+
 /// Hosts of one site that a session tries before the site counts as failed.
 pub const HOSTS_TRIED: usize = 10;
 
@@ -239,6 +243,21 @@ pub const ASKS_MAX: usize = 64;
 
 /// Entries that a tick looks at for a question.
 pub const ASK_ENTRIES_PER_TICK: usize = 4096;
+
+/// Entries that are looked at beyond that before the clock is, some tens of microseconds.
+pub const ASK_ENTRIES_PER_SLICE: usize = 256;
+
+/// How long a core that has nothing else to do answers questions before others have their turn…
+pub const ASK_SLICE_MICROS: u64 = 1000;
+
+/// …and how long it waits then. Mail that moves meanwhile says that it has something else to do.
+pub const ASK_PAUSE_MICROS: u64 = 200;
+
+/// How long mail that was found on disk is put into the queue at a start before others have their turn.
+pub const POSTING_SLICE_MICROS: u64 = 2000;
+
+/// Messages of it that are put there before the clock is looked at.
+pub const POSTING_MESSAGES: usize = 32;
 
 /// A question is answered with what is known after this time.
 pub const ASK_MILLIS: u64 = 4_500;
@@ -328,7 +347,7 @@ pub const EXECUTOR_STARTS: usize = 3;
 pub const EXECUTOR_POKE_EVERY: Duration = Duration::from_millis(200);
 
 /// Octets of one read from a socket.
-pub const READ_BYTES: usize = 16 * 1024;
+pub const READ_BYTES: usize = 64 * 1024;
 
 /// Octets that an injecting connection brings before other tasks of its core have their turn.
 pub const TURN_BYTES: usize = 64 * 1024;
@@ -343,6 +362,13 @@ pub const RING_ROUNDS_PER_TURN: usize = 64;
 
 /// Octets that a session makes ready to send at a time; bounds the copy of a large body in memory.
 pub const FILL_BYTES: usize = 64 * 1024;
+
+/// Octets of a body from which on they are sent from where they stand, when nothing in them changes on the way. Fewer
+/// are copied behind the commands before them.
+pub const REFERRED_BYTES_MIN: usize = 16 * 1024;
+
+/// Octets of a body's end that are copied all the same, so that they leave together with what follows.
+pub const REFERRED_TAIL_BYTES: usize = 4 * 1024;
 
 /// Backlog of listening sockets.
 pub const LISTEN_BACKLOG: i32 = 4_096;

@@ -2,7 +2,6 @@
 
 use crate::time::Timestamp;
 use bytes::Bytes;
-use smallvec::SmallVec;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -136,15 +135,24 @@ impl fmt::Debug for TagHashes {
 /// between the accepting core, the owner cores and the outcome log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    id: MessageId,
     received: Timestamp,
-    size: u32,
-    flags: ContentFlags,
-    /// Sender and recipients one after the other; `ends[0]` ends the sender, `ends[i + 1]` recipient i.
+    /// Sender and recipients one after the other.
     text: Box<str>,
-    ends: SmallVec<[u32; 2]>,
     extras: Option<Box<Extras>>,
+    /// Where each recipient ends in `text`, when there are several.
+    ends: Option<Box<Ends>>,
+    /// Generation; core and the high part of the sequence; its low part.
+    id: [u32; 3],
+    size: u32,
+    /// Where the sender ends in `text`.
+    sender_end: u32,
+    flags: ContentFlags,
 }
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ends(Vec<u32>);
+
+const _: () = assert!(size_of::<Envelope>() <= 64, "there is one for each queued message");
 
 impl Envelope {
     /// `sender` and `recipients` are addresses without angle brackets; the sender may be empty (null
@@ -161,18 +169,29 @@ impl Envelope {
         extras: Option<Box<Extras>>,
     ) -> Self {
         let mut text = String::with_capacity(sender.len() + recipients.iter().map(|r| r.as_ref().len()).sum::<usize>());
-        let mut ends = SmallVec::with_capacity(recipients.len() + 1);
-        for part in std::iter::once(sender).chain(recipients.iter().map(AsRef::as_ref)) {
-            text.push_str(part);
-            ends.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
+        let end = |text: &String| u32::try_from(text.len()).unwrap_or(u32::MAX);
+        text.push_str(sender);
+        let sender_end = end(&text);
+        let mut ends = Vec::new();
+        for recipient in recipients {
+            text.push_str(recipient.as_ref());
+            if recipients.len() > 1 {
+                ends.push(end(&text));
+            }
         }
-        Self { id, received, size, flags, text: text.into_boxed_str(), ends, extras }
+        let ends = (recipients.len() != 1).then(|| Box::new(Ends(ends)));
+        // Only the low 48 bits of a sequence are used.
+        let high = (id.sequence >> 32) as u32 & 0xffff;
+        let id = [id.generation, u32::from(id.core) << 16 | high, id.sequence as u32];
+        Self { received, text: text.into_boxed_str(), extras, ends, id, size, sender_end, flags }
     }
 
     /// The message's id.
     #[must_use]
     pub fn id(&self) -> MessageId {
-        self.id
+        let [generation, middle, low] = self.id;
+        let sequence = u64::from(middle & 0xffff) << 32 | u64::from(low);
+        MessageId { generation, core: (middle >> 16) as u16, sequence }
     }
 
     /// When it was accepted.
@@ -196,19 +215,24 @@ impl Envelope {
     /// Reverse-path without angle brackets; empty for the null reverse-path.
     #[must_use]
     pub fn sender(&self) -> &str {
-        &self.text[..self.ends[0] as usize]
+        &self.text[..self.sender_end as usize]
     }
 
     /// How many recipients, at least one.
     #[must_use]
     pub fn recipient_count(&self) -> usize {
-        self.ends.len() - 1
+        self.ends.as_ref().map_or(1, |ends| ends.0.len())
     }
 
     /// Address of recipient `index` (from 0). Panics when there is no such recipient.
     #[must_use]
     pub fn recipient(&self, index: usize) -> &str {
-        &self.text[self.ends[index] as usize..self.ends[index + 1] as usize]
+        let Some(ends) = &self.ends else {
+            assert_eq!(index, 0, "it has one recipient");
+            return &self.text[self.sender_end as usize..];
+        };
+        let start = index.checked_sub(1).map_or(self.sender_end, |before| ends.0[before]);
+        &self.text[start as usize..ends.0[index] as usize]
     }
 
     /// Domain of recipient `index`: what follows its last `@`.
@@ -226,7 +250,7 @@ impl Envelope {
     /// Octets of memory this value occupies with its heap parts, for the memory budget.
     #[must_use]
     pub fn memory(&self) -> usize {
-        let spilled = if self.ends.spilled() { self.ends.len() * 4 } else { 0 };
+        let ends = self.ends.as_ref().map_or(0, |ends| 24 + ends.0.len() * 4);
         let extras = self.extras.as_ref().map_or(0, |e| {
             size_of::<Extras>()
                 + e.tags.iter().map(|t| t.len() + 24).sum::<usize>()
@@ -238,7 +262,7 @@ impl Envelope {
                     .map(|s| s.as_ref().map_or(0, |s| s.len()))
                     .sum::<usize>()
         });
-        size_of::<Self>() + 16 + self.text.len() + spilled + extras
+        size_of::<Self>() + 16 + self.text.len() + ends + extras
     }
 }
 

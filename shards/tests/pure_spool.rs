@@ -489,5 +489,5 @@ fn the_ledger_is_small() {
         }
     }
     let mean = measured.iter().sum::<u64>() / measured.len() as u64;
-    assert!(mean <= 64, "{mean} octets for each open message: {measured:?}");
+    assert!(mean <= 24, "{mean} octets for each open message: {measured:?}");
 }

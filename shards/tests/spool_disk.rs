@@ -68,7 +68,7 @@ fn start_with(root: &Path, spool: u16, options: SpoolOptions) -> Spool {
 }
 
 fn start(root: &Path, spool: u16) -> Spool {
-    start_with(root, spool, SpoolOptions { sync: SyncPolicy::Always, min_free_bytes: 0 })
+    start_with(root, spool, SpoolOptions { sync: SyncPolicy::Always, min_free_bytes: 0, posting: false })
 }
 
 /// Stores messages 1 to `count` and returns where they lie.
@@ -204,7 +204,7 @@ fn generations_never_repeat() {
 #[test]
 fn low_space_is_shown() {
     let directory = Directory::new("space");
-    let options = SpoolOptions { sync: SyncPolicy::Always, min_free_bytes: u64::MAX };
+    let options = SpoolOptions { sync: SyncPolicy::Always, min_free_bytes: u64::MAX, posting: false };
     let spool = start_with(&directory.0, 0, options);
     assert_eq!(spool.writer.handle().refusing(), Some(Refusal::LowSpace));
     // It is for the caller to refuse; what it stores all the same is stored.
@@ -219,7 +219,7 @@ fn low_space_is_shown() {
 fn an_interval_answers_before_its_sync() {
     let directory = Directory::new("interval");
     let sync = SyncPolicy::Interval(Duration::from_secs(3600));
-    let spool = start_with(&directory.0, 0, SpoolOptions { sync, min_free_bytes: 0 });
+    let spool = start_with(&directory.0, 0, SpoolOptions { sync, min_free_bytes: 0, posting: false });
     store(&spool, 0, 50);
     spool.writer.stop();
     assert_eq!(start(&directory.0, 0).recovered.messages.len(), 50);

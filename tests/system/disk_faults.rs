@@ -221,6 +221,24 @@ fn a_spool_that_is_removed_under_the_engine_takes_no_mail_into_nowhere() {
 }
 
 #[test]
+fn a_spool_that_is_moved_away_under_the_engine_takes_no_mail_with_it() {
+    let mut engine = Engine::start(&Config::to(free_address()).shards(1));
+    let mut client = engine.client();
+    let mut handed = Handed::default();
+    (0..5).for_each(|_| assert_eq!(handed.hand(&mut client, 10), 250));
+    let (spool, elsewhere) = (engine.data().join("spool/shard-000"), engine.data().join("spool/elsewhere"));
+    std::fs::rename(&spool, &elsewhere).unwrap();
+    (0..20).for_each(|_| assert_ne!(handed.hand(&mut client, 10), 250));
+    assert!(engine.stderr().contains("moved its directory away"), "{}", engine.stderr());
+    std::fs::rename(&elsewhere, &spool).unwrap();
+    until("mail is taken again", || handed.hand(&mut client, 10) == 250);
+    engine.kill();
+    let (_sink, receipts) = deliver(&mut engine);
+    handed.assert_arrived(&engine, &receipts);
+    assert!(engine.stop().success());
+}
+
+#[test]
 fn an_owner_who_is_not_the_user_is_named() {
     let (mut engine, handed) = waiting(5);
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];

@@ -15,6 +15,8 @@ mod clients;
 mod control;
 mod count;
 mod crash;
+mod destinations;
+mod disk_bound;
 mod disk_faults;
 mod disk_full;
 mod dns;

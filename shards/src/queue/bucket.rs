@@ -2,12 +2,10 @@
 //! flag, however many entries it has.
 
 use super::destination::DestinationId;
-use super::entry::EntryId;
+use super::order::Order;
 use crate::message::{Envelope, Extras};
 use crate::time::Timestamp;
 use hashbrown::Equivalent;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -41,15 +39,14 @@ pub struct HeldBy {
     pub until: Timestamp,
 }
 
-/// One bucket. Owned by the queue; `ready` is in order of arrival, `returned` are those that go back to an
-/// earlier place or come from waiting.
+/// One bucket. Owned by the queue.
 #[derive(Debug)]
 pub(super) struct Bucket {
     pub key: BucketKey,
     pub destination: DestinationId,
     pub queue_name: Arc<str>,
-    pub ready: VecDeque<(u64, EntryId)>,
-    pub returned: BinaryHeap<Reverse<(u64, EntryId)>>,
+    /// Its ready entries.
+    pub order: Order,
     /// Entries in any state.
     pub total: u32,
     /// Entries that are ready, held bucket or not.
@@ -57,29 +54,6 @@ pub(super) struct Bucket {
     pub held: Option<HeldBy>,
     /// Whether it is in its destination's ring.
     pub listed: bool,
-}
-
-impl Bucket {
-    /// Entry that leaves next, with its place; may be stale (the caller compares the place).
-    pub fn front(&self) -> Option<(u64, EntryId)> {
-        match (self.ready.front(), self.returned.peek()) {
-            (Some(&fresh), Some(&Reverse(back))) => Some(fresh.min(back)),
-            (Some(&fresh), None) => Some(fresh),
-            (None, Some(&Reverse(back))) => Some(back),
-            (None, None) => None,
-        }
-    }
-
-    /// Takes what [`Bucket::front`] showed.
-    pub fn pop_front(&mut self) -> Option<(u64, EntryId)> {
-        let front = self.front()?;
-        if self.ready.front() == Some(&front) {
-            self.ready.pop_front();
-        } else {
-            self.returned.pop();
-        }
-        Some(front)
-    }
 }
 
 fn extras(envelope: &Envelope) -> (&str, &str, &str, &[IpAddr]) {

@@ -6,14 +6,16 @@
 
 mod bucket;
 mod destination;
+mod entries;
 mod entry;
 mod moves;
+mod order;
 mod retry;
 mod store;
 mod timers;
 
 pub use bucket::{BucketId, BucketKey, HeldBy};
 pub use destination::{DestinationId, NextHop, queue_name};
-pub use entry::{Entry, EntryId, NewEntry, State};
+pub use entry::{Entry, EntryId, NewEntry, Recipients, State};
 pub use retry::{due_after, expires_at};
 pub use store::{Counts, Due, Queue};

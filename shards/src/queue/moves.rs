@@ -59,7 +59,7 @@ impl Queue {
         }
         let entry = &mut self.entries[id.0 as usize];
         entry.state = State::Waiting;
-        entry.body = None;
+        entry.drop_body();
         entry.hosts_tried = 0;
         entry.timer = due.min(entry.expires);
         self.timers.push(entry.timer, entry.place, id);
@@ -93,6 +93,8 @@ impl Queue {
 
     /// What the earliest timer brings at `now`, if anything.
     pub fn pop_due(&mut self, now: Timestamp) -> Option<Due> {
+        let entries = &self.entries;
+        self.timers.gather(now, |id| entries.get(id.0 as usize).map(|entry| (entry.timer, entry.place)));
         while let Some((at, place, id)) = self.timers.pop_due(now) {
             let Some(entry) = self.entry_at(id, place).filter(|entry| entry.timer == at) else {
                 continue;
@@ -141,48 +143,38 @@ impl Queue {
         entry.place = place;
         entry.timer = entry.expires;
         self.timers.push(entry.expires, place, id);
-        self.become_ready(id);
+        let bucket = self.note_ready(id);
+        self.buckets[bucket.0 as usize].order.append(&mut self.entries, id);
     }
 
+    /// Ready again, at its old place.
     fn become_ready(&mut self, id: EntryId) {
+        let place = self.entry(id).place;
+        let bucket = self.note_ready(id);
+        self.buckets[bucket.0 as usize].order.go_back(place, id);
+    }
+
+    fn note_ready(&mut self, id: EntryId) -> BucketId {
         let entry = &mut self.entries[id.0 as usize];
-        let (before, bucket, place) = (entry.state, entry.bucket, entry.place);
+        let (before, bucket) = (entry.state, entry.bucket);
         entry.state = State::Ready;
         self.count(before, -1);
         self.count(State::Ready, 1);
-        self.buckets[bucket.0 as usize].returned.push(std::cmp::Reverse((place, id)));
         self.list(bucket);
         self.add_ready(bucket, 1);
+        bucket
     }
 
-    /// Ready → `state`. The entry at the front of its bucket leaves at once, another one leaves a stale item
-    /// behind, which `drop_stale` removes when it comes to the front.
+    /// Ready → `state`.
     fn leave_ready(&mut self, id: EntryId, state: State) {
         let entry = &mut self.entries[id.0 as usize];
         assert_eq!(entry.state, State::Ready, "only a ready entry leaves its bucket's order");
         entry.state = state;
-        let (bucket, place) = (entry.bucket, entry.place);
+        let bucket = entry.bucket;
         self.count(State::Ready, -1);
         self.count(state, 1);
         self.add_ready(bucket, -1);
-        let bucket = &mut self.buckets[bucket.0 as usize];
-        if bucket.front() == Some((place, id)) {
-            bucket.pop_front();
-        }
-    }
-
-    pub(super) fn drop_stale(&mut self, bucket: BucketId) {
-        let bucket = &mut self.buckets[bucket.0 as usize];
-        while let Some((place, id)) = bucket.front() {
-            let live = self
-                .entries
-                .get(id.0 as usize)
-                .is_some_and(|entry| entry.place == place && entry.state == State::Ready);
-            if live {
-                break;
-            }
-            bucket.pop_front();
-        }
+        self.buckets[bucket.0 as usize].order.leave(&mut self.entries, id);
     }
 
     pub(super) fn list(&mut self, id: BucketId) {

@@ -3,13 +3,15 @@
 
 use super::bucket::{Bucket, BucketId, BucketIndexKey, BucketKey, BucketQuery, HeldBy};
 use super::destination::{Destination, DestinationId, DestinationKey, DestinationQuery, NextHop, queue_name};
+use super::entries::Entries;
 use super::entry::{Entry, EntryId, NewEntry, State};
+use super::order::Order;
 use super::timers::Timers;
 use crate::message::{Location, MessageId};
 use crate::time::Timestamp;
 use hashbrown::{HashMap, HashTable};
 use slab::Slab;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// How many entries are in which state, over the whole queue.
@@ -37,7 +39,7 @@ pub enum Due {
 /// One core's queue.
 #[derive(Debug, Default)]
 pub struct Queue {
-    pub(super) entries: Slab<Entry>,
+    pub(super) entries: Entries,
     pub(super) buckets: Slab<Bucket>,
     pub(super) destinations: Slab<Destination>,
     bucket_index: HashMap<BucketIndexKey, BucketId>,
@@ -57,20 +59,7 @@ impl Queue {
         let due = new.due.filter(|due| *due > now);
         let state = if due.is_some() { State::Waiting } else { State::Ready };
         let timer = due.map_or(new.expires, |due| due.min(new.expires));
-        let id = EntryId(index(self.entries.insert(Entry {
-            envelope: new.envelope,
-            recipients: new.recipients,
-            location: new.location,
-            body: new.body,
-            bucket,
-            attempts: new.attempts,
-            state,
-            maybe_delivered: new.maybe_delivered,
-            hosts_tried: 0,
-            place,
-            timer,
-            expires: new.expires,
-        })));
+        let id = EntryId(index(self.entries.insert(Entry::new(new, bucket, state, place, timer))));
         self.timers.push(timer, place, id);
         let hash = hash_of(self.entries[id.0 as usize].envelope.id());
         let entries = &self.entries;
@@ -80,7 +69,7 @@ impl Queue {
         self.destinations[destination.0 as usize].total += 1;
         self.count(state, 1);
         if state == State::Ready {
-            self.buckets[bucket.0 as usize].ready.push_back((place, id));
+            self.buckets[bucket.0 as usize].order.append(&mut self.entries, id);
             self.list(bucket);
             self.add_ready(bucket, 1);
         }
@@ -115,7 +104,7 @@ impl Queue {
     pub fn relocate(&mut self, id: MessageId, location: Location) {
         let entries: Vec<EntryId> = self.of_message(id).collect();
         for entry in entries {
-            self.entries[entry.0 as usize].location = location;
+            self.entries[entry.0 as usize].set_location(location);
         }
     }
 
@@ -129,10 +118,9 @@ impl Queue {
         let turns = self.destinations[destination.0 as usize].ring.len();
         for _ in 0..turns {
             let bucket_id = *self.destinations[destination.0 as usize].ring.front()?;
-            self.drop_stale(bucket_id);
             let bucket = &mut self.buckets[bucket_id.0 as usize];
             let ring = &mut self.destinations[destination.0 as usize].ring;
-            let Some((_, entry)) = bucket.front().filter(|_| bucket.held.is_none()) else {
+            let Some(entry) = bucket.front(&self.entries).filter(|_| bucket.held.is_none()) else {
                 bucket.listed = false;
                 ring.pop_front();
                 continue;
@@ -216,8 +204,7 @@ impl Queue {
 
     /// The entry that leaves a bucket next, whether it is held or not.
     pub fn next_of(&mut self, id: BucketId) -> Option<EntryId> {
-        self.drop_stale(id);
-        self.buckets[id.0 as usize].front().map(|(_, entry)| entry)
+        self.buckets[id.0 as usize].front(&self.entries)
     }
 
     /// The place given last: whatever comes later has a greater one.
@@ -265,20 +252,20 @@ impl Queue {
     /// Whether there is no entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.len() == 0
     }
 
     /// Ids of all entries, for sweeps in slices: `after` is the last id seen.
     pub fn entries_after(&self, after: Option<EntryId>, limit: usize) -> impl Iterator<Item = (EntryId, &Entry)> {
         let from = after.map_or(0, |id| id.0 as usize + 1);
-        let until = self.entries.capacity().min(from.saturating_add(limit));
+        let until = self.entries.bound().min(from.saturating_add(limit));
         (from..until).filter_map(|at| self.entries.get(at).map(|entry| (EntryId(index(at)), entry)))
     }
 
     /// Upper bound of entry ids, for sweeps.
     #[must_use]
     pub fn entry_id_bound(&self) -> usize {
-        self.entries.capacity()
+        self.entries.bound()
     }
 
     fn bucket_for(&mut self, new: &NewEntry) -> BucketId {
@@ -318,8 +305,7 @@ impl Queue {
             key: key.clone(),
             destination,
             queue_name: Arc::from(name),
-            ready: VecDeque::new(),
-            returned: BinaryHeap::new(),
+            order: Order::default(),
             total: 0,
             ready_count: 0,
             held: None,
@@ -337,10 +323,8 @@ impl Queue {
 
     pub(super) fn trim_timers(&mut self) {
         if self.timers.overgrown(self.entries.len()) {
-            let entries = &self.entries;
-            self.timers.rebuild(|at, place, id| {
-                entries.get(id.0 as usize).is_some_and(|entry| entry.place == place && entry.timer == at)
-            });
+            let live = self.entries.iter().map(|(at, entry)| (entry.timer, entry.place, EntryId(index(at))));
+            self.timers.rebuild(live);
         }
     }
 }

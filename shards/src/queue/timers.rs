@@ -1,47 +1,105 @@
-//! Due times and expiries in one heap. An entry's timer is moved by writing the new time into the entry and
-//! pushing again; what is stale is dropped when it surfaces, and the heap is rebuilt before stale items
-//! outnumber live ones.
+//! Due times and expiries. Those that ring soon stand in a heap; the others are only told apart by the span of time in
+//! which they ring, since most never do: their messages leave before, and until then four octets are all they take.
+//!
+//! An entry's timer is moved by writing the new time into the entry and pushing again; what is stale is dropped when it
+//! surfaces, and everything is made anew before stale items outnumber live ones.
 
 use super::entry::EntryId;
+use crate::limits::TIMERS_GATHERED_PER_TICK;
 use crate::time::Timestamp;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
-/// The heap. `place` tells a reused entry index from the entry that the item was pushed for.
-#[derive(Debug, Default)]
+/// A span has 2 to this many milliseconds: a minute.
+const SPAN_BITS: u32 = 16;
+
+fn span(at: Timestamp) -> i64 {
+    at.0 >> SPAN_BITS
+}
+
+/// See the module. `place` tells a reused entry index from the entry that an item was pushed for.
+#[derive(Debug)]
 pub(super) struct Timers {
-    heap: BinaryHeap<Reverse<(Timestamp, u64, EntryId)>>,
+    near: BinaryHeap<Reverse<(Timestamp, u64, EntryId)>>,
+    /// Entries by the span in which they ring.
+    far: BTreeMap<i64, Vec<EntryId>>,
+    far_items: usize,
+    /// What rings in this span, or before it, is pushed to `near`.
+    reached: i64,
+    gathered: Option<Timestamp>,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self { near: BinaryHeap::new(), far: BTreeMap::new(), far_items: 0, reached: i64::MIN, gathered: None }
+    }
 }
 
 impl Timers {
     /// Rings for `entry` (with `place`) at `at`.
     pub fn push(&mut self, at: Timestamp, place: u64, entry: EntryId) {
-        self.heap.push(Reverse((at, place, entry)));
+        if span(at) <= self.reached {
+            self.near.push(Reverse((at, place, entry)));
+        } else {
+            self.far.entry(span(at)).or_default().push(entry);
+            self.far_items += 1;
+        }
     }
 
-    /// Takes the earliest item that is due at `now`.
+    /// Brings nearer what rings within this span and the next one, some at each moment. `timer` is the time and place of
+    /// an entry, if it is there.
+    pub fn gather(&mut self, now: Timestamp, timer: impl Fn(EntryId) -> Option<(Timestamp, u64)>) {
+        if self.gathered.replace(now) == Some(now) {
+            return;
+        }
+        self.reached = self.reached.max(span(now).saturating_add(1));
+        let mut budget = TIMERS_GATHERED_PER_TICK;
+        while budget > 0
+            && let Some(mut first) = self.far.first_entry().filter(|first| *first.key() <= self.reached)
+        {
+            let key = *first.key();
+            let items = first.get_mut();
+            let rest = items.len().saturating_sub(budget);
+            budget -= items.len() - rest;
+            self.far_items -= items.len() - rest;
+            for entry in items.drain(rest..) {
+                // What was moved to another span was pushed for that one, too.
+                if let Some((at, place)) = timer(entry).filter(|(at, _)| span(*at) == key) {
+                    self.near.push(Reverse((at, place, entry)));
+                }
+            }
+            if items.is_empty() {
+                first.remove();
+            }
+        }
+    }
+
+    /// Takes the earliest item that is due at `now`, of those that were gathered.
     pub fn pop_due(&mut self, now: Timestamp) -> Option<(Timestamp, u64, EntryId)> {
-        let Reverse((at, ..)) = self.heap.peek()?;
+        let Reverse((at, ..)) = self.near.peek()?;
         if *at > now {
             return None;
         }
-        self.heap.pop().map(|Reverse(item)| item)
+        self.near.pop().map(|Reverse(item)| item)
     }
 
-    /// Time of the earliest item, which may be stale.
+    /// A time before which nothing rings.
     pub fn next(&self) -> Option<Timestamp> {
-        self.heap.peek().map(|Reverse((at, ..))| *at)
+        let near = self.near.peek().map(|Reverse((at, ..))| *at);
+        let far = self.far.keys().next().map(|span| Timestamp(span << SPAN_BITS));
+        near.into_iter().chain(far).min()
     }
 
     /// Whether stale items may outnumber `live` ones.
     pub fn overgrown(&self, live: usize) -> bool {
-        self.heap.len() > 2 * live + 4096
+        self.near.len() + self.far_items > 2 * live + 4096
     }
 
-    /// Keeps only the items for which `alive` holds.
-    pub fn rebuild(&mut self, mut alive: impl FnMut(Timestamp, u64, EntryId) -> bool) {
-        let mut items = std::mem::take(&mut self.heap).into_vec();
-        items.retain(|&Reverse((at, place, entry))| alive(at, place, entry));
-        self.heap = BinaryHeap::from(items);
+    /// Keeps nothing but these timers.
+    pub fn rebuild(&mut self, live: impl Iterator<Item = (Timestamp, u64, EntryId)>) {
+        self.near.clear();
+        self.far.clear();
+        self.far_items = 0;
+        live.for_each(|(at, place, entry)| self.push(at, place, entry));
     }
 }

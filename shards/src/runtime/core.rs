@@ -114,20 +114,14 @@ async fn run_opened(mut start: CoreStart, opened: Opened) {
         return drop(ready.send(Err(format!("shard {}: {error}", local.core.0))));
     }
     local.take_orders();
-    for (spool, recovered) in recovered {
-        local.with_shard(|shard, _| {
-            shard.handle_unrecorded(spool, &recovered.unrecorded, recovered.recorded);
-            recovered.messages.into_iter().for_each(|message| shard.handle_recovered(message));
-        });
-    }
     local.spawn(local.clone().run_ring());
     local.spawn(local.clone().run_mailbox());
     local.spawn(local.clone().run_flusher());
     for (listener, ours) in listeners {
         local.spawn(injection::listen(local.clone(), listener, ours));
     }
-    // The starter may have given up on another core; the stop order is on its way then.
-    let _ = ready.send(Ok(()));
+    local.spawn(local.clone().run_questions());
+    local.spawn(local.clone().post_found(recovered, ready));
     if AssertUnwindSafe(turn(&local)).catch_unwind().await.is_err() {
         local.stop_for_panic();
     }
@@ -142,7 +136,8 @@ fn open(start: &CoreStart) -> Result<Opened, String> {
     let mut recovered = Vec::new();
     for &spool in &start.spools {
         let slot = start.mailbox.completion_slot();
-        let options = SpoolOptions { sync: settings.spool.sync, min_free_bytes: settings.spool.min_free_bytes };
+        let options =
+            SpoolOptions { sync: settings.spool.sync, min_free_bytes: settings.spool.min_free_bytes, posting: true };
         let notify = Box::new(move |completions| slot.put(Completion::Spool(spool, completions)));
         let (writer, found) = SpoolWriter::start(&spool_root, spool, options, notify)
             .map_err(|error| format!("spool {spool:03}: {error}"))?;

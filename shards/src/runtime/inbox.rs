@@ -71,7 +71,13 @@ impl Local {
                     let _ = applied.send((self.core, epoch));
                 }
                 Order::Ask { question, reply } => {
-                    self.with_shard(|shard, now| shard.handle_question(question, reply, now));
+                    let more = self.with_shard(|shard, now| {
+                        shard.handle_question(question, reply, now);
+                        shard.has_questions()
+                    });
+                    if more {
+                        self.asked.give(());
+                    }
                 }
                 Order::Submit { submission, reply } => self.submit(*submission, reply),
                 Order::ReadBody { id, location, reply } => {

@@ -26,6 +26,7 @@ use crate::smtp::server::ServerConfig;
 use crate::spool::report::{Progress, Refusal};
 use crate::time::Now;
 use futures_lite::FutureExt;
+use futures_lite::future::yield_now;
 use hashbrown::HashMap;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -126,6 +127,8 @@ pub struct Local {
     pub(super) injectors: Injectors,
     pub(super) reads: RefCell<HashMap<u64, Rc<Answer<io::Result<Body>>>>>,
     next_read: Cell<u64>,
+    /// Given when a question has come that needs more than a look.
+    pub(super) asked: Answer<()>,
     /// TLS towards other hosts.
     pub client_tls: ClientTls,
     /// Configuration of injecting sessions.
@@ -181,6 +184,7 @@ impl Local {
             injectors: Injectors::default(),
             reads: RefCell::default(),
             next_read: Cell::new(0),
+            asked: Answer::default(),
             client_tls: ClientTls::new(),
             server_config: RefCell::new(Arc::new(ServerConfig::from(&*settings))),
             bodies: shared.bodies.clone(),
@@ -226,6 +230,10 @@ impl Local {
     pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let local = self.clone();
         let guarded = async move {
+            // The executor runs a new task within the call that makes it. One that asks the brain something would carry
+            // out commands there that make further tasks, each on top of the one before: a thousand destinations that
+            // are resolved at once are more than a stack holds.
+            yield_now().await;
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
                 local.stop_for_panic();
             }
@@ -262,6 +270,13 @@ impl Local {
     #[must_use]
     pub fn own_spool(&self) -> &SpoolHandle {
         &self.spools[0].1
+    }
+
+    /// One of this core's spools.
+    #[must_use]
+    pub fn spool(&self, number: u16) -> &SpoolHandle {
+        let handle = self.spools.iter().find(|(of, _)| *of == number);
+        &handle.expect("only spools of this core are named to it").1
     }
 
     /// Why a spool of this core takes no new mail, or nothing of what became of its mail.
@@ -388,10 +403,8 @@ impl Local {
             outbox.records = records;
         }
         for (spool, batch) in &mut outbox.progress {
-            let handle = self.spools.iter().find(|(of, _)| of == spool);
-            let (_, handle) = handle.expect("progress comes only for spools of this core");
             if !batch.is_empty()
-                && let Err(Full(rest)) = handle.progress(std::mem::take(batch))
+                && let Err(Full(rest)) = self.spool(*spool).progress(std::mem::take(batch))
             {
                 *batch = rest;
             }

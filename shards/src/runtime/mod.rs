@@ -25,6 +25,7 @@ pub mod report;
 pub mod resolution;
 pub mod ring;
 pub mod rule_feed;
+mod slices;
 pub mod socket;
 pub mod spool_disk;
 pub mod spool_file;

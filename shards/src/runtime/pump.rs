@@ -93,7 +93,7 @@ impl Pump {
             if self.outgoing.completes_message() && !self.pass_gate(local, id) {
                 return true;
             }
-            match self.stream.poll_write(cx, self.outgoing.unsent()) {
+            match self.stream.poll_write_parts(cx, self.outgoing.parts()) {
                 Poll::Ready(Ok(count)) => happened |= self.note_sent(count, local, id),
                 Poll::Ready(Err(error)) => {
                     self.fail(&error);

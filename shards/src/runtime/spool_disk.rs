@@ -23,6 +23,21 @@ impl DirectoryDisk {
     }
 }
 
+/// A file, and under which name it was made or opened.
+pub struct NamedFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl NamedFile {
+    /// Whoever syncs a file that has gone from its place makes nothing durable that the next start would find: it was
+    /// removed, or its directory was moved away, perhaps with another one in its place.
+    fn is_in_its_place(&self) -> io::Result<bool> {
+        let (own, there) = (self.file.metadata()?, fs::metadata(&self.path));
+        Ok(there.is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())))
+    }
+}
+
 /// Makes a directory and what is missing above it, each made durable in its parent.
 pub(super) fn create_directory(path: &Path) -> io::Result<()> {
     if path.is_dir() {
@@ -41,7 +56,7 @@ pub(super) fn create_directory(path: &Path) -> io::Result<()> {
 }
 
 impl Disk for DirectoryDisk {
-    type File = File;
+    type File = NamedFile;
 
     fn list(&self) -> io::Result<Vec<String>> {
         let mut files = Vec::new();
@@ -52,23 +67,27 @@ impl Disk for DirectoryDisk {
         Ok(files)
     }
 
-    fn create(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))
+    fn create(&self, name: &str) -> io::Result<NamedFile> {
+        let path = self.path.join(name);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        Ok(NamedFile { file, path })
     }
 
-    fn open(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).open(self.path.join(name))
+    fn open(&self, name: &str) -> io::Result<NamedFile> {
+        let path = self.path.join(name);
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        Ok(NamedFile { file, path })
     }
 
-    fn length(&self, file: &File) -> io::Result<u64> {
-        Ok(file.metadata()?.len())
+    fn length(&self, file: &NamedFile) -> io::Result<u64> {
+        Ok(file.file.metadata()?.len())
     }
 
-    fn write_at(&self, file: &File, mut offset: u64, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+    fn write_at(&self, file: &NamedFile, mut offset: u64, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         IoSlice::advance_slices(&mut parts, 0);
         while !parts.is_empty() {
             let group = &parts[..parts.len().min(IOV_MAX)];
-            match rustix::io::pwritev(file, group, offset) {
+            match rustix::io::pwritev(&file.file, group, offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     offset += written as u64;
@@ -81,21 +100,21 @@ impl Disk for DirectoryDisk {
         Ok(())
     }
 
-    fn read_exact_at(&self, file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        file.read_exact_at(buffer, offset)
+    fn read_exact_at(&self, file: &NamedFile, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        file.file.read_exact_at(buffer, offset)
     }
 
-    fn sync(&self, file: &File) -> io::Result<()> {
-        file.sync_data()?;
-        // What was synced into a file without a name is lost with the process.
-        if file.metadata()?.nlink() == 0 {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "somebody has removed the file"));
+    fn sync(&self, file: &NamedFile) -> io::Result<()> {
+        file.file.sync_data()?;
+        if !file.is_in_its_place()? {
+            let why = "somebody has removed the file, or moved its directory away";
+            return Err(io::Error::new(io::ErrorKind::NotFound, why));
         }
         Ok(())
     }
 
-    fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
-        file.set_len(length)
+    fn set_length(&self, file: &NamedFile, length: u64) -> io::Result<()> {
+        file.file.set_len(length)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

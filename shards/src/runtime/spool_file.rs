@@ -28,6 +28,9 @@ pub struct SpoolOptions {
     pub sync: SyncPolicy,
     /// Free octets of the file system below which [`SpoolHandle::refusing`] says so.
     pub min_free_bytes: u64,
+    /// Nothing is moved before [`SpoolHandle::all_posted`]: what was found is not in any queue yet, and nobody there
+    /// would hear of it.
+    pub posting: bool,
 }
 
 /// Called on the spool's thread, once a group; must be cheap and must not wait.
@@ -55,6 +58,7 @@ enum Command {
 struct Flags {
     low_space: AtomicBool,
     failing: AtomicBool,
+    posting: AtomicBool,
 }
 
 impl SpoolHandle {
@@ -78,6 +82,11 @@ impl SpoolHandle {
             Command::Progress(batch) => Full(batch),
             _ => unreachable!("the channel gives back what it was given"),
         })
+    }
+
+    /// Everything that was found at the start is in the queues.
+    pub fn all_posted(&self) {
+        self.flags.posting.store(false, Ordering::Relaxed);
     }
 
     /// Whether new mail should be refused now. Two atomic loads.
@@ -115,7 +124,7 @@ impl SpoolWriter {
         let strict = options.sync == SyncPolicy::Always;
         let (journal, recovered) = recover::open(disk, spool, JournalOptions::new(strict, seed))?;
         let (sender, commands) = bounded(SPOOL_QUEUE_COMMANDS);
-        let flags = Arc::new(Flags::default());
+        let flags = Arc::new(Flags { posting: AtomicBool::new(options.posting), ..Flags::default() });
         let handle = SpoolHandle { commands: sender, flags: flags.clone() };
         let mut worker = Worker::new(journal, commands, flags, options, notify);
         worker.check_space(monotonic());
@@ -298,7 +307,7 @@ impl Worker {
         if waiting_to_retry && !messages {
             return;
         }
-        self.compacting = self.journal.maintain(&mut self.out);
+        self.compacting = !self.flags.posting.load(Ordering::Relaxed) && self.journal.maintain(&mut self.out);
         let due = self.unsynced_since.is_some_and(|since| now >= since + self.sync_lag);
         self.journal.commit(due || self.journal.is_failing(), &mut self.out);
         let failing = self.journal.is_failing();

@@ -5,7 +5,7 @@ use crate::runtime::ring::{Direction, Place, Ring};
 use rustix::net::SocketFlags;
 use socket2::Socket;
 use std::future::poll_fn;
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::task::{Context, Poll};
@@ -97,6 +97,16 @@ impl Stream {
     /// Sends what fits.
     pub fn poll_write(&self, cx: &Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
         self.watched.poll_call(Direction::Write, cx, |socket| socket.send_with_flags(octets, libc::MSG_NOSIGNAL))
+    }
+
+    /// Sends what fits of two parts, one behind the other.
+    pub fn poll_write_parts(&self, cx: &Context<'_>, [first, second]: [&[u8]; 2]) -> Poll<io::Result<usize>> {
+        if second.is_empty() {
+            return self.poll_write(cx, first);
+        }
+        let parts = [IoSlice::new(first), IoSlice::new(second)];
+        let send = |socket: &Socket| socket.send_vectored_with_flags(&parts, libc::MSG_NOSIGNAL);
+        self.watched.poll_call(Direction::Write, cx, send)
     }
 
     /// Ends the connection; the peer hears of it at once.

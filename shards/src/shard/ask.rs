@@ -6,7 +6,9 @@ use super::Shard;
 use super::site::Route;
 use crate::event::{Answer, Coverage, MessageFilter, MessageView, Question, QueueView, ReplyTo, RuleCount, Waits};
 use crate::limits::ASK_DESTINATIONS_AT_ONCE;
-use crate::limits::{ASK_AT_ONCE_MILLIS, ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_TICK, ASK_MILLIS, ASKS_MAX};
+use crate::limits::{
+    ASK_AT_ONCE_MILLIS, ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_SLICE, ASK_ENTRIES_PER_TICK, ASK_MILLIS, ASKS_MAX,
+};
 use crate::message::MessageId;
 use crate::outcome::{EnhancedCode, RecordType, Response, RuleMark, Verb};
 use crate::queue::{EntryId, State};
@@ -22,6 +24,8 @@ use std::time::Duration;
 #[derive(Debug)]
 struct Ask {
     question: Question,
+    /// Of `Messages`: what its filter asks of a message.
+    wanted: Scope,
     after: Option<EntryId>,
     coverage: Coverage,
     /// What the scope certainly covers, by the totals of whole buckets; 0 when these do not tell.
@@ -78,6 +82,10 @@ impl Shard {
             _ => {}
         }
         let ask = Ask {
+            wanted: match &question {
+                Question::Messages { filter, .. } => scope_of(filter),
+                _ => Scope::default(),
+            },
             question,
             after: None,
             coverage,
@@ -98,7 +106,7 @@ impl Shard {
         self.asks.open.push_front(ask);
         // A short queue is answered for at once, and whoever wants to know soon does not wait for the others.
         if self.asks.open.len() == 1 || within <= Duration::from_millis(ASK_AT_ONCE_MILLIS) {
-            self.answer_slice(now);
+            self.answer_slice(ASK_ENTRIES_PER_TICK, now);
         } else {
             self.asks.open.rotate_left(1);
         }
@@ -134,16 +142,29 @@ impl Shard {
                 ask.answer_early();
             }
         }
-        self.answer_slice(now);
+        self.answer_slice(ASK_ENTRIES_PER_TICK, now);
+    }
+
+    /// Whether questions are open. As long as the core has nothing else to do, they are answered sooner by
+    /// [`Shard::answer_more`] than by what each tick does for them.
+    #[must_use]
+    pub fn has_questions(&self) -> bool {
+        !self.asks.open.is_empty()
+    }
+
+    /// Looks at [`ASK_ENTRIES_PER_SLICE`] entries for the question whose turn it is. Whether questions are open.
+    pub fn answer_more(&mut self, now: Now) -> bool {
+        self.answer_slice(ASK_ENTRIES_PER_SLICE, now);
+        self.has_questions()
     }
 
     /// One slice of the question whose turn it is.
-    fn answer_slice(&mut self, now: Now) {
+    fn answer_slice(&mut self, entries: usize, now: Now) {
         let Some(mut ask) = self.asks.open.pop_front() else {
             return;
         };
         let from = ask.after.map_or(0, |id| id.0 as usize + 1);
-        let ids: Vec<EntryId> = self.queue.entries_after(ask.after, ASK_ENTRIES_PER_TICK).map(|(id, _)| id).collect();
+        let ids: Vec<EntryId> = self.queue.entries_after(ask.after, entries).map(|(id, _)| id).collect();
         let mut enough = false;
         for id in ids {
             enough |= self.consider(&mut ask, id, now);
@@ -151,7 +172,7 @@ impl Shard {
                 break;
             }
         }
-        let reached = from + ASK_ENTRIES_PER_TICK;
+        let reached = from + entries;
         let more = !enough && reached < self.queue.entry_id_bound();
         ask.coverage.counting = more;
         if more && now.instant < ask.until {
@@ -175,13 +196,13 @@ impl Shard {
                     ask.coverage.first_expiry =
                         Some(ask.coverage.first_expiry.map_or(entry.expires, |at| at.min(entry.expires)));
                     let (domain, _) = self.queue.destination(self.queue.destination_of(entry.bucket));
-                    *ask.by_destination.entry(domain.clone()).or_default() += recipients;
-                    *ask.by_queue.entry(self.queue.bucket_name(entry.bucket).clone()).or_default() += recipients;
+                    add(&mut ask.by_destination, domain, recipients);
+                    add(&mut ask.by_queue, self.queue.bucket_name(entry.bucket), recipients);
                 }
                 false
             }
             Question::Messages { filter, limit } => {
-                if self.passes(id, filter) {
+                if self.passes(id, filter, &ask.wanted) {
                     ask.messages.push(self.view(id, now));
                 }
                 ask.messages.len() >= *limit
@@ -260,8 +281,8 @@ impl Shard {
         let entry = self.queue.entry(id);
         MessageView {
             envelope: entry.envelope.clone(),
-            location: entry.location,
-            recipients: entry.recipients.clone(),
+            location: entry.location(),
+            recipients: entry.recipients.to_list(),
             queue: self.queue.bucket_name(entry.bucket).clone(),
             attempts: entry.attempts,
             expires: entry.expires,
@@ -292,7 +313,7 @@ impl Shard {
         let entry = self.queue.entry(id);
         let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);
         let bucket = self.facts_of(entry.bucket);
-        for recipient in &entry.recipients {
+        for recipient in &*entry.recipients {
             let address = entry.envelope.recipient(usize::from(*recipient));
             let message = Some(MessageFacts { address, tags, tag_hashes: &[] });
             let facts = Facts { bucket, message, ..Facts::default() };
@@ -308,7 +329,8 @@ impl Shard {
         Waits::Rule { rule: rule.map(|(rule, _)| rule.clone()), until: Timestamp::NEVER }
     }
 
-    fn passes(&self, id: EntryId, filter: &MessageFilter) -> bool {
+    /// `wanted` is what [`scope_of`] makes of the filter.
+    fn passes(&self, id: EntryId, filter: &MessageFilter, wanted: &Scope) -> bool {
         let entry = self.queue.entry(id);
         let state = match entry.state {
             State::InFlight => "in_flight",
@@ -317,16 +339,9 @@ impl Shard {
             State::Ready if self.queue.bucket_held(entry.bucket).is_some() => "held",
             State::Ready => "ready",
         };
-        let scope = Scope {
-            domain: filter.domain.clone(),
-            tag: filter.tag.clone(),
-            campaign: filter.campaign.clone(),
-            queues: filter.queue.iter().cloned().collect(),
-            ..Scope::default()
-        };
         filter.state.as_deref().is_none_or(|wanted| wanted == state)
             && filter.after.is_none_or(|after| entry.envelope.id() > after)
-            && self.covered(id, &scope, PathFacts::default()) > 0
+            && self.covered(id, wanted, PathFacts::default()) > 0
     }
 
     fn retry(&mut self, id: MessageId, now: Now) -> u64 {
@@ -380,6 +395,23 @@ impl Shard {
             count.ended_by_queue = ended.iter().map(|(queue, count)| (queue.clone(), *count)).collect();
         }
         count
+    }
+}
+
+fn add(counts: &mut HashMap<Arc<str>, u64>, name: &Arc<str>, more: u64) {
+    match counts.get_mut(&**name) {
+        Some(count) => *count += more,
+        None => drop(counts.insert(name.clone(), more)),
+    }
+}
+
+fn scope_of(filter: &MessageFilter) -> Scope {
+    Scope {
+        domain: filter.domain.clone(),
+        tag: filter.tag.clone(),
+        campaign: filter.campaign.clone(),
+        queues: filter.queue.iter().cloned().collect(),
+        ..Scope::default()
     }
 }
 

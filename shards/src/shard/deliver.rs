@@ -248,9 +248,9 @@ impl Shard {
         let delivery = Delivery {
             token,
             envelope: entry.envelope.clone(),
-            recipients: entry.recipients.clone(),
-            body: entry.body.clone(),
-            location: entry.location,
+            recipients: entry.recipients.to_list(),
+            body: entry.body().cloned(),
+            location: entry.location(),
         };
         let session = &mut self.sessions[id.0 as usize];
         session.phase = Phase::Busy;

@@ -72,7 +72,7 @@ impl Shard {
             }
             Judgement::HoldBucket(..) => {
                 self.counters.gated += 1;
-                Some(self.queue.entry(entry).recipients.clone())
+                Some(self.queue.entry(entry).recipients.to_list())
             }
             Judgement::Each(fates) => {
                 self.counters.gated += 1;
@@ -142,7 +142,7 @@ impl Shard {
         let mut stamp = verdict.stamp;
         let mut fates = Fates::new();
         let mut all_pass = true;
-        for &recipient in &entry.recipients {
+        for &recipient in &*entry.recipients {
             let address = entry.envelope.recipient(usize::from(recipient));
             let message = Some(MessageFacts { address, tags, tag_hashes });
             let facts = Facts { bucket: bucket_facts, message, path };
@@ -170,7 +170,7 @@ impl Shard {
             Judgement::Each(fates) => fates,
         };
         let entry = self.queue.entry(id);
-        let (spool, message, attempts) = (entry.location.spool, entry.envelope.id(), entry.attempts);
+        let (spool, message, attempts) = (entry.location().spool, entry.envelope.id(), entry.attempts);
         let mut done = SmallVec::new();
         let mut parts = Parts::default();
         for (recipient, fate) in fates {
@@ -230,7 +230,7 @@ impl Shard {
         let mut own = Some(id);
         let mut place = |shard: &mut Self, recipients: SmallVec<[u16; 4]>| match own.take() {
             Some(id) => {
-                shard.queue.entry_mut(id).recipients = recipients;
+                shard.queue.entry_mut(id).recipients = recipients.into();
                 id
             }
             None => shard.split_off(id, recipients, now),
@@ -262,8 +262,8 @@ impl Shard {
         let entry = self.queue.entry(id);
         let due = crate::queue::due_after(&self.settings.retry, &entry.envelope, entry.attempts, now.utc);
         let standing = Standing { attempts: entry.attempts, due, maybe_delivered: entry.maybe_delivered };
-        let progress = Progress::Attempt { id: entry.envelope.id(), recipients: entry.recipients.clone(), standing };
-        let spool = entry.location.spool;
+        let progress = Progress::Attempt { id: entry.envelope.id(), recipients: entry.recipients.to_list(), standing };
+        let spool = entry.location().spool;
         self.queue.defer(id, due);
         self.tell_spool(spool, progress);
     }

@@ -126,7 +126,7 @@ impl Shard {
             verb: Verb::None,
         };
         let failure = Failure { kind: FailureKind::Refused, response, maybe_delivered: false };
-        let recipients = self.queue.entry(flight.entry).recipients.clone();
+        let recipients = self.queue.entry(flight.entry).recipients.to_list();
         let results = recipients.into_iter().map(|index| (index, RecipientResult::Failed(failure.clone()))).collect();
         let attempt = Attempt { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false, repeatable: false };
         self.settle(flight.entry, results, &attempt, now);
@@ -189,14 +189,14 @@ impl Shard {
         rule: Option<&RuleMark>,
         now: Now,
     ) {
-        let recipients = self.queue.entry(id).recipients.clone();
+        let recipients = self.queue.entry(id).recipients.to_list();
         for recipient in &recipients {
             let mut outcome = self.outcome_of(id, *recipient, kind, response.clone(), None, now.utc);
             outcome.rule = rule.cloned();
             self.record(outcome);
         }
         let entry = self.queue.remove(id);
-        let spool = entry.location.spool;
+        let spool = entry.location().spool;
         self.tell_spool(spool, Progress::Done { id: entry.envelope.id(), recipients });
         self.note_empty(entry.bucket, now);
     }
@@ -247,7 +247,7 @@ impl Shard {
 
     fn dispose(&mut self, id: EntryId, done: Recipients, later: Recipients, again: Recipients, now: Now) {
         let entry = self.queue.entry(id);
-        let (spool, message) = (entry.location.spool, entry.envelope.id());
+        let (spool, message) = (entry.location().spool, entry.envelope.id());
         if !done.is_empty() {
             self.tell_spool(spool, Progress::Done { id: message, recipients: done });
         }
@@ -257,7 +257,7 @@ impl Shard {
                 self.note_empty(entry.bucket, now);
             }
             (true, false) => {
-                self.queue.entry_mut(id).recipients = again;
+                self.queue.entry_mut(id).recipients = again.into();
                 if self.queue.entry(id).state == crate::queue::State::InFlight {
                     self.queue.put_back(id);
                     self.end_if_ruled(id, now);
@@ -270,7 +270,7 @@ impl Shard {
                 let entry = self.queue.entry(id);
                 let due = due_after(&self.settings.retry, &entry.envelope, entry.attempts, now.utc);
                 let standing = Standing { attempts: entry.attempts, due, maybe_delivered: entry.maybe_delivered };
-                self.queue.entry_mut(id).recipients = later.clone();
+                self.queue.entry_mut(id).recipients = later.clone().into();
                 self.queue.defer(id, due);
                 self.tell_spool(spool, Progress::Attempt { id: message, recipients: later, standing });
                 self.end_if_ruled(id, now);
@@ -284,8 +284,8 @@ impl Shard {
         let new = NewEntry {
             envelope: entry.envelope.clone(),
             recipients,
-            location: entry.location,
-            body: entry.body.clone(),
+            location: entry.location(),
+            body: entry.body().cloned(),
             attempts: entry.attempts,
             due: None,
             expires: entry.expires,

@@ -250,7 +250,7 @@ impl Shard {
             // A message that a rule covers is not failed by its hosts: the rule comes first.
             match self.judge(id, PathFacts::default(), Moment::Attempt, now) {
                 Judgement::Pass(_) => {
-                    let recipients = self.queue.entry(id).recipients.clone();
+                    let recipients = self.queue.entry(id).recipients.to_list();
                     let results: Results = recipients
                         .into_iter()
                         .map(|recipient| (recipient, RecipientResult::Failed(failure.clone())))

@@ -7,13 +7,14 @@
 //! message's done-record is only kept for as long as its newest copy. And it stays while the outcome log may lack
 //! the reception of a message that came in there.
 
+use super::open::{Open, OpenMessages};
 use super::report::{OpenRecipient, Point, Standing};
 use crate::message::MessageId;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 
-/// Where a message's record lies. Twenty octets matter here: there is one for each open message.
+/// Where a message's record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Segment.
@@ -39,36 +40,26 @@ impl Place {
     }
 }
 
-/// An id in twelve octets.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Key([u32; 3]);
-
-impl Key {
-    /// Only the low 48 bits of a sequence are used.
-    fn of(id: MessageId) -> Self {
-        let high = (id.sequence >> 32) as u32 & 0xffff;
-        Self([id.generation, u32::from(id.core) << 16 | high, id.sequence as u32])
-    }
-}
-
 /// Recipients that fit into the entry's own bitmap.
-const INLINE_RECIPIENTS: u16 = 32;
+const INLINE_RECIPIENTS: u16 = 16;
 
-#[derive(Clone, Copy)]
-struct Open {
-    place: Place,
-    /// Bit i: recipient i is open. Unused when there are more than [`INLINE_RECIPIENTS`].
-    bits: u32,
-    recipients: u16,
-}
+/// In the place of a number of recipients: it and the bitmap are among what is rare.
+const MANY: u8 = u8::MAX;
+
+/// In the place of the octets before the body: they are among what is rare.
+const LONG_HEAD: u16 = u16::MAX;
 
 /// What most open messages do not have.
 #[derive(Default)]
 struct Rare {
-    /// Bitmap when there are more than [`INLINE_RECIPIENTS`].
+    /// How many, when there are more than [`INLINE_RECIPIENTS`].
+    recipients: u16,
+    /// Their bitmap.
     bits: Vec<u64>,
     /// Open recipients that were tried, by index.
     standings: Vec<(u16, Standing)>,
+    /// Octets before the body, when [`LONG_HEAD`] says so.
+    head: u32,
 }
 
 /// What the ledger knows of one segment.
@@ -119,8 +110,8 @@ pub struct Snapshot {
 /// See the module.
 #[derive(Default)]
 pub struct Ledger {
-    messages: HashMap<Key, Open>,
-    rare: HashMap<Key, Rare>,
+    messages: OpenMessages,
+    rare: HashMap<MessageId, Rare>,
     segments: BTreeMap<u32, SegmentState>,
     /// The receptions of all messages before it are in the outcome log.
     recorded: Point,
@@ -141,10 +132,10 @@ impl Ledger {
         self.segments.values().fold((0, 0), |(total, needed), s| (total + s.total, needed + s.needed()))
     }
 
-    /// Octets of memory that the ledger holds, roughly.
+    /// Octets of memory that the ledger holds, roughly. Looks at everything.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.messages.allocation_size() + self.rare.allocation_size() + self.rare.len() * 64
+        self.messages.memory() + self.rare.allocation_size() + self.rare.len() * 64
     }
 
     /// A segment that now exists, or its state for changing it.
@@ -220,14 +211,17 @@ impl Ledger {
     /// A message is open, all of its `recipients`.
     pub fn insert(&mut self, id: MessageId, place: Place, recipients: u16) {
         self.note_message(place);
-        let key = Key::of(id);
-        let bits = if recipients > INLINE_RECIPIENTS {
-            self.rare.entry(key).or_default().bits = full_bits(recipients);
-            0
+        let mut open = Open::new(id);
+        if recipients > INLINE_RECIPIENTS {
+            let rare = self.rare.entry(id).or_default();
+            (rare.recipients, rare.bits) = (recipients, full_bits(recipients));
+            open.recipients = MANY;
         } else {
-            u32::MAX >> (32 - u32::from(recipients.max(1)))
-        };
-        self.messages.insert(key, Open { place, bits, recipients });
+            open.bits = u16::MAX >> (16 - recipients.max(1));
+            open.recipients = recipients as u8;
+        }
+        put_place(&mut self.rare, id, &mut open, place);
+        self.messages.insert(id, open);
         self.count(place, true);
     }
 
@@ -245,35 +239,42 @@ impl Ledger {
     /// Where an open message lies.
     #[must_use]
     pub fn place(&self, id: MessageId) -> Option<Place> {
-        self.messages.get(&Key::of(id)).map(|open| open.place)
+        self.messages.get(id).map(|open| self.place_of(id, open))
+    }
+
+    fn place_of(&self, id: MessageId, open: &Open) -> Place {
+        let head = match open.head {
+            LONG_HEAD => self.rare.get(&id).map_or(0, |rare| rare.head),
+            short => short.into(),
+        };
+        Place { segment: open.segment, offset: open.offset, head, body: open.body }
     }
 
     /// Recipients are finished; the message's place when any of them was open until now.
     pub fn finish(&mut self, id: MessageId, recipients: &[u16]) -> Option<Place> {
-        let key = Key::of(id);
-        let open = self.messages.get_mut(&key)?;
-        let place = open.place;
+        let place = self.place(id)?;
+        let open = self.messages.get_mut(id)?;
         let (mut changed, closed);
-        if open.recipients > INLINE_RECIPIENTS {
+        if open.recipients == MANY {
             changed = false;
-            let bits = &mut self.rare.get_mut(&key).expect("many recipients have an entry there").bits;
-            for &index in recipients.iter().filter(|&&index| index < open.recipients) {
-                let (word, bit) = (&mut bits[usize::from(index / 64)], 1_u64 << (index % 64));
+            let rare = self.rare.get_mut(&id).expect("many recipients have an entry there");
+            for &index in recipients.iter().filter(|&&index| index < rare.recipients) {
+                let (word, bit) = (&mut rare.bits[usize::from(index / 64)], 1_u64 << (index % 64));
                 changed |= *word & bit != 0;
                 *word &= !bit;
             }
-            closed = bits.iter().all(|word| *word == 0);
+            closed = rare.bits.iter().all(|word| *word == 0);
         } else {
-            let mask = recipients.iter().filter(|&&i| i < INLINE_RECIPIENTS).fold(0, |mask, i| mask | 1_u32 << i);
+            let mask = recipients.iter().filter(|&&i| i < INLINE_RECIPIENTS).fold(0, |mask, i| mask | 1_u16 << i);
             changed = open.bits & mask != 0;
             open.bits &= !mask;
             closed = open.bits == 0;
         }
         if closed {
-            self.messages.remove(&key);
-            self.rare.remove(&key);
+            self.messages.remove(id);
+            self.rare.remove(&id);
             self.count(place, false);
-        } else if let Some(rare) = self.rare.get_mut(&key) {
+        } else if let Some(rare) = self.rare.get_mut(&id) {
             rare.standings.retain(|(index, _)| !recipients.contains(index));
         }
         changed.then_some(place)
@@ -281,22 +282,23 @@ impl Ledger {
 
     /// Recipients were tried; the message's place when it is open.
     pub fn tried(&mut self, id: MessageId, recipients: &[u16], standing: Standing) -> Option<Place> {
-        let key = Key::of(id);
-        let open = *self.messages.get(&key)?;
-        for &index in recipients.iter().filter(|&&index| self.is_open(key, &open, index)).collect::<Vec<_>>() {
-            let standings = &mut self.rare.entry(key).or_default().standings;
+        let open = *self.messages.get(id)?;
+        for &index in recipients.iter().filter(|&&index| self.is_open(id, &open, index)).collect::<Vec<_>>() {
+            let standings = &mut self.rare.entry(id).or_default().standings;
             match standings.binary_search_by_key(&index, |(index, _)| *index) {
                 Ok(at) => standings[at].1 = standing,
                 Err(at) => standings.insert(at, (index, standing)),
             }
         }
-        Some(open.place)
+        Some(self.place_of(id, &open))
     }
 
     /// The message has a newer copy; the old one stays behind in its segment.
     pub fn relocate(&mut self, id: MessageId, place: Place) {
-        let Some(open) = self.messages.get_mut(&Key::of(id)) else { return };
-        let old = std::mem::replace(&mut open.place, place);
+        let Some(old) = self.place(id) else { return };
+        if let Some(open) = self.messages.get_mut(id) {
+            put_place(&mut self.rare, id, open, place);
+        }
         self.count(old, false);
         self.count(place, true);
         self.segment_mut(old.segment).superseded = true;
@@ -310,10 +312,14 @@ impl Ledger {
     /// What became of a message so far.
     #[must_use]
     pub fn snapshot(&self, id: MessageId) -> Snapshot {
-        let key = Key::of(id);
-        let Some(open) = self.messages.get(&key) else { return Snapshot::default() };
-        let done = (0..open.recipients).filter(|&index| !self.is_open(key, open, index)).collect();
-        Snapshot { done, tried: self.rare.get(&key).map(|rare| rare.standings.clone()).unwrap_or_default() }
+        let Some(open) = self.messages.get(id) else { return Snapshot::default() };
+        let rare = self.rare.get(&id);
+        let recipients = match open.recipients {
+            MANY => rare.map_or(0, |rare| rare.recipients),
+            few => few.into(),
+        };
+        let done = (0..recipients).filter(|&index| !self.is_open(id, open, index)).collect();
+        Snapshot { done, tried: rare.map(|rare| rare.standings.clone()).unwrap_or_default() }
     }
 
     /// Segments that may be removed now, ascending.
@@ -357,15 +363,12 @@ impl Ledger {
             .map(|(&segment, _)| segment)
     }
 
-    fn is_open(&self, key: Key, open: &Open, index: u16) -> bool {
-        if index >= open.recipients {
-            return false;
+    fn is_open(&self, id: MessageId, open: &Open, index: u16) -> bool {
+        if open.recipients == MANY {
+            let Some(rare) = self.rare.get(&id).filter(|rare| index < rare.recipients) else { return false };
+            return rare.bits.get(usize::from(index / 64)).is_some_and(|word| word >> (index % 64) & 1 == 1);
         }
-        if open.recipients > INLINE_RECIPIENTS {
-            let bits = self.rare.get(&key).map(|rare| rare.bits.as_slice()).unwrap_or_default();
-            return bits.get(usize::from(index / 64)).is_some_and(|word| word >> (index % 64) & 1 == 1);
-        }
-        open.bits >> index & 1 == 1
+        index < u16::from(open.recipients) && open.bits >> index & 1 == 1
     }
 
     fn count(&mut self, place: Place, more: bool) {
@@ -378,6 +381,14 @@ impl Ledger {
             state.live -= octets;
             state.open -= 1;
         }
+    }
+}
+
+fn put_place(rare: &mut HashMap<MessageId, Rare>, id: MessageId, open: &mut Open, place: Place) {
+    (open.segment, open.offset, open.body) = (place.segment, place.offset, place.body);
+    open.head = u16::try_from(place.head).unwrap_or(LONG_HEAD);
+    if open.head == LONG_HEAD {
+        rare.entry(id).or_default().head = place.head;
     }
 }
 

@@ -24,6 +24,7 @@ mod group;
 pub mod journal;
 pub mod ledger;
 pub mod memory_disk;
+mod open;
 pub mod record;
 pub mod recover;
 pub mod report;

@@ -79,26 +79,30 @@ fn failed(doing: &str, file: &str, error: io::Error) -> SpoolError {
     SpoolError::Disk { doing: format!("{doing} {file}"), error }
 }
 
-/// What is known of one message so far.
+/// What progress records tell of a message.
 #[derive(Default)]
 struct Story {
-    /// The newest copy, once met.
-    newest: Option<Place>,
-    /// Kept while some recipient looks open.
-    envelope: Option<Arc<Envelope>>,
     done: SmallVec<[u16; 4]>,
+    /// The newest of each recipient.
     standings: Vec<(u16, Standing)>,
-    /// There is an older copy too.
-    copied: bool,
-    /// The outcome log has its reception.
-    recorded: bool,
 }
 
 impl Story {
-    fn open(&self) -> SmallVec<[OpenRecipient; 1]> {
-        let Some(envelope) = &self.envelope else { return SmallVec::new() };
+    /// Adds a record that is older than all that are known.
+    fn add(&mut self, kind: Kind, recipients: SmallVec<[u16; 4]>, standing: Standing) {
+        if kind == Kind::Done {
+            return self.done.extend(recipients);
+        }
+        for index in recipients {
+            if !self.standings.iter().any(|(known, _)| *known == index) {
+                self.standings.push((index, standing));
+            }
+        }
+    }
+
+    /// Recipients of `count` that are not finished.
+    fn open(&self, count: u16) -> SmallVec<[OpenRecipient; 1]> {
         let done: BTreeSet<u16> = self.done.iter().copied().collect();
-        let count = u16::try_from(envelope.recipient_count()).unwrap_or(u16::MAX);
         let standing = |index| {
             let found = self.standings.iter().find(|(known, _)| *known == index);
             found.map(|(_, standing)| *standing).unwrap_or_default()
@@ -108,9 +112,26 @@ impl Story {
     }
 }
 
+/// A message of which nothing is open, as long as an older copy of it may be met.
+struct Finished {
+    /// Where the newest copy lies.
+    segment: u32,
+    done: SmallVec<[u16; 4]>,
+}
+
 struct Recovery<D: Disk> {
     journal: Journal<D>,
+    /// Of messages that were not met yet.
     stories: HashMap<MessageId, Story>,
+    /// Open messages, the newest first. The ledger knows them too.
+    messages: Vec<RecoveredMessage>,
+    finished: HashMap<MessageId, Finished>,
+    /// Messages of which an older copy was met, and what stands before the newest one.
+    copied: BTreeMap<MessageId, Story>,
+    /// Messages whose reception the outcome log may lack, the newest first.
+    unrecorded: Vec<Arc<Envelope>>,
+    /// Those of them of which it has it: an older copy lies before the point up to which all is recorded.
+    recorded_after_all: BTreeSet<MessageId>,
     /// Segments that are valid only up to a length.
     cuts: BTreeMap<u32, u64>,
     dropped: Vec<Dropped>,
@@ -118,7 +139,17 @@ struct Recovery<D: Disk> {
 
 impl<D: Disk> Recovery<D> {
     fn new(journal: Journal<D>) -> Self {
-        Self { journal, stories: HashMap::new(), cuts: BTreeMap::new(), dropped: Vec::new() }
+        Self {
+            journal,
+            stories: HashMap::new(),
+            messages: Vec::new(),
+            finished: HashMap::new(),
+            copied: BTreeMap::new(),
+            unrecorded: Vec::new(),
+            recorded_after_all: BTreeSet::new(),
+            cuts: BTreeMap::new(),
+            dropped: Vec::new(),
+        }
     }
 
     /// The segments that exist. Files of unfinished work are removed, as are indexes without their segment.
@@ -135,7 +166,11 @@ impl<D: Disk> Recovery<D> {
             }
         }
         let highest = parsed.iter().map(|(number, _)| *number).max().unwrap_or(0);
-        self.journal.next_segment = highest.saturating_add(1);
+        let next = highest.checked_add(1).ok_or_else(|| {
+            let error = io::Error::other("no number is left for a new segment behind it: no engine has written it");
+            failed("reading", &segment_name(highest), error)
+        })?;
+        self.journal.next_segment = next;
         Ok(segments)
     }
 
@@ -225,16 +260,10 @@ impl<D: Disk> Recovery<D> {
                 return Ok(());
             }
             kind => progress_meta(kind, meta).map(|progress| {
-                let story = self.stories.entry(entry.header.id).or_default();
-                if kind == Kind::Done {
-                    story.done.extend(progress.recipients);
-                } else {
-                    for index in progress.recipients {
-                        if !story.standings.iter().any(|(known, _)| *known == index) {
-                            story.standings.push((index, progress.standing));
-                        }
-                    }
-                }
+                let id = entry.header.id;
+                // Behind a copy stands what was known when it was made, unless a crash has parted them.
+                let stories = if self.is_met(id) { self.copied.entry(id).or_default() } else { self.story(id) };
+                stories.add(kind, progress.recipients, progress.standing);
                 progress.segment
             }),
         };
@@ -246,67 +275,102 @@ impl<D: Disk> Recovery<D> {
         Ok(())
     }
 
+    fn story(&mut self, id: MessageId) -> &mut Story {
+        self.stories.entry(id).or_default()
+    }
+
+    /// Whether the newest copy of a message has been met.
+    fn is_met(&self, id: MessageId) -> bool {
+        self.journal.ledger.place(id).is_some() || self.finished.contains_key(&id)
+    }
+
     fn read_message(&mut self, segment: u32, entry: &Entry, meta: &[u8]) -> Result<(), SpoolError> {
         let id = entry.header.id;
         let head = entry.header.head_bytes() as u32;
         let place = Place { segment, offset: entry.offset, head, body: entry.header.body };
-        self.journal.ledger.note_message(place);
-        let story = self.stories.entry(id).or_default();
-        if story.newest.is_some() {
-            story.copied = true;
-            story.recorded |= self.journal.ledger.is_recorded(place);
+        let ledger = &mut self.journal.ledger;
+        ledger.note_message(place);
+        // A record that tells of it stands behind it, so it has been met.
+        let recorded = ledger.is_recorded(place);
+        if self.is_met(id) {
+            self.copied.entry(id).or_default();
+            if recorded {
+                self.recorded_after_all.insert(id);
+            }
             self.journal.ledger.segment_mut(segment).superseded = true;
             return Ok(());
         }
-        story.newest = Some(place);
-        match decode(id, meta) {
-            Ok(envelope) => story.envelope = Some(Arc::new(envelope)),
+        let envelope = match decode(id, meta) {
+            Ok(envelope) => Arc::new(envelope),
             Err(BadEnvelope::NewerVersion | BadEnvelope::Malformed) => return Err(newer(segment, entry)),
+        };
+        if !recorded {
+            self.unrecorded.push(envelope.clone());
         }
-        // A record that tells of it stands behind it, so it has been met.
-        story.recorded = self.journal.ledger.is_recorded(place);
-        if story.recorded && story.open().is_empty() {
-            story.envelope = None;
+        let count = u16::try_from(envelope.recipient_count()).unwrap_or(u16::MAX);
+        let story = self.stories.remove(&id).unwrap_or_default();
+        let open = story.open(count);
+        if open.is_empty() {
+            self.finished.insert(id, Finished { segment, done: story.done });
+        } else {
+            self.journal.ledger.insert_recovered(id, place, count, &open);
+            let location = location(self.journal.spool, place);
+            self.messages.push(RecoveredMessage { envelope, location, open });
         }
         Ok(())
     }
 
-    fn finish(self) -> Result<(Journal<D>, Recovered), SpoolError> {
-        let Self { mut journal, stories, dropped, .. } = self;
-        let mut recovered = Recovered { dropped, ..Recovered::default() };
-        let (mut places, mut unrecorded) = (Vec::new(), Vec::new());
-        for (id, story) in stories {
-            let Some(place) = story.newest else { continue };
-            let open = story.open();
-            let mut repair = Vec::new();
-            if let Some(envelope) = story.envelope.as_ref().filter(|_| !story.recorded) {
-                unrecorded.push(((place.segment, place.offset), envelope.clone()));
-            }
-            if story.copied && open.is_empty() && !story.done.is_empty() {
-                repair.push(Small::Done { id, segment: place.segment, recipients: story.done.clone() });
-            }
-            if let Some(envelope) = story.envelope.filter(|_| !open.is_empty()) {
-                let count = u16::try_from(envelope.recipient_count()).unwrap_or(u16::MAX);
-                journal.ledger.insert_recovered(id, place, count, &open);
-                if story.copied {
-                    repair = Small::of_snapshot(id, place.segment, &journal.ledger.snapshot(id));
+    /// Tells of copied messages what stands only before their newest copies. A crash may have parted a copy from the
+    /// progress that was written with it. With the older segment its progress would go too, so it is told again of the
+    /// newer copy, before anything else happens.
+    fn repair_copies(&mut self) {
+        let ledger = &mut self.journal.ledger;
+        let mut repair = Vec::new();
+        self.messages.retain_mut(|message| {
+            let id = message.envelope.id();
+            let Some(story) = self.copied.remove(&id) else { return true };
+            let segment = message.location.segment;
+            let count = u16::try_from(message.envelope.recipient_count()).unwrap_or(u16::MAX);
+            for &(index, standing) in &story.standings {
+                let known = message.open.iter().find(|open| open.index == index).map(|open| open.standing);
+                if known == Some(Standing::default()) {
+                    ledger.tried(id, &[index], standing);
                 }
-                let location = location(journal.spool, place);
-                places.push(((place.segment, place.offset), RecoveredMessage { envelope, location, open }));
             }
-            // A crash may have parted a copy from the progress that was written with it. With the older segment its
-            // progress would go too, so it is told again of the newer copy, before anything else happens.
-            journal.staged.extend(repair.into_iter().map(Staged::Small));
+            ledger.finish(id, &story.done);
+            if ledger.place(id).is_none() {
+                repair.push(Small::Done { id, segment, recipients: (0..count).collect() });
+                return false;
+            }
+            let snapshot = ledger.snapshot(id);
+            repair.extend(Small::of_snapshot(id, segment, &snapshot));
+            message.open.retain(|open| !snapshot.done.contains(&open.index));
+            for open in &mut message.open {
+                let tried = snapshot.tried.iter().find(|(index, _)| *index == open.index);
+                open.standing = tried.map_or(open.standing, |(_, standing)| *standing);
+            }
+            true
+        });
+        for id in std::mem::take(&mut self.copied).into_keys() {
+            if let Some(Finished { segment, done }) = self.finished.remove(&id) {
+                repair.push(Small::Done { id, segment, recipients: done });
+            }
         }
-        places.sort_unstable_by_key(|(place, _)| *place);
-        recovered.messages = places.into_iter().map(|(_, message)| message).collect();
-        unrecorded.sort_unstable_by_key(|(place, _)| *place);
-        recovered.unrecorded = unrecorded.into_iter().map(|(_, envelope)| envelope).collect();
-        recovered.recorded = journal.ledger.behind_all();
+        self.journal.staged.extend(repair.into_iter().map(Staged::Small));
+    }
+
+    fn finish(mut self) -> Result<(Journal<D>, Recovered), SpoolError> {
+        self.repair_copies();
+        let Self { mut journal, mut messages, mut unrecorded, mut dropped, recorded_after_all, .. } = self;
+        unrecorded.retain(|envelope| !recorded_after_all.contains(&envelope.id()));
+        // All was read backwards.
+        messages.reverse();
+        unrecorded.reverse();
+        dropped.reverse();
+        let recovered = Recovered { messages, unrecorded, dropped, recorded: journal.ledger.behind_all() };
         if recovered.unrecorded.is_empty() {
             journal.ledger.note_recorded(recovered.recorded);
         }
-        recovered.dropped.reverse();
         journal.new_segment().map_err(|error| failed("creating a segment in", "the spool's directory", error))?;
         let mut out = Vec::new();
         journal.commit(true, &mut out);

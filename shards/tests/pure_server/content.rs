@@ -1,5 +1,7 @@
 //! Message text: what arrives must be what was sent, and what ends it must be what ends it for everybody.
 
+use mailrace_shards::limits::TEXT_LINE_BYTES_MAX;
+
 use crate::driver::{ALL_PIECES, Driver, FRIEND, Pieces, config, inject, inject_chunk, large, text_of};
 
 /// Awkward texts, with their flags (eight_bit, dot_lines).
@@ -119,6 +121,53 @@ fn no_smuggling() {
         }
     }
     assert!(refused > 5_000, "the table must hold texts to refuse: {refused}");
+}
+
+/// The same in the midst of a text that is long enough to be taken many lines at a time.
+#[test]
+fn no_smuggling_in_long_texts() {
+    const ALPHABET: [u8; 4] = *b"\r\n.a";
+    let filler = "forty octets and no dot at its beginning\r\n".repeat(8);
+    let (mut taken, mut refused) = (0, 0);
+    for length in 0..=5_u32 {
+        for number in 0..4_usize.pow(length) {
+            let mut wire = format!("A: b\r\n\r\n{filler}").into_bytes();
+            wire.extend((0..length).map(|place| ALPHABET[number >> (2 * place) & 3]));
+            wire.extend_from_slice(format!("\r\n{filler}\r\n.\r\n").as_bytes());
+            let (end, text) = oracle(&wire);
+            wire.truncate(end);
+            let (replies, messages) = inject(config(), FRIEND, &wire, Pieces::Whole);
+            match &text {
+                Some(text) => {
+                    taken += 1;
+                    assert!(messages.len() == 1 && text_of(&messages[0]) == text, "{number} of {length}");
+                }
+                None => {
+                    refused += 1;
+                    let refusal = "S: 550 5.6.11 Message holds a CR or LF that stands alone";
+                    assert_eq!(replies, [refusal], "{number} of {length}");
+                }
+            }
+        }
+    }
+    assert!(taken > 100 && refused > 500, "{taken} taken, {refused} refused");
+}
+
+/// What is wrong with an octet or a line is found among many that are right.
+#[test]
+fn one_wrong_octet_in_a_long_text() {
+    let lines = "forty octets and no dot at its beginning\r\n".repeat(30);
+    let long = "x".repeat(TEXT_LINE_BYTES_MAX + 1);
+    for (wrong, code) in [("\0", "550 5.6.0"), ("\r", "550 5.6.11"), ("\n", "550 5.6.11"), (&*long, "550 5.6.0")] {
+        for at in [0, 1, 39, 40, 41, 42, 500, 1259, 1260] {
+            let (before, behind) = lines.split_at(at);
+            let code = if before.ends_with('\r') { "550 5.6.11" } else { code };
+            let wire = format!("A: b\r\n\r\n{before}{wrong}{behind}.\r\n");
+            let (replies, messages) = inject(large(), FRIEND, wire.as_bytes(), Pieces::Whole);
+            // A CR before a CRLF, or an LF behind one, is as alone as any; and what comes first is what is said.
+            assert!(messages.is_empty() && replies[0].starts_with(&format!("S: {code} ")), "{at}: {replies:?}");
+        }
+    }
 }
 
 /// Each pair of line ends round a dot, with commands behind it: none but CRLF.CRLF lets them be read as commands.

@@ -5,6 +5,7 @@
 
 use super::{EndOfDataMark, Session, Withdrawal};
 use crate::limits::FILL_BYTES;
+use crate::message::Body;
 use crate::time::Instant;
 use smallvec::SmallVec;
 
@@ -13,16 +14,28 @@ use smallvec::SmallVec;
 pub struct Outgoing {
     /// In their final form.
     octets: Vec<u8>,
+    /// What goes behind them, where it stands in a body. Completes no message.
+    piece: Body,
+    /// Of both.
     sent: usize,
     /// Octets that complete a message and were not sent yet.
     marks: Vec<EndOfDataMark>,
 }
 
 impl Outgoing {
-    /// What is ready and was not sent.
+    /// What is ready and was not sent, in two parts; the first is empty only when both are.
+    #[must_use]
+    pub fn parts(&self) -> [&[u8]; 2] {
+        match self.octets.get(self.sent..) {
+            Some(octets) if !octets.is_empty() => [octets, &self.piece],
+            _ => [&self.piece[self.sent - self.octets.len()..], &[]],
+        }
+    }
+
+    /// What is ready and was not sent, as far as it lies together: all of it when this is empty.
     #[must_use]
     pub fn unsent(&self) -> &[u8] {
-        &self.octets[self.sent..]
+        self.parts()[0]
     }
 
     /// Whether the unsent octets hold one that completes a message, so that the gate must be asked before they go.
@@ -34,7 +47,8 @@ impl Outgoing {
     /// Takes the session's next output as it is. Only when nothing is unsent.
     pub fn refill(&mut self, client: &mut Session, now: Instant) {
         self.clear();
-        client.fill(&mut self.octets, FILL_BYTES, &mut self.marks, now);
+        let piece = client.fill_or_refer(&mut self.octets, FILL_BYTES, &mut self.marks, now);
+        self.piece = piece.unwrap_or_default();
         self.drop_idle_buffer();
     }
 
@@ -84,12 +98,13 @@ impl Outgoing {
 
     fn clear(&mut self) {
         self.octets.clear();
+        self.piece = Body::new();
         self.sent = 0;
         self.marks.clear();
     }
 
     fn drop_idle_buffer(&mut self) {
-        if self.octets.is_empty() {
+        if self.octets.is_empty() && self.piece.is_empty() {
             // An idle connection keeps no buffers.
             self.octets = Vec::new();
         }

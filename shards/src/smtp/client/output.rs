@@ -5,7 +5,8 @@ use super::EndOfDataMark;
 use super::flight::{Flight, Stage};
 use super::session::Session;
 use super::state::{Awaited, State, Step, body_timeout};
-use crate::limits::BLIND_BODY_BYTES_MAX;
+use crate::limits::{BLIND_BODY_BYTES_MAX, REFERRED_BYTES_MIN, REFERRED_TAIL_BYTES};
+use crate::message::Body;
 use crate::smtp::command;
 use crate::time::Instant;
 use memchr::memmem;
@@ -16,6 +17,46 @@ impl Session {
     pub fn fill(&mut self, out: &mut Vec<u8>, room: usize, marks: &mut Vec<EndOfDataMark>, now: Instant) {
         let stop = out.len().saturating_add(room);
         while out.len() < stop && self.fill_next(out, stop, marks, now) {}
+    }
+
+    /// The same, but octets of a body that go as they are, and are many, are not copied: what comes back goes behind
+    /// `out`, and completes no message.
+    pub fn fill_or_refer(
+        &mut self,
+        out: &mut Vec<u8>,
+        room: usize,
+        marks: &mut Vec<EndOfDataMark>,
+        now: Instant,
+    ) -> Option<Body> {
+        let stop = out.len().saturating_add(room);
+        while out.len() < stop {
+            if let Some(piece) = self.refer_to_body() {
+                return Some(piece);
+            }
+            if !self.fill_next(out, stop, marks, now) {
+                break;
+            }
+        }
+        None
+    }
+
+    /// Passes over most of a body that comes next and goes as it is. Its end goes with the commands behind it.
+    fn refer_to_body(&mut self) -> Option<Body> {
+        if self.pending || self.state != State::Ready {
+            return None;
+        }
+        let chunking = self.capabilities.chunking;
+        let flight = self.flights.iter_mut().find(|flight| flight.stage != Stage::Done)?;
+        let Stage::Body(at) = flight.stage else { return None };
+        let transaction = &flight.transaction;
+        let stuffed = !chunking && transaction.envelope.flags().dot_lines;
+        let end = transaction.body.len().saturating_sub(REFERRED_TAIL_BYTES);
+        if stuffed || end < at + REFERRED_BYTES_MIN {
+            return None;
+        }
+        let piece = transaction.body.slice(at..end);
+        flight.stage = Stage::Body(end);
+        Some(piece)
     }
 
     /// Appends the next command or piece of a body; false when nothing may be sent now.

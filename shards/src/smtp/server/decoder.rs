@@ -8,7 +8,7 @@
 use super::ServerConfig;
 use super::control::Marks;
 use super::header::HeaderScan;
-use crate::limits::TEXT_LINE_BYTES_MAX;
+use crate::limits::{BODY_RESERVE_BYTES_MAX, TEXT_LINE_BYTES_MAX};
 use crate::message::ContentFlags;
 use std::sync::Arc;
 
@@ -154,7 +154,17 @@ impl Decoder {
     fn run(&mut self, input: &[u8], stuffed: bool) -> (usize, bool) {
         // `input[kept..at]` is looked at, wanted, and not yet copied.
         let (mut kept, mut at) = (0, 0);
+        let mut plain = !self.scan.active();
         while let Some(&octet) = input.get(at) {
+            if plain && self.line == Line::Start && input.len() - at >= PLAIN_BYTES_MIN {
+                let lines = plain_lines(&input[at..]);
+                // Where there is something wrong, each line is looked at, and not all of them anew for each.
+                plain = lines.is_some();
+                at += lines.unwrap_or(0);
+                if lines.is_some_and(|length| length > 0) {
+                    continue;
+                }
+            }
             match self.line {
                 Line::Inside => {
                     let (end, wrong) = self.within_line(input, at);
@@ -187,6 +197,7 @@ impl Decoder {
                         self.keep(&input[kept..at]);
                         kept = at;
                         self.header_line(octet);
+                        plain = !self.scan.active();
                     }
                     self.flags.dot_lines |= octet == b'.';
                     self.line = Line::Inside;
@@ -244,7 +255,17 @@ impl Decoder {
         if !self.scan.active() && !self.flags.eight_bit {
             self.flags.eight_bit = !run.is_ascii();
         }
+        self.make_room(run.len());
         self.body.extend_from_slice(run);
+    }
+
+    /// A body whose size was not announced grows in few steps, since each of them copies it.
+    fn make_room(&mut self, more: usize) {
+        let (has, needs) = (self.body.capacity(), self.body.len() + more);
+        if needs > has && has < BODY_RESERVE_BYTES_MAX {
+            let wanted = has.saturating_mul(4).min(BODY_RESERVE_BYTES_MAX).max(needs);
+            self.body.reserve_exact(wanted - self.body.len());
+        }
     }
 
     /// A line of the header block begins with `first`; those before it are in the body.
@@ -261,4 +282,25 @@ impl Decoder {
         self.header_end = self.body.len();
         self.flags.eight_bit |= self.body.get(self.prefix..).is_some_and(|header| !header.is_ascii());
     }
+}
+
+/// Fewer octets are looked at line by line at once.
+const PLAIN_BYTES_MIN: usize = 256;
+
+/// How many octets at the beginning of `input` are whole lines that are taken as they are: each ends with CRLF, none
+/// begins with a dot. None when there is a CR or a NUL among them that must not be. `input` begins with a line.
+fn plain_lines(input: &[u8]) -> Option<usize> {
+    let (mut end, mut lines) = (0, 0);
+    for at in memchr::memchr_iter(b'\n', input) {
+        let line = &input[end..at];
+        if line.first() == Some(&b'.') || line.last() != Some(&b'\r') || line.len() > TEXT_LINE_BYTES_MAX {
+            break;
+        }
+        end = at + 1;
+        lines += 1;
+    }
+    let plain = &input[..end];
+    // As many CRs as lines: each of them ends one.
+    let clean = memchr::memchr_iter(b'\r', plain).count() == lines && memchr::memchr(0, plain).is_none();
+    clean.then_some(end)
 }
