@@ -15,7 +15,7 @@ use crate::runtime::rule_feed::RuleFeed;
 use crate::runtime::spool_file::{SpoolOptions, SpoolWriter};
 use crate::runtime::spool_reader::BodyReader;
 use crate::runtime::stream::Listener;
-use crate::runtime::{clock, injection};
+use crate::runtime::{clock, injection, tasks};
 use crate::settings::Settings;
 use crate::shard::{Shard, ShardConfig};
 use crate::spool::report::Recovered;
@@ -29,6 +29,9 @@ use std::time::Duration;
 
 /// Entries of a ring's submission queue; more did not help.
 const RING_DEPTH: usize = 256;
+
+/// By how much the executor's timers may be behind the clock.
+const TIMER_SLACK: Duration = Duration::from_micros(50);
 
 /// Everything that a core is started with.
 pub struct CoreStart {
@@ -100,6 +103,7 @@ async fn run_opened(mut start: CoreStart, opened: Opened) {
         Ok(ring) => ring,
         Err(error) => return drop(ready.send(Err(format!("the sockets' io_uring: {error}")))),
     };
+    start.mailbox.reach_by(ring.alert());
     let mut listeners = Vec::new();
     for socket in std::mem::take(&mut start.listeners) {
         let ours = socket.try_clone();
@@ -120,7 +124,7 @@ async fn run_opened(mut start: CoreStart, opened: Opened) {
             recovered.messages.into_iter().for_each(|message| shard.handle_recovered(message));
         });
     }
-    local.spawn(local.clone().run_ring());
+    local.spawn_ring();
     local.spawn(local.clone().run_mailbox());
     local.spawn(local.clone().run_flusher());
     for (listener, ours) in listeners {
@@ -128,7 +132,7 @@ async fn run_opened(mut start: CoreStart, opened: Opened) {
     }
     // The starter may have given up on another core; the stop order is on its way then.
     let _ = ready.send(Ok(()));
-    if AssertUnwindSafe(turn(&local)).catch_unwind().await.is_err() {
+    if AssertUnwindSafe(tasks::counted(turn(&local))).catch_unwind().await.is_err() {
         local.stop_for_panic();
     }
     finish(&local, writers);
@@ -206,7 +210,10 @@ fn assemble(
 async fn turn(local: &Rc<Local>) {
     let mut ticks = 0_u64;
     loop {
-        glommio::timer::sleep(Duration::from_millis(TICK_MILLIS)).await;
+        let tick = Duration::from_millis(TICK_MILLIS);
+        // A little late, so that the executor's timer has run out when it gets the core back.
+        local.next_tick.set(clock::now().instant.after(tick + TIMER_SLACK));
+        glommio::timer::sleep(tick).await;
         ticks += 1;
         local.turn_ring();
         local.with_shard(|shard, now| shard.tick(now));

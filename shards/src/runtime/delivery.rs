@@ -9,6 +9,7 @@ use crate::runtime::local::{Local, SessionSlot};
 use crate::runtime::pump::Pump;
 use crate::runtime::report::report;
 use crate::runtime::socket::{ConnectError, connect};
+use crate::runtime::tasks;
 use crate::runtime::tls::Tls;
 use crate::settings::TlsPolicy;
 use crate::shard::{Delivery, Next, TlsFacts};
@@ -26,7 +27,7 @@ const PIPELINED_CHUNKS: u8 = 4;
 
 /// Starts the task. It ends with one `handle_closed`.
 pub fn start(local: Rc<Local>, order: Connect) {
-    glommio::spawn_local(async move {
+    tasks::spawn(async move {
         let id = order.session;
         let outcome = AssertUnwindSafe(run(&local, order)).catch_unwind().await;
         // The next connection of the same session (another host) makes a new slot.
@@ -41,8 +42,7 @@ pub fn start(local: Rc<Local>, order: Connect) {
                 local.with_shard(|shard, now| shard.handle_session_panic(id, now));
             }
         }
-    })
-    .detach();
+    });
 }
 
 async fn run(local: &Rc<Local>, order: Connect) -> Option<Failure> {

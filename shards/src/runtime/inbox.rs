@@ -25,10 +25,13 @@ impl Local {
         .await;
     }
 
-    /// The task of the sockets' ring, which looks into the mailbox too as long as it is busy.
+    /// The task of the sockets' ring, which looks into the mailbox too.
     pub async fn run_ring(self: Rc<Self>) {
-        let inbox = || self.take_inbox() > 0;
-        if let Err(error) = self.ring.clone().run(inbox).await {
+        let inbox = || {
+            self.mailbox.silence();
+            self.take_inbox() > 0
+        };
+        if let Err(error) = self.ring.clone().run(inbox, || self.leisure()).await {
             // Without its sockets a core is of no use; what was acknowledged is in the spools.
             panic!("the sockets' io_uring has failed: {error}");
         }

@@ -7,6 +7,7 @@ use crate::runtime::local::{Local, SessionSlot};
 use crate::runtime::report::report;
 use crate::runtime::socket;
 use crate::runtime::stream::{Listener, Stream};
+use crate::runtime::tasks;
 use crate::runtime::tls::Tls;
 use crate::settings::Network;
 use crate::shard::Submission;
@@ -63,11 +64,11 @@ async fn stop_ordered(local: &Local, slot: &SessionSlot) {
 
 fn start(local: Rc<Local>, stream: Stream) {
     if local.injecting.get() >= local.shared.injectors_per_core {
-        glommio::spawn_local(turn_away(stream)).detach();
+        tasks::spawn(turn_away(stream));
         return;
     }
     local.injecting.set(local.injecting.get() + 1);
-    glommio::spawn_local(async move {
+    tasks::spawn(async move {
         let result = AssertUnwindSafe(run(local.clone(), stream)).catch_unwind().await;
         local.injecting.set(local.injecting.get() - 1);
         if result.is_err() {
@@ -76,8 +77,7 @@ fn start(local: Rc<Local>, stream: Stream) {
             }
             report("a panic in an injecting session: the session was ended, nothing of it was acknowledged");
         }
-    })
-    .detach();
+    });
 }
 
 async fn turn_away(stream: Stream) {
@@ -221,7 +221,9 @@ impl Injection {
             // A panic would end the pool's only thread.
             std::panic::catch_unwind(AssertUnwindSafe(|| verify(&credentials.name, &credentials.secret)))
         };
+        self.local.elsewhere.update(|count| count + 1);
         let right = glommio::executor().spawn_blocking(check).await.unwrap_or(false);
+        self.local.elsewhere.update(|count| count - 1);
         self.session.handle_authenticated(right, clock::now());
     }
 

@@ -19,12 +19,12 @@ use crate::runtime::ring::Ring;
 use crate::runtime::spool_file::{Full, SpoolHandle};
 use crate::runtime::spool_reader::BodyReader;
 use crate::runtime::tls::ClientTls;
-use crate::runtime::{delivery, resolution, suspects};
+use crate::runtime::{delivery, resolution, suspects, tasks};
 use crate::settings::Settings;
 use crate::shard::Shard;
 use crate::smtp::server::ServerConfig;
 use crate::spool::report::{Progress, Refusal};
-use crate::time::Now;
+use crate::time::{Instant, Now};
 use futures_lite::FutureExt;
 use hashbrown::HashMap;
 use std::cell::{Cell, RefCell};
@@ -136,6 +136,10 @@ pub struct Local {
     /// Bodies in memory.
     pub bodies: BodyBudget,
     pub(super) stopping: Cell<bool>,
+    /// When the executor is needed next, for the ticker.
+    pub(super) next_tick: Cell<Instant>,
+    /// What only the executor hears of and somebody waits for, the resolver apart.
+    pub(super) elsewhere: Cell<u32>,
     /// Injecting sessions that are open.
     pub injecting: Cell<usize>,
 }
@@ -187,6 +191,8 @@ impl Local {
             settings: RefCell::new(settings),
             shared,
             stopping: Cell::new(false),
+            next_tick: Cell::default(),
+            elsewhere: Cell::new(0),
             injecting: Cell::new(0),
         })
     }
@@ -222,22 +228,33 @@ impl Local {
         std::process::abort()
     }
 
-    /// Runs a task of the core. A panic in it is the brain's or the runtime's own and ends the process.
-    pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
-        let local = self.clone();
-        let guarded = async move {
-            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-                local.stop_for_panic();
-            }
-        };
-        glommio::spawn_local(guarded).detach();
+    /// Runs the task of the sockets' ring, which sleeps only when no other task is ready.
+    pub(super) fn spawn_ring(self: &Rc<Self>) {
+        glommio::spawn_local(self.clone().guarded(self.clone().run_ring())).detach();
     }
 
-    /// Looks at the sockets' ring, in case that its own task was not woken.
+    /// Until when the core does well without its executor.
+    pub(super) fn leisure(&self) -> Option<Instant> {
+        (self.elsewhere.get() == 0 && !self.dns.is_busy()).then(|| self.next_tick.get())
+    }
+
+    /// Runs a task of the core. A panic in it is the brain's or the runtime's own and ends the process.
+    pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        tasks::spawn(self.clone().guarded(task));
+    }
+
+    async fn guarded(self: Rc<Self>, task: impl Future<Output = ()>) {
+        if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+            self.stop_for_panic();
+        }
+    }
+
+    /// Looks at the sockets' ring, in case that its own task was not woken, and lets that go on.
     pub fn turn_ring(&self) {
         if let Err(error) = self.ring.turn() {
             report(&format!("the sockets' io_uring: {error}"));
         }
+        self.ring.rouse();
     }
 
     /// The settings in force.
