@@ -114,11 +114,16 @@ async fn run_opened(mut start: CoreStart, opened: Opened) {
     }
     let (local, rules) = assemble(start, &writers, log, reader, dns, ring);
     // Before the mail that was recovered: none of it may be picked without them.
-    if let Err(error) = rules.drain(|update| local.with_shard(|shard, now| shard.handle_rules(update, now))) {
+    let apply = |update| {
+        let _ = clock::now();
+        local.with_shard(|shard, now| shard.handle_rules(update, now));
+    };
+    if let Err(error) = rules.drain(apply) {
         return drop(ready.send(Err(format!("shard {}: {error}", local.core.0))));
     }
     local.take_orders();
     for (spool, recovered) in recovered {
+        let _ = clock::now();
         local.with_shard(|shard, _| {
             shard.handle_unrecorded(spool, &recovered.unrecorded, recovered.recorded);
             recovered.messages.into_iter().for_each(|message| shard.handle_recovered(message));
@@ -214,12 +219,13 @@ async fn turn(local: &Rc<Local>) {
         // A little late, so that the executor's timer has run out when it gets the core back.
         local.next_tick.set(clock::now().instant.after(tick + TIMER_SLACK));
         glommio::timer::sleep(tick).await;
+        let now = clock::now();
         ticks += 1;
         local.turn_ring();
         local.with_shard(|shard, now| shard.tick(now));
         let flushed = local.flush();
         if ticks.is_multiple_of(ALARM_SCAN_MILLIS / TICK_MILLIS) {
-            local.alarms.scan(clock::now().instant);
+            local.alarms.scan(now.instant);
             local.shared.beat(local.core);
             let core = local.with_shard(|shard, _| CoreReport {
                 counters: shard.counters(),

@@ -58,7 +58,7 @@ async fn run(local: &Rc<Local>, order: Connect) -> Option<Failure> {
         tls: order.tls,
         pipelined_chunks: PIPELINED_CHUNKS,
     };
-    let client = Session::new(config, clock::now().instant);
+    let client = Session::new(config, clock::recent().instant);
     let mut carrier = Carrier {
         local: local.clone(),
         id: order.session,
@@ -134,7 +134,7 @@ impl Carrier {
             Next::Wait => false,
             Next::Finish => {
                 self.finishing = true;
-                self.pump.client.finish(clock::now().instant);
+                self.pump.client.finish(clock::recent().instant);
                 true
             }
             Next::Deliver(delivery) => {
@@ -161,7 +161,7 @@ impl Carrier {
                 }
             },
         };
-        self.pump.client.submit(Transaction { token, envelope, recipients, body }, clock::now().instant);
+        self.pump.client.submit(Transaction { token, envelope, recipients, body }, clock::recent().instant);
     }
 
     async fn start_tls(&mut self) {
@@ -169,7 +169,7 @@ impl Carrier {
         match Tls::client(&self.local.client_tls, &self.order.host, verify) {
             Ok(tls) => self.pump.tls = Some(tls),
             Err(error) => {
-                return self.pump.client.handle_tls_failed(&error.to_string(), clock::now().instant);
+                return self.pump.client.handle_tls_failed(&error.to_string(), clock::recent().instant);
             }
         }
         let (local, id, slot) = (&self.local, self.id, &self.slot);
@@ -180,7 +180,7 @@ impl Carrier {
             }
         }
         if !self.pump.handshaking() {
-            self.pump.client.handle_tls_ready(clock::now().instant);
+            self.pump.client.handle_tls_ready(clock::recent().instant);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::event::{Mail, Order};
 use crate::limits::MAIL_BATCHES_PER_TURN;
+use crate::runtime::clock;
 use crate::runtime::local::Local;
 use crate::runtime::mailbox::Completion;
 use crate::runtime::outcome_log::LogEvent;
@@ -64,6 +65,8 @@ impl Local {
     /// Carries out the orders that have come. The gate calls this before every write that completes a message.
     pub fn take_orders(self: &Rc<Self>) {
         while let Some(order) = self.mailbox.next_order() {
+            // A rule holds from this moment on, and what it says of time is exact.
+            let _ = clock::now();
             match order {
                 Order::Rules { update, applied } => {
                     let epoch = self.with_shard(|shard, now| {

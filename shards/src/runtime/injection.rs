@@ -99,7 +99,7 @@ async fn run(local: Rc<Local>, stream: Stream) {
     };
     let config = local.server_config.borrow().clone();
     let id = local.with_shard(|shard, _| shard.next_message_id());
-    let session = Session::new(config, peer, id, clock::now());
+    let session = Session::new(config, peer, id, clock::recent());
     let slot = SessionSlot { alarm: local.alarms.alarm(), woken: Cell::new(false) };
     let mut injection = Injection {
         session,
@@ -154,7 +154,7 @@ impl Injection {
             if !self.pending.is_empty() && self.session.wants_input() {
                 self.set_pressure();
                 let pending = std::mem::take(&mut self.pending);
-                let taken = self.session.handle_bytes(&pending, clock::now());
+                let taken = self.session.handle_bytes(&pending, clock::recent());
                 self.pending = pending;
                 self.pending.drain(..taken);
                 continue;
@@ -211,7 +211,7 @@ impl Injection {
             report(&format!("message {id} was not stored: {why}"));
             StoreRefusal::failed("the message could not be made durable, try again later")
         });
-        self.session.handle_stored(result, next_id, clock::now());
+        self.session.handle_stored(result, next_id, clock::recent());
     }
 
     async fn authenticate(&mut self, credentials: Credentials) {
@@ -224,7 +224,7 @@ impl Injection {
         self.local.elsewhere.update(|count| count + 1);
         let right = glommio::executor().spawn_blocking(check).await.unwrap_or(false);
         self.local.elsewhere.update(|count| count - 1);
-        self.session.handle_authenticated(right, clock::now());
+        self.session.handle_authenticated(right, clock::recent());
     }
 
     async fn start_tls(&mut self) -> bool {
@@ -244,7 +244,7 @@ impl Injection {
         }
         let tls = self.tls.as_ref().expect("the handshake was begun at the top");
         let (version, suite) = (tls.version().unwrap_or(""), tls.suite().unwrap_or(""));
-        self.session.handle_tls_ready(version, suite, clock::now());
+        self.session.handle_tls_ready(version, suite, clock::recent());
         true
     }
 
@@ -260,14 +260,14 @@ impl Injection {
         if self.out.is_empty() {
             return;
         }
-        let until = clock::now().instant.after(COMMAND_WAIT);
+        let until = clock::recent().instant.after(COMMAND_WAIT);
         poll_fn(|cx| {
             while self.sent < self.out.len() && !self.gone {
                 match self.stream.poll_write(cx, &self.out[self.sent..]) {
                     Poll::Ready(Ok(count)) => self.sent += count,
                     Poll::Ready(Err(_)) => self.gone = true,
                     Poll::Pending => {
-                        if clock::now().instant >= until {
+                        if clock::recent().instant >= until {
                             self.gone = true;
                             break;
                         }
@@ -300,7 +300,7 @@ impl Injection {
 
     /// Whether the session's time is up; if not, the task is woken when it is.
     fn late(&mut self, cx: &mut std::task::Context<'_>) -> bool {
-        let now = clock::now();
+        let now = clock::recent();
         match self.session.deadline() {
             Some(deadline) if deadline <= now.instant => true,
             deadline => {
@@ -314,7 +314,7 @@ impl Injection {
     async fn read(&mut self) {
         poll_fn(|cx| {
             if self.local.stopping() && !self.slot.woken.replace(true) {
-                self.session.shutdown(clock::now());
+                self.session.shutdown(clock::recent());
                 return Poll::Ready(());
             }
             let read = READ.with_borrow_mut(|buffer| match self.stream.poll_read(cx, buffer) {
@@ -331,7 +331,7 @@ impl Injection {
                 }
             });
             if read.is_pending() && self.late(cx) {
-                self.session.handle_deadline(clock::now());
+                self.session.handle_deadline(clock::recent());
                 return Poll::Ready(());
             }
             read
@@ -348,7 +348,7 @@ impl Injection {
         }
         if self.pending.is_empty() && self.session.wants_input() {
             self.set_pressure();
-            let taken = self.session.handle_bytes(octets, clock::now());
+            let taken = self.session.handle_bytes(octets, clock::recent());
             self.pending.extend_from_slice(&octets[taken..]);
         } else {
             self.pending.extend_from_slice(octets);

@@ -197,9 +197,10 @@ impl Local {
         })
     }
 
-    /// Asks or tells the brain something, and carries out what it commands.
+    /// Asks or tells the brain something, and carries out what it commands. Whoever must be exact about the time reads
+    /// the clock before.
     pub fn with_shard<R>(self: &Rc<Self>, ask: impl FnOnce(&mut Shard, Now) -> R) -> R {
-        let now = clock::now();
+        let now = clock::recent();
         self.in_brain.set(true);
         let answer = ask(&mut self.shard.borrow_mut(), now);
         self.in_brain.set(false);

@@ -66,7 +66,7 @@ impl Pump {
             if !self.failed {
                 happened |= self.poll_receive(cx);
             }
-            let now = clock::now().instant;
+            let now = clock::recent().instant;
             if self.client.deadline().is_some_and(|deadline| deadline <= now) {
                 self.client.handle_deadline(now);
                 happened = true;
@@ -107,12 +107,14 @@ impl Pump {
     /// The gate. Whether the unsent octets may go.
     fn pass_gate(&mut self, local: &Rc<Local>, id: SessionId) -> bool {
         local.take_orders();
+        // A rule may begin or end by the clock, too.
+        let now = clock::now().instant;
         let covered = |token| local.with_shard(|shard, now| shard.gate(id, token, now));
-        self.outgoing.pass_gate(&mut self.client, clock::now().instant, covered)
+        self.outgoing.pass_gate(&mut self.client, now, covered)
     }
 
     fn note_sent(&mut self, count: usize, local: &Rc<Local>, id: SessionId) -> bool {
-        let complete = self.outgoing.note_sent(count, &mut self.client, clock::now().instant);
+        let complete = self.outgoing.note_sent(count, &mut self.client, clock::recent().instant);
         for token in &complete {
             local.with_shard(|shard, _| shard.handle_end_of_data_sent(id, *token));
         }
@@ -122,7 +124,7 @@ impl Pump {
     /// Makes the next octets ready to send.
     fn refill(&mut self) {
         let Self { client, outgoing, plain, .. } = self;
-        let now = clock::now().instant;
+        let now = clock::recent().instant;
         let Some(tls) = &mut self.tls else {
             return outgoing.refill(client, now);
         };
@@ -148,7 +150,7 @@ impl Pump {
             Poll::Pending => false,
             Poll::Ready(Ok(0)) => {
                 self.failed = true;
-                self.client.handle_eof(clock::now().instant);
+                self.client.handle_eof(clock::recent().instant);
                 true
             }
             Poll::Ready(Ok(count)) => {
@@ -163,7 +165,7 @@ impl Pump {
     }
 
     fn take_in(&mut self, octets: &[u8]) {
-        let now = clock::now().instant;
+        let now = clock::recent().instant;
         let Some(tls) = &mut self.tls else {
             return self.client.handle_bytes(octets, now);
         };
@@ -192,7 +194,7 @@ impl Pump {
 
     fn fail(&mut self, error: &io::Error) {
         self.failed = true;
-        let now = clock::now().instant;
+        let now = clock::recent().instant;
         if self.handshaking() {
             self.client.handle_tls_failed(&error.to_string(), now);
         } else {
