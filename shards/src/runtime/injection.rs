@@ -123,6 +123,9 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
+/// Octets of room for replies that a connection keeps.
+const REPLIES_BYTES_KEPT: usize = 256;
+
 /// One injecting connection.
 struct Injection {
     session: Session,
@@ -279,14 +282,16 @@ impl Injection {
             Poll::Ready(())
         })
         .await;
-        // An idle connection keeps no buffer.
-        self.out = Vec::new();
+        // An idle connection keeps room for no more than a few replies.
+        self.out.clear();
+        self.out.shrink_to(REPLIES_BYTES_KEPT);
         self.sent = 0;
     }
 
     fn take_output(&mut self) {
         let output = self.session.output();
         match &mut self.tls {
+            None if self.out.is_empty() => std::mem::swap(&mut self.out, output),
             None => self.out.append(output),
             Some(tls) => {
                 if !output.is_empty() {
@@ -330,6 +335,9 @@ impl Injection {
                     Poll::Ready(())
                 }
             });
+            if read.is_pending() {
+                self.busy = 0;
+            }
             if read.is_pending() && self.late(cx) {
                 self.session.handle_deadline(clock::recent());
                 return Poll::Ready(());

@@ -22,7 +22,14 @@ use std::task::{Context, Poll};
 thread_local! {
     /// What a read brings is used before the next read, so one buffer serves all connections of a core.
     static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+    /// Room for output that no connection has just now.
+    static ROOMS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
+
+/// Room of more octets is not kept when it is given back…
+const ROOM_BYTES_KEPT: usize = 2 * FILL_BYTES;
+/// …nor are more rooms than these.
+const ROOMS_KEPT: usize = 4;
 
 /// One connection's octets.
 pub struct Pump {
@@ -123,6 +130,22 @@ impl Pump {
 
     /// Makes the next octets ready to send.
     fn refill(&mut self) {
+        self.outgoing.lend(|| ROOMS.with_borrow_mut(Vec::pop).unwrap_or_default());
+        self.fill();
+        if let Some(room) = self.outgoing.give_back() {
+            if room.capacity() <= ROOM_BYTES_KEPT {
+                ROOMS.with_borrow_mut(|rooms| {
+                    if rooms.len() < ROOMS_KEPT {
+                        rooms.push(room)
+                    }
+                });
+            }
+            // An idle connection keeps no buffers.
+            self.plain = Vec::new();
+        }
+    }
+
+    fn fill(&mut self) {
         let Self { client, outgoing, plain, .. } = self;
         let now = clock::recent().instant;
         let Some(tls) = &mut self.tls else {
@@ -138,10 +161,6 @@ impl Pump {
             }
             tls.pull(out);
         });
-        if outgoing.unsent().is_empty() {
-            // An idle connection keeps no buffers.
-            *plain = Vec::new();
-        }
     }
 
     /// Reads what has come. Whether the session changed.
