@@ -355,8 +355,11 @@ pub const TURN_BYTES: usize = 64 * 1024;
 pub const RING_ENTRIES: u32 = 256;
 /// Answers that it holds; the kernel keeps further ones, and gives up watching, which is begun anew.
 pub const RING_COMPLETIONS: u32 = 4096;
-/// How long a core that has something to do goes on without a turn of its executor, whose timers wait meanwhile.
+/// How long a core that has something to do goes on without a turn of its executor, when that waits for something by
+/// itself.
 pub const RING_BUSY_MICROS: u64 = 1000;
+/// A core sleeps in its ring only if it may do so for this long; else the executor gets it back at once.
+pub const RING_SLEEP_MICROS_MIN: u64 = 20;
 /// Rounds of requests and answers in one turn of the ring; the next turn comes with the next tick at the latest.
 pub const RING_ROUNDS_PER_TURN: usize = 64;
 

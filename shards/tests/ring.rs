@@ -4,12 +4,17 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the other end is a thread with plain sockets")]
 
 use glommio::LocalExecutorBuilder;
+use mailrace_shards::runtime::clock;
 use mailrace_shards::runtime::ring::Ring;
 use mailrace_shards::runtime::stream::{Listener, Stream};
+use mailrace_shards::time::Instant;
 use socket2::{Domain, Protocol, Socket, Type};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +26,14 @@ fn with_ring<F: Future<Output = ()> + 'static>(test: impl FnOnce(Ring) -> F + Se
     executor.run(async move {
         let ring = Ring::new().unwrap();
         let served = ring.clone();
-        glommio::spawn_local(async move { served.run(|| false).await.unwrap() }).detach();
+        glommio::spawn_local(async move { served.run(|| false, || None).await.unwrap() }).detach();
+        // On a busy machine an executor without a ticker may sleep over a task that is ready; see `runtime::executor`.
+        let ticker = async {
+            loop {
+                glommio::timer::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        glommio::spawn_local(ticker).detach();
         let done = glommio::timer::timeout(PATIENCE, async {
             test(ring).await;
             Ok(())
@@ -221,7 +233,7 @@ fn more_events_than_the_ring_holds_lose_none() {
     with_ring(|_| async move {
         let ring = Ring::with_room(4).unwrap();
         let served = ring.clone();
-        glommio::spawn_local(async move { served.run(|| false).await.unwrap() }).detach();
+        glommio::spawn_local(async move { served.run(|| false, || None).await.unwrap() }).detach();
         let mut pairs = Vec::new();
         for _ in 0..100 {
             let (listener, stream) = begin(&ring);
@@ -249,5 +261,79 @@ fn more_events_than_the_ring_holds_lose_none() {
                 pairs.push((reader.await, peer));
             }
         }
+    });
+}
+
+/// How long the core may sleep in its ring; in a test that is for ever, until it is set to none.
+type Leisure = Rc<Cell<Option<Instant>>>;
+
+fn for_ever() -> Leisure {
+    Rc::new(Cell::new(Some(clock::now().instant.after(Duration::from_secs(3600)))))
+}
+
+#[test]
+fn a_core_asleep_in_its_ring_hears_of_other_threads() {
+    const LETTERS: usize = 200;
+    let executor = LocalExecutorBuilder::default().io_memory(0).make().unwrap();
+    executor.run(async {
+        let ring = Ring::new().unwrap();
+        let alert = ring.alert().clone();
+        let (letters, lane) = mpsc::channel();
+        let (heard, answers) = mpsc::channel();
+        let leisure = for_ever();
+        let of_task = leisure.clone();
+        let inbox = move || {
+            let Ok(letter) = lane.try_recv() else { return false };
+            if letter + 1 == LETTERS {
+                leisure.set(None);
+            }
+            heard.send(letter).unwrap();
+            true
+        };
+        glommio::spawn_local(async move { ring.run(inbox, || of_task.get()).await.unwrap() }).detach();
+        let sender = thread::spawn(move || {
+            for letter in 0..LETTERS {
+                // Sometimes it sleeps by then, sometimes it is about to.
+                thread::sleep(Duration::from_micros(letter as u64 * 10));
+                letters.send(letter).unwrap();
+                alert.sound();
+                assert_eq!(answers.recv_timeout(PATIENCE), Ok(letter));
+            }
+        });
+        ended(sender).await;
+    });
+}
+
+#[test]
+fn a_core_asleep_in_its_ring_serves_its_sockets() {
+    let executor = LocalExecutorBuilder::default().io_memory(0).make().unwrap();
+    executor.run(async {
+        let ring = Ring::new().unwrap();
+        let (listener, stream) = begin(&ring);
+        let echo = thread::spawn(move || {
+            let (mut peer, _) = listener.accept().unwrap();
+            peer.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut word = [0; 4];
+            for _ in 0..200 {
+                peer.read_exact(&mut word).unwrap();
+                peer.write_all(&word).unwrap();
+            }
+        });
+        let leisure = for_ever();
+        let of_task = leisure.clone();
+        let conversation = glommio::spawn_local(async move {
+            connected(&stream).await.unwrap();
+            for _ in 0..200 {
+                write_all(&stream, b"word").await;
+                let mut come = 0;
+                while come < 4 {
+                    come += read_some(&stream, &mut [0; 4]).await;
+                }
+            }
+            leisure.set(None);
+        });
+        glommio::spawn_local(async move { ring.run(|| false, || of_task.get()).await.unwrap() }).detach();
+        conversation.await;
+        ended(echo).await;
     });
 }

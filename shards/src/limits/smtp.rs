@@ -109,8 +109,11 @@ pub const DISCARDED_BYTES_MAX: u64 = 67_108_864;
 /// Octets reserved for a body before it is received: what SIZE announces, at most this.
 pub const BODY_RESERVE_BYTES_MAX: usize = 1_048_576;
 
-/// Octets reserved for a body whose size was not announced.
+/// Octets reserved for a connection's first body, when its size was not announced.
 pub const BODY_RESERVE_BYTES: usize = 8_192;
+
+/// Octets reserved for a further one: as many as the last took, at most this.
+pub const BODY_RESERVE_USUAL_BYTES_MAX: usize = 65_536;
 
 /// Octets a second below which a message's content comes too slowly: 421.
 pub const CONTENT_BYTES_PER_SECOND_MIN: u64 = 1_024;

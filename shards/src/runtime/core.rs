@@ -15,7 +15,7 @@ use crate::runtime::rule_feed::RuleFeed;
 use crate::runtime::spool_file::{SpoolOptions, SpoolWriter};
 use crate::runtime::spool_reader::BodyReader;
 use crate::runtime::stream::Listener;
-use crate::runtime::{clock, injection};
+use crate::runtime::{clock, injection, tasks};
 use crate::settings::Settings;
 use crate::shard::{Shard, ShardConfig};
 use crate::spool::report::Recovered;
@@ -29,6 +29,9 @@ use std::time::Duration;
 
 /// Entries of a ring's submission queue; more did not help.
 const RING_DEPTH: usize = 256;
+
+/// By how much the executor's timers may be behind the clock.
+const TIMER_SLACK: Duration = Duration::from_micros(50);
 
 /// Everything that a core is started with.
 pub struct CoreStart {
@@ -100,6 +103,7 @@ async fn run_opened(mut start: CoreStart, opened: Opened) {
         Ok(ring) => ring,
         Err(error) => return drop(ready.send(Err(format!("the sockets' io_uring: {error}")))),
     };
+    start.mailbox.reach_by(ring.alert());
     let mut listeners = Vec::new();
     for socket in std::mem::take(&mut start.listeners) {
         let ours = socket.try_clone();
@@ -110,11 +114,15 @@ async fn run_opened(mut start: CoreStart, opened: Opened) {
     }
     let (local, rules) = assemble(start, &writers, log, reader, dns, ring);
     // Before the mail that was recovered: none of it may be picked without them.
-    if let Err(error) = rules.drain(|update| local.with_shard(|shard, now| shard.handle_rules(update, now))) {
+    let apply = |update| {
+        let _ = clock::now();
+        local.with_shard(|shard, now| shard.handle_rules(update, now));
+    };
+    if let Err(error) = rules.drain(apply) {
         return drop(ready.send(Err(format!("shard {}: {error}", local.core.0))));
     }
     local.take_orders();
-    local.spawn(local.clone().run_ring());
+    local.spawn_ring();
     local.spawn(local.clone().run_mailbox());
     local.spawn(local.clone().run_flusher());
     for (listener, ours) in listeners {
@@ -122,7 +130,7 @@ async fn run_opened(mut start: CoreStart, opened: Opened) {
     }
     local.spawn(local.clone().run_questions());
     local.spawn(local.clone().post_found(recovered, ready));
-    if AssertUnwindSafe(turn(&local)).catch_unwind().await.is_err() {
+    if AssertUnwindSafe(tasks::counted(turn(&local))).catch_unwind().await.is_err() {
         local.stop_for_panic();
     }
     finish(&local, writers);
@@ -201,13 +209,17 @@ fn assemble(
 async fn turn(local: &Rc<Local>) {
     let mut ticks = 0_u64;
     loop {
-        glommio::timer::sleep(Duration::from_millis(TICK_MILLIS)).await;
+        let tick = Duration::from_millis(TICK_MILLIS);
+        // A little late, so that the executor's timer has run out when it gets the core back.
+        local.next_tick.set(clock::now().instant.after(tick + TIMER_SLACK));
+        glommio::timer::sleep(tick).await;
+        let now = clock::now();
         ticks += 1;
         local.turn_ring();
         local.with_shard(|shard, now| shard.tick(now));
         let flushed = local.flush();
         if ticks.is_multiple_of(ALARM_SCAN_MILLIS / TICK_MILLIS) {
-            local.alarms.scan(clock::now().instant);
+            local.alarms.scan(now.instant);
             local.shared.beat(local.core);
             let core = local.with_shard(|shard, _| CoreReport {
                 counters: shard.counters(),

@@ -9,6 +9,7 @@ use crate::runtime::local::{Local, SessionSlot};
 use crate::runtime::pump::Pump;
 use crate::runtime::report::report;
 use crate::runtime::socket::{ConnectError, connect};
+use crate::runtime::tasks;
 use crate::runtime::tls::Tls;
 use crate::settings::TlsPolicy;
 use crate::shard::{Delivery, Next, TlsFacts};
@@ -26,7 +27,7 @@ const PIPELINED_CHUNKS: u8 = 4;
 
 /// Starts the task. It ends with one `handle_closed`.
 pub fn start(local: Rc<Local>, order: Connect) {
-    glommio::spawn_local(async move {
+    tasks::spawn(async move {
         let id = order.session;
         let outcome = AssertUnwindSafe(run(&local, order)).catch_unwind().await;
         // The next connection of the same session (another host) makes a new slot.
@@ -41,8 +42,7 @@ pub fn start(local: Rc<Local>, order: Connect) {
                 local.with_shard(|shard, now| shard.handle_session_panic(id, now));
             }
         }
-    })
-    .detach();
+    });
 }
 
 async fn run(local: &Rc<Local>, order: Connect) -> Option<Failure> {
@@ -58,7 +58,7 @@ async fn run(local: &Rc<Local>, order: Connect) -> Option<Failure> {
         tls: order.tls,
         pipelined_chunks: PIPELINED_CHUNKS,
     };
-    let client = Session::new(config, clock::now().instant);
+    let client = Session::new(config, clock::recent().instant);
     let mut carrier = Carrier {
         local: local.clone(),
         id: order.session,
@@ -134,7 +134,7 @@ impl Carrier {
             Next::Wait => false,
             Next::Finish => {
                 self.finishing = true;
-                self.pump.client.finish(clock::now().instant);
+                self.pump.client.finish(clock::recent().instant);
                 true
             }
             Next::Deliver(delivery) => {
@@ -161,7 +161,7 @@ impl Carrier {
                 }
             },
         };
-        self.pump.client.submit(Transaction { token, envelope, recipients, body }, clock::now().instant);
+        self.pump.client.submit(Transaction { token, envelope, recipients, body }, clock::recent().instant);
     }
 
     async fn start_tls(&mut self) {
@@ -169,7 +169,7 @@ impl Carrier {
         match Tls::client(&self.local.client_tls, &self.order.host, verify) {
             Ok(tls) => self.pump.tls = Some(tls),
             Err(error) => {
-                return self.pump.client.handle_tls_failed(&error.to_string(), clock::now().instant);
+                return self.pump.client.handle_tls_failed(&error.to_string(), clock::recent().instant);
             }
         }
         let (local, id, slot) = (&self.local, self.id, &self.slot);
@@ -180,7 +180,7 @@ impl Carrier {
             }
         }
         if !self.pump.handshaking() {
-            self.pump.client.handle_tls_ready(clock::now().instant);
+            self.pump.client.handle_tls_ready(clock::recent().instant);
         }
     }
 }

@@ -109,6 +109,12 @@ impl DnsClient {
         self.inner.resolver.borrow().stats()
     }
 
+    /// Whether a question is under way.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.inner.ticking.get()
+    }
+
     async fn outcome(&self, progress: Progress) -> Outcome {
         let ticket = match progress {
             Progress::Ready(outcome) => return outcome,

@@ -2,6 +2,7 @@
 
 use crate::event::{Mail, Order};
 use crate::limits::MAIL_BATCHES_PER_TURN;
+use crate::runtime::clock;
 use crate::runtime::local::Local;
 use crate::runtime::mailbox::Completion;
 use crate::runtime::outcome_log::LogEvent;
@@ -25,10 +26,13 @@ impl Local {
         .await;
     }
 
-    /// The task of the sockets' ring, which looks into the mailbox too as long as it is busy.
+    /// The task of the sockets' ring, which looks into the mailbox too.
     pub async fn run_ring(self: Rc<Self>) {
-        let inbox = || self.take_inbox() > 0;
-        if let Err(error) = self.ring.clone().run(inbox).await {
+        let inbox = || {
+            self.mailbox.silence();
+            self.take_inbox() > 0
+        };
+        if let Err(error) = self.ring.clone().run(inbox, || self.leisure()).await {
             // Without its sockets a core is of no use; what was acknowledged is in the spools.
             panic!("the sockets' io_uring has failed: {error}");
         }
@@ -61,6 +65,8 @@ impl Local {
     /// Carries out the orders that have come. The gate calls this before every write that completes a message.
     pub fn take_orders(self: &Rc<Self>) {
         while let Some(order) = self.mailbox.next_order() {
+            // A rule holds from this moment on, and what it says of time is exact.
+            let _ = clock::now();
             match order {
                 Order::Rules { update, applied } => {
                     let epoch = self.with_shard(|shard, now| {

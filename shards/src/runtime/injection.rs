@@ -7,6 +7,7 @@ use crate::runtime::local::{Local, SessionSlot};
 use crate::runtime::report::report;
 use crate::runtime::socket;
 use crate::runtime::stream::{Listener, Stream};
+use crate::runtime::tasks;
 use crate::runtime::tls::Tls;
 use crate::settings::Network;
 use crate::shard::Submission;
@@ -63,11 +64,11 @@ async fn stop_ordered(local: &Local, slot: &SessionSlot) {
 
 fn start(local: Rc<Local>, stream: Stream) {
     if local.injecting.get() >= local.shared.injectors_per_core {
-        glommio::spawn_local(turn_away(stream)).detach();
+        tasks::spawn(turn_away(stream));
         return;
     }
     local.injecting.set(local.injecting.get() + 1);
-    glommio::spawn_local(async move {
+    tasks::spawn(async move {
         let result = AssertUnwindSafe(run(local.clone(), stream)).catch_unwind().await;
         local.injecting.set(local.injecting.get() - 1);
         if result.is_err() {
@@ -76,8 +77,7 @@ fn start(local: Rc<Local>, stream: Stream) {
             }
             report("a panic in an injecting session: the session was ended, nothing of it was acknowledged");
         }
-    })
-    .detach();
+    });
 }
 
 async fn turn_away(stream: Stream) {
@@ -99,7 +99,7 @@ async fn run(local: Rc<Local>, stream: Stream) {
     };
     let config = local.server_config.borrow().clone();
     let id = local.with_shard(|shard, _| shard.next_message_id());
-    let session = Session::new(config, peer, id, clock::now());
+    let session = Session::new(config, peer, id, clock::recent());
     let slot = SessionSlot { alarm: local.alarms.alarm(), woken: Cell::new(false) };
     let mut injection = Injection {
         session,
@@ -122,6 +122,9 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     let ip: IpAddr = address.ip().to_canonical();
     SocketAddr::new(ip, address.port())
 }
+
+/// Octets of room for replies that a connection keeps.
+const REPLIES_BYTES_KEPT: usize = 256;
 
 /// One injecting connection.
 struct Injection {
@@ -154,7 +157,7 @@ impl Injection {
             if !self.pending.is_empty() && self.session.wants_input() {
                 self.set_pressure();
                 let pending = std::mem::take(&mut self.pending);
-                let taken = self.session.handle_bytes(&pending, clock::now());
+                let taken = self.session.handle_bytes(&pending, clock::recent());
                 self.pending = pending;
                 self.pending.drain(..taken);
                 continue;
@@ -211,7 +214,7 @@ impl Injection {
             report(&format!("message {id} was not stored: {why}"));
             StoreRefusal::failed("the message could not be made durable, try again later")
         });
-        self.session.handle_stored(result, next_id, clock::now());
+        self.session.handle_stored(result, next_id, clock::recent());
     }
 
     async fn authenticate(&mut self, credentials: Credentials) {
@@ -221,8 +224,10 @@ impl Injection {
             // A panic would end the pool's only thread.
             std::panic::catch_unwind(AssertUnwindSafe(|| verify(&credentials.name, &credentials.secret)))
         };
+        self.local.elsewhere.update(|count| count + 1);
         let right = glommio::executor().spawn_blocking(check).await.unwrap_or(false);
-        self.session.handle_authenticated(right, clock::now());
+        self.local.elsewhere.update(|count| count - 1);
+        self.session.handle_authenticated(right, clock::recent());
     }
 
     async fn start_tls(&mut self) -> bool {
@@ -242,7 +247,7 @@ impl Injection {
         }
         let tls = self.tls.as_ref().expect("the handshake was begun at the top");
         let (version, suite) = (tls.version().unwrap_or(""), tls.suite().unwrap_or(""));
-        self.session.handle_tls_ready(version, suite, clock::now());
+        self.session.handle_tls_ready(version, suite, clock::recent());
         true
     }
 
@@ -258,14 +263,14 @@ impl Injection {
         if self.out.is_empty() {
             return;
         }
-        let until = clock::now().instant.after(COMMAND_WAIT);
+        let until = clock::recent().instant.after(COMMAND_WAIT);
         poll_fn(|cx| {
             while self.sent < self.out.len() && !self.gone {
                 match self.stream.poll_write(cx, &self.out[self.sent..]) {
                     Poll::Ready(Ok(count)) => self.sent += count,
                     Poll::Ready(Err(_)) => self.gone = true,
                     Poll::Pending => {
-                        if clock::now().instant >= until {
+                        if clock::recent().instant >= until {
                             self.gone = true;
                             break;
                         }
@@ -277,14 +282,16 @@ impl Injection {
             Poll::Ready(())
         })
         .await;
-        // An idle connection keeps no buffer.
-        self.out = Vec::new();
+        // An idle connection keeps room for no more than a few replies.
+        self.out.clear();
+        self.out.shrink_to(REPLIES_BYTES_KEPT);
         self.sent = 0;
     }
 
     fn take_output(&mut self) {
         let output = self.session.output();
         match &mut self.tls {
+            None if self.out.is_empty() => std::mem::swap(&mut self.out, output),
             None => self.out.append(output),
             Some(tls) => {
                 if !output.is_empty() {
@@ -298,7 +305,7 @@ impl Injection {
 
     /// Whether the session's time is up; if not, the task is woken when it is.
     fn late(&mut self, cx: &mut std::task::Context<'_>) -> bool {
-        let now = clock::now();
+        let now = clock::recent();
         match self.session.deadline() {
             Some(deadline) if deadline <= now.instant => true,
             deadline => {
@@ -312,7 +319,7 @@ impl Injection {
     async fn read(&mut self) {
         poll_fn(|cx| {
             if self.local.stopping() && !self.slot.woken.replace(true) {
-                self.session.shutdown(clock::now());
+                self.session.shutdown(clock::recent());
                 return Poll::Ready(());
             }
             let read = READ.with_borrow_mut(|buffer| match self.stream.poll_read(cx, buffer) {
@@ -328,8 +335,11 @@ impl Injection {
                     Poll::Ready(())
                 }
             });
+            if read.is_pending() {
+                self.busy = 0;
+            }
             if read.is_pending() && self.late(cx) {
-                self.session.handle_deadline(clock::now());
+                self.session.handle_deadline(clock::recent());
                 return Poll::Ready(());
             }
             read
@@ -346,7 +356,7 @@ impl Injection {
         }
         if self.pending.is_empty() && self.session.wants_input() {
             self.set_pressure();
-            let taken = self.session.handle_bytes(octets, clock::now());
+            let taken = self.session.handle_bytes(octets, clock::recent());
             self.pending.extend_from_slice(&octets[taken..]);
         } else {
             self.pending.extend_from_slice(octets);

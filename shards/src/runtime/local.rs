@@ -19,12 +19,12 @@ use crate::runtime::ring::Ring;
 use crate::runtime::spool_file::{Full, SpoolHandle};
 use crate::runtime::spool_reader::BodyReader;
 use crate::runtime::tls::ClientTls;
-use crate::runtime::{delivery, resolution, suspects};
+use crate::runtime::{delivery, resolution, suspects, tasks};
 use crate::settings::Settings;
 use crate::shard::Shard;
 use crate::smtp::server::ServerConfig;
 use crate::spool::report::{Progress, Refusal};
-use crate::time::Now;
+use crate::time::{Instant, Now};
 use futures_lite::FutureExt;
 use futures_lite::future::yield_now;
 use hashbrown::HashMap;
@@ -36,6 +36,7 @@ use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// How a task is told something: a value, and a wake-up when it comes.
 pub struct Answer<T> {
@@ -139,6 +140,10 @@ pub struct Local {
     /// Bodies in memory.
     pub bodies: BodyBudget,
     pub(super) stopping: Cell<bool>,
+    /// When the executor is needed next, for the ticker.
+    pub(super) next_tick: Cell<Instant>,
+    /// What only the executor hears of and somebody waits for, the resolver apart.
+    pub(super) elsewhere: Cell<u32>,
     /// Injecting sessions that are open.
     pub injecting: Cell<usize>,
 }
@@ -191,13 +196,16 @@ impl Local {
             settings: RefCell::new(settings),
             shared,
             stopping: Cell::new(false),
+            next_tick: Cell::default(),
+            elsewhere: Cell::new(0),
             injecting: Cell::new(0),
         })
     }
 
-    /// Asks or tells the brain something, and carries out what it commands.
+    /// Asks or tells the brain something, and carries out what it commands. Whoever must be exact about the time reads
+    /// the clock before.
     pub fn with_shard<R>(self: &Rc<Self>, ask: impl FnOnce(&mut Shard, Now) -> R) -> R {
-        let now = clock::now();
+        let now = clock::recent();
         self.in_brain.set(true);
         let answer = ask(&mut self.shard.borrow_mut(), now);
         self.in_brain.set(false);
@@ -226,26 +234,47 @@ impl Local {
         std::process::abort()
     }
 
+    /// Runs the task of the sockets' ring, which sleeps only when no other task is ready.
+    pub(super) fn spawn_ring(self: &Rc<Self>) {
+        glommio::spawn_local(self.clone().guarded(self.clone().run_ring())).detach();
+    }
+
+    /// Until when the core does well without its executor.
+    pub(super) fn leisure(&self) -> Option<Instant> {
+        (self.elsewhere.get() == 0 && !self.dns.is_busy()).then(|| self.next_tick.get())
+    }
+
+    /// Sleeps for less than a tick: only the executor hears of that end.
+    pub(super) async fn nap(&self, within: Duration) {
+        self.elsewhere.update(|count| count + 1);
+        glommio::timer::sleep(within).await;
+        self.elsewhere.update(|count| count - 1);
+    }
+
     /// Runs a task of the core. A panic in it is the brain's or the runtime's own and ends the process.
     pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
-        let local = self.clone();
-        let guarded = async move {
+        let guarded = self.clone().guarded(task);
+        tasks::spawn(async move {
             // The executor runs a new task within the call that makes it. One that asks the brain something would carry
             // out commands there that make further tasks, each on top of the one before: a thousand destinations that
             // are resolved at once are more than a stack holds.
             yield_now().await;
-            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-                local.stop_for_panic();
-            }
-        };
-        glommio::spawn_local(guarded).detach();
+            guarded.await;
+        });
     }
 
-    /// Looks at the sockets' ring, in case that its own task was not woken.
+    async fn guarded(self: Rc<Self>, task: impl Future<Output = ()>) {
+        if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+            self.stop_for_panic();
+        }
+    }
+
+    /// Looks at the sockets' ring, in case that its own task was not woken, and lets that go on.
     pub fn turn_ring(&self) {
         if let Err(error) = self.ring.turn() {
             report(&format!("the sockets' io_uring: {error}"));
         }
+        self.ring.rouse();
     }
 
     /// The settings in force.

@@ -7,13 +7,14 @@
 use crate::event::{Mail, Order};
 use crate::limits::MAIL_CREDIT_MESSAGES;
 use crate::message::CoreId;
+use crate::runtime::alert::Alert;
 use crate::runtime::outcome_log::LogEvent;
 use crate::runtime::spool_reader::BodyAnswer;
 use crate::spool::report::SpoolCompletion;
 use atomic_waker::AtomicWaker;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 /// What a helper thread of a core brings back to it. Bounded by what the core has asked for.
@@ -32,12 +33,14 @@ pub enum Completion {
 pub struct Bell {
     waker: AtomicWaker,
     rung: AtomicBool,
+    /// Reaches a core that its executor's waker does not.
+    alert: OnceLock<Arc<Alert>>,
 }
 
 impl Bell {
     /// Wakes the core unless it already is about to look.
     pub fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
+        if !self.rung.swap(true, Ordering::AcqRel) && !self.alert.get().is_some_and(|alert| alert.sound()) {
             self.waker.wake();
         }
     }
@@ -45,8 +48,12 @@ impl Bell {
     /// To be called by the core before it looks into its lanes.
     fn answer(&self, waker: &Waker) {
         self.waker.register(waker);
-        self.rung.store(false, Ordering::Release);
-        // What was sent before this line is seen by the look that follows; what comes after rings again.
+        self.silence();
+    }
+
+    /// What was sent before is seen by the look that follows; what comes after rings again.
+    fn silence(&self) {
+        self.rung.swap(false, Ordering::AcqRel);
         std::sync::atomic::fence(Ordering::SeqCst);
     }
 }
@@ -175,6 +182,17 @@ impl Mailbox {
     #[must_use]
     pub fn completion_slot(&self) -> CompletionSlot {
         CompletionSlot { sender: self.completion_sender.clone(), bell: self.bell.clone() }
+    }
+
+    /// Lets the bell reach the core where its executor does not.
+    pub(super) fn reach_by(&self, alert: &Arc<Alert>) {
+        // A core has one ring for as long as it lives.
+        let _ = self.bell.alert.set(alert.clone());
+    }
+
+    /// The same as [`Mailbox::listen`] for a task that looks again anyway.
+    pub(super) fn silence(&self) {
+        self.bell.silence();
     }
 
     /// To be called before looking into the lanes; `waker` is woken by whatever comes later.

@@ -1,6 +1,7 @@
 //! Everything that waits, reads a clock, opens a socket or a file, or crosses a core.
 
 pub mod alarm;
+pub mod alert;
 pub mod bodies;
 pub mod clock;
 pub mod control;
@@ -24,6 +25,7 @@ pub mod reply;
 pub mod report;
 pub mod resolution;
 pub mod ring;
+mod ring_task;
 pub mod rule_feed;
 mod slices;
 pub mod socket;
@@ -35,4 +37,5 @@ pub mod stream;
 pub mod submit;
 pub mod suspects;
 pub mod tally;
+mod tasks;
 pub mod tls;

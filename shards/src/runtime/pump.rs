@@ -22,7 +22,14 @@ use std::task::{Context, Poll};
 thread_local! {
     /// What a read brings is used before the next read, so one buffer serves all connections of a core.
     static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+    /// Room for output that no connection has just now.
+    static ROOMS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
+
+/// Room of more octets is not kept when it is given back…
+const ROOM_BYTES_KEPT: usize = 2 * FILL_BYTES;
+/// …nor are more rooms than these.
+const ROOMS_KEPT: usize = 4;
 
 /// One connection's octets.
 pub struct Pump {
@@ -66,7 +73,7 @@ impl Pump {
             if !self.failed {
                 happened |= self.poll_receive(cx);
             }
-            let now = clock::now().instant;
+            let now = clock::recent().instant;
             if self.client.deadline().is_some_and(|deadline| deadline <= now) {
                 self.client.handle_deadline(now);
                 happened = true;
@@ -107,12 +114,14 @@ impl Pump {
     /// The gate. Whether the unsent octets may go.
     fn pass_gate(&mut self, local: &Rc<Local>, id: SessionId) -> bool {
         local.take_orders();
+        // A rule may begin or end by the clock, too.
+        let now = clock::now().instant;
         let covered = |token| local.with_shard(|shard, now| shard.gate(id, token, now));
-        self.outgoing.pass_gate(&mut self.client, clock::now().instant, covered)
+        self.outgoing.pass_gate(&mut self.client, now, covered)
     }
 
     fn note_sent(&mut self, count: usize, local: &Rc<Local>, id: SessionId) -> bool {
-        let complete = self.outgoing.note_sent(count, &mut self.client, clock::now().instant);
+        let complete = self.outgoing.note_sent(count, &mut self.client, clock::recent().instant);
         for token in &complete {
             local.with_shard(|shard, _| shard.handle_end_of_data_sent(id, *token));
         }
@@ -121,8 +130,24 @@ impl Pump {
 
     /// Makes the next octets ready to send.
     fn refill(&mut self) {
+        self.outgoing.lend(|| ROOMS.with_borrow_mut(Vec::pop).unwrap_or_default());
+        self.fill();
+        if let Some(room) = self.outgoing.give_back() {
+            if room.capacity() <= ROOM_BYTES_KEPT {
+                ROOMS.with_borrow_mut(|rooms| {
+                    if rooms.len() < ROOMS_KEPT {
+                        rooms.push(room)
+                    }
+                });
+            }
+            // An idle connection keeps no buffers.
+            self.plain = Vec::new();
+        }
+    }
+
+    fn fill(&mut self) {
         let Self { client, outgoing, plain, .. } = self;
-        let now = clock::now().instant;
+        let now = clock::recent().instant;
         let Some(tls) = &mut self.tls else {
             return outgoing.refill(client, now);
         };
@@ -136,10 +161,6 @@ impl Pump {
             }
             tls.pull(out);
         });
-        if outgoing.unsent().is_empty() {
-            // An idle connection keeps no buffers.
-            *plain = Vec::new();
-        }
     }
 
     /// Reads what has come. Whether the session changed.
@@ -148,7 +169,7 @@ impl Pump {
             Poll::Pending => false,
             Poll::Ready(Ok(0)) => {
                 self.failed = true;
-                self.client.handle_eof(clock::now().instant);
+                self.client.handle_eof(clock::recent().instant);
                 true
             }
             Poll::Ready(Ok(count)) => {
@@ -163,7 +184,7 @@ impl Pump {
     }
 
     fn take_in(&mut self, octets: &[u8]) {
-        let now = clock::now().instant;
+        let now = clock::recent().instant;
         let Some(tls) = &mut self.tls else {
             return self.client.handle_bytes(octets, now);
         };
@@ -192,7 +213,7 @@ impl Pump {
 
     fn fail(&mut self, error: &io::Error) {
         self.failed = true;
-        let now = clock::now().instant;
+        let now = clock::recent().instant;
         if self.handshaking() {
             self.client.handle_tls_failed(&error.to_string(), now);
         } else {

@@ -2,23 +2,22 @@
 //!
 //! The executor's ring asks once for each wait and interrupts a running core for each answer. This one asks
 //! once for each socket (`IORING_POLL_ADD_MULTI`, edge-triggered) and leaves its answers until the core makes a
-//! system call anyway (`IORING_SETUP_COOP_TASKRUN`). It tells the executor by an eventfd that there is
-//! something to see. It knows sockets only by their descriptors; it moves no octets and never waits.
+//! system call anyway (`IORING_SETUP_COOP_TASKRUN`). It knows sockets only by their descriptors and moves no octets.
+//! When the core looks at it, and when it sleeps, is up to its task.
 
-use crate::limits::{RING_BUSY_MICROS, RING_COMPLETIONS, RING_ENTRIES, RING_ROUNDS_PER_TURN};
-use crate::runtime::clock;
+use crate::limits::{RING_COMPLETIONS, RING_ENTRIES, RING_ROUNDS_PER_TURN};
+use crate::runtime::alert::Alert;
 use glommio::io::BufferedFile;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 /// What is asked of every socket; what it cannot do (a listener cannot be written) is never answered.
@@ -28,6 +27,8 @@ const NO_WAIT_TO_WRITE: u32 = (libc::POLLHUP | libc::POLLERR) as u32;
 const NO_WAIT_TO_READ: u32 = NO_WAIT_TO_WRITE | libc::POLLRDHUP as u32;
 /// Answers to requests that nobody waits for.
 const NOBODY: u64 = u64::MAX;
+/// Answers that say that another thread has sounded the alert.
+const ALERT: u64 = u64::MAX - 1;
 
 /// A core's ring. A handle; never leaves its core.
 #[derive(Clone)]
@@ -44,6 +45,7 @@ struct Inner {
     waiting: RefCell<Vec<squeue::Entry>>,
     /// The task of [`Ring::run`], when there is something to hand to the kernel.
     task: RefCell<Option<Waker>>,
+    alert: Arc<Alert>,
 }
 
 struct Watched {
@@ -111,7 +113,7 @@ impl Ring {
     /// The same with room for so many answers.
     ///
     /// # Errors
-    /// What io_uring_setup(2) says.
+    /// What io_uring_setup(2) and eventfd(2) say.
     pub fn with_room(completions: u32) -> io::Result<Self> {
         let build = |cooperative: bool| {
             let mut builder = IoUring::builder();
@@ -123,55 +125,73 @@ impl Ring {
         };
         // Kernels before 5.19 do not know the flag; there each answer interrupts.
         let ring = build(true).or_else(|_| build(false))?;
+        let alert = Alert::new()?;
+        let listen = poll(alert.event().as_raw_fd(), ALERT);
         Ok(Self {
             inner: Rc::new(Inner {
                 ring: RefCell::new(ring),
                 sockets: RefCell::default(),
                 serial: Cell::new(0),
-                waiting: RefCell::default(),
+                waiting: RefCell::new(vec![listen]),
                 task: RefCell::new(None),
+                alert: Arc::new(alert),
             }),
         })
     }
 
-    /// The ring's task: hears of what is ready and wakes who waits for it. Never ends but by an error of the
-    /// system, which leaves the core without its sockets.
-    ///
-    /// A turn of the executor costs several system calls whatever it does. So as long as there is something to
-    /// do, this task comes again behind those that it has woken, for [`RING_BUSY_MICROS`] at most; `inbox` looks
-    /// at what other threads have sent, and says whether there was anything.
-    ///
-    /// # Errors
-    /// What the kernel says to the eventfd or to io_uring_enter(2).
-    pub async fn run(self, inbox: impl Fn() -> bool) -> io::Result<()> {
+    /// By which other threads reach the core while it sleeps here.
+    #[must_use]
+    pub fn alert(&self) -> &Arc<Alert> {
+        &self.inner.alert
+    }
+
+    /// An eventfd that counts answers, as long as the executor is to be told of them.
+    pub(super) fn register_event(&self) -> io::Result<BufferedFile> {
         let event = eventfd(0, EventfdFlags::CLOEXEC)?;
         self.inner.ring.borrow().submitter().register_eventfd(event.as_raw_fd())?;
-        let event = adopt_eventfd(event);
-        loop {
-            // What comes after the turn counts in the eventfd, and a read of it ends at once.
-            let mut heard = pin!(event.read_at(0, size_of::<u64>()));
-            let mut busy_until = None;
-            poll_fn(|cx| {
-                let answered = match self.turn() {
-                    Ok(answered) => answered,
-                    Err(error) => return Poll::Ready(Err(error)),
-                };
-                if inbox() || answered {
-                    let now = clock::now().instant;
-                    let until = *busy_until.get_or_insert_with(|| now.after(Duration::from_micros(RING_BUSY_MICROS)));
-                    if now < until {
-                        cx.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
-                }
-                busy_until = None;
-                if let Poll::Ready(read) = heard.as_mut().poll(cx) {
-                    return Poll::Ready(read.map(|_| ()).map_err(io::Error::from));
-                }
-                *self.inner.task.borrow_mut() = Some(cx.waker().clone());
-                Poll::Pending
-            })
-            .await?;
+        Ok(adopt_eventfd(event))
+    }
+
+    /// Whether that eventfd counts the answers from now on.
+    pub(super) fn tell_executor(&self, tell: bool) {
+        let mut ring = self.inner.ring.borrow_mut();
+        let answers = ring.completion();
+        if tell {
+            answers.enable_eventfd();
+        } else {
+            answers.disable_eventfd();
+        }
+    }
+
+    /// Whether the core may sleep here: nothing waits to be handed to the kernel, and that can be told (as all can from
+    /// 5.11 on) how long.
+    pub(super) fn can_sleep(&self) -> bool {
+        self.inner.waiting.borrow().is_empty() && self.inner.ring.borrow().params().is_feature_ext_arg()
+    }
+
+    /// Sleeps until there is an answer, or for so long.
+    pub(super) fn sleep(&self, time: Duration) -> io::Result<()> {
+        let time = types::Timespec::from(time);
+        let arguments = types::SubmitArgs::new().timespec(&time);
+        match self.inner.ring.borrow().submitter().submit_with_args(1, &arguments) {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// The task that is to come when there is something to hand to the kernel.
+    pub(super) fn wake_on_request(&self, task: &Waker) {
+        *self.inner.task.borrow_mut() = Some(task.clone());
+    }
+
+    /// Wakes that task.
+    pub(super) fn rouse(&self) {
+        let task = self.inner.task.borrow_mut().take();
+        if let Some(task) = task {
+            task.wake();
         }
     }
 
@@ -229,6 +249,10 @@ impl Ring {
             let mut ring = self.inner.ring.borrow_mut();
             let mut sockets = self.inner.sockets.borrow_mut();
             for answer in ring.completion() {
+                if answer.user_data() == ALERT && !cqueue::more(answer.flags()) {
+                    let listen = poll(self.inner.alert.event().as_raw_fd(), ALERT);
+                    self.inner.waiting.borrow_mut().push(listen);
+                }
                 let Some((slot, watched)) = find(&mut sockets, answer.user_data()) else {
                     continue;
                 };
@@ -293,10 +317,7 @@ impl Ring {
 
     fn request(&self, entry: squeue::Entry) {
         self.inner.waiting.borrow_mut().push(entry);
-        let task = self.inner.task.borrow_mut().take();
-        if let Some(task) = task {
-            task.wake();
-        }
+        self.rouse();
     }
 }
 

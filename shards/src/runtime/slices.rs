@@ -29,7 +29,7 @@ impl Local {
         loop {
             self.asked.take().await;
             while self.with_shard(|shard, _| shard.has_questions()) {
-                sleep(Duration::from_micros(ASK_PAUSE_MICROS)).await;
+                self.nap(Duration::from_micros(ASK_PAUSE_MICROS)).await;
                 let now = moves();
                 if std::mem::replace(&mut before, now) != now {
                     // What the ticks do for questions is what a busy core can spare.
@@ -70,7 +70,7 @@ impl Local {
                     told = clock::now().instant;
                     report(&format!("spool {spool:03}: {} of {all} messages are in the queue", all - messages.len()));
                 }
-                sleep(Duration::from_micros(ASK_PAUSE_MICROS)).await;
+                self.nap(Duration::from_micros(ASK_PAUSE_MICROS)).await;
             }
             self.spool(spool).all_posted();
         }

@@ -227,14 +227,16 @@ impl Shard {
                 return;
             }
         }
-        let own = self.queue.ready(destination);
-        let ready = if alone {
-            own
-        } else {
+        let ready = || {
+            let own = self.queue.ready(destination);
+            if alone {
+                return own;
+            }
             let ring = self.sites.site(site).ring.iter().take(PICK_DESTINATIONS);
             ring.map(|listed| self.queue.ready(*listed)).sum::<u32>().max(own)
         };
-        let enough = opening >= ready.div_ceil(READY_PER_CONNECTION) as usize;
+        // Something is ready, or nobody would be served.
+        let enough = opening > 0 && opening >= ready().div_ceil(READY_PER_CONNECTION) as usize;
         if !enough && (in_turn || sessions == 0) {
             self.open_more(site, destination, bucket, eligible, now);
         }

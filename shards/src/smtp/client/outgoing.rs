@@ -44,12 +44,24 @@ impl Outgoing {
         !self.marks.is_empty()
     }
 
+    /// Makes its output in what `room` gives from now on, unless it has some. An idle connection keeps none; what one
+    /// has given back is warm for the next.
+    pub fn lend(&mut self, room: impl FnOnce() -> Vec<u8>) {
+        if self.octets.capacity() == 0 {
+            self.octets = room();
+        }
+    }
+
+    /// Gives its room back when there is nothing in it.
+    pub fn give_back(&mut self) -> Option<Vec<u8>> {
+        self.octets.is_empty().then(|| std::mem::take(&mut self.octets))
+    }
+
     /// Takes the session's next output as it is. Only when nothing is unsent.
     pub fn refill(&mut self, client: &mut Session, now: Instant) {
         self.clear();
         let piece = client.fill_or_refer(&mut self.octets, FILL_BYTES, &mut self.marks, now);
         self.piece = piece.unwrap_or_default();
-        self.drop_idle_buffer();
     }
 
     /// Takes what `seal` makes of the session's next output: whole TLS records, of which only the last octet
@@ -60,7 +72,6 @@ impl Outgoing {
         for mark in &mut self.marks {
             mark.position = self.octets.len() - 1;
         }
-        self.drop_idle_buffer();
     }
 
     /// Whether the unsent octets may go, as far as their messages are concerned. `covered` carries out the orders
@@ -101,12 +112,5 @@ impl Outgoing {
         self.piece = Body::new();
         self.sent = 0;
         self.marks.clear();
-    }
-
-    fn drop_idle_buffer(&mut self) {
-        if self.octets.is_empty() && self.piece.is_empty() {
-            // An idle connection keeps no buffers.
-            self.octets = Vec::new();
-        }
     }
 }

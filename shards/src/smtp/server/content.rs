@@ -8,8 +8,8 @@ use super::session::Session;
 use super::state::{Chunk, DataClock, State};
 use super::{Accepted, ServerEvent};
 use crate::limits::{
-    BODY_RESERVE_BYTES, BODY_RESERVE_BYTES_MAX, CONTENT_BYTES_PER_SECOND_MIN, CONTENT_DURATION_MAX, CONTENT_WAIT,
-    DISCARDED_BYTES_MAX, MESSAGE_CHUNKS_MAX,
+    BODY_RESERVE_BYTES_MAX, BODY_RESERVE_USUAL_BYTES_MAX, CONTENT_BYTES_PER_SECOND_MIN, CONTENT_DURATION_MAX,
+    CONTENT_WAIT, DISCARDED_BYTES_MAX, MESSAGE_CHUNKS_MAX,
 };
 use crate::message::ContentFlags;
 use crate::time::{Instant, Now};
@@ -147,8 +147,9 @@ impl Session {
     fn begin_content(&mut self, now: Now) {
         let Some(transaction) = &mut self.transaction else { return };
         let announced = usize::try_from(transaction.announced_bytes).unwrap_or(usize::MAX);
-        let reserve = if announced == 0 { BODY_RESERVE_BYTES } else { announced.min(BODY_RESERVE_BYTES_MAX) };
-        let mut body = Vec::with_capacity(OWN_HEADER_BYTES + reserve);
+        // Who announces no size mostly sends one message like another: what the last one took, and a little more.
+        let expected = if announced == 0 { self.usual_bytes } else { announced };
+        let mut body = Vec::with_capacity(OWN_HEADER_BYTES + expected.min(BODY_RESERVE_BYTES_MAX));
         let tls = self.tls;
         let received = Received {
             greeted_as: &self.greeted_as,
@@ -204,6 +205,8 @@ impl Session {
         let transaction = self.transaction.take().expect("content belongs to a transaction");
         match self.accepted(transaction) {
             Ok(accepted) => {
+                let usual = accepted.body.len() + accepted.body.len() / 16;
+                self.usual_bytes = usual.min(BODY_RESERVE_USUAL_BYTES_MAX);
                 self.state = State::Storing;
                 self.event = Some(ServerEvent::Message(Box::new(accepted)));
             }

@@ -44,8 +44,10 @@ impl Received<'_> {
         written.expect("a vector takes any octets");
         // Outside the years that a date can name (a clock gone mad), the epoch stands in.
         let moment = jiff::Timestamp::from_millisecond(self.at.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-        let date = DateTimePrinter::new().zoned_to_string(&moment.to_zoned(TimeZone::UTC));
-        out.extend_from_slice(date.as_deref().unwrap_or("Thu, 1 Jan 1970 00:00:00 +0000").as_bytes());
+        let date = DateTimePrinter::new().print_zoned(&moment.to_zoned(TimeZone::UTC), &mut *out);
+        if date.is_err() {
+            out.extend_from_slice(b"Thu, 1 Jan 1970 00:00:00 +0000");
+        }
         out.extend_from_slice(b"\r\n");
     }
 }

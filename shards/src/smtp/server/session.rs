@@ -7,8 +7,8 @@ use super::received::TlsFacts;
 use super::state::{Counters, Greeting, State};
 use super::{PeerFacts, ServerConfig, ServerEvent, StoreRefusal};
 use crate::limits::{
-    COMMAND_WAIT, SERVER_HANDSHAKE_WAIT, SESSION_ERRORS_MAX, SESSION_FAILED_LOGINS_MAX, SESSION_IDLE_COMMANDS_MAX,
-    SESSION_OUTPUT_BYTES_MAX,
+    BODY_RESERVE_BYTES, COMMAND_WAIT, SERVER_HANDSHAKE_WAIT, SESSION_ERRORS_MAX, SESSION_FAILED_LOGINS_MAX,
+    SESSION_IDLE_COMMANDS_MAX, SESSION_OUTPUT_BYTES_MAX,
 };
 use crate::message::MessageId;
 use crate::time::{Instant, Now};
@@ -33,6 +33,8 @@ pub struct Session {
     /// The last MAIL was refused, and what belonged to it may still come.
     pub(super) mail_refused: bool,
     pub(super) counters: Counters,
+    /// Octets for which room is made when a message's size is not announced.
+    pub(super) usual_bytes: usize,
     pub(super) pressure: Option<Box<StoreRefusal>>,
     pub(super) event: Option<ServerEvent>,
     /// Beginning of a line whose end has not come.
@@ -60,6 +62,7 @@ impl Session {
             transaction: None,
             mail_refused: false,
             counters: Counters::default(),
+            usual_bytes: BODY_RESERVE_BYTES,
             pressure: None,
             event: None,
             partial: Vec::new(),

@@ -1,0 +1,112 @@
+//! The task of a core's ring of sockets: hears of what is ready, wakes who waits for it, and sleeps when nothing is.
+//!
+//! A turn of glommio's executor costs a dozen system calls whatever it does, and its sleep a `membarrier` that
+//! interrupts every other core. So as long as the executor has nothing of its own to wait for but the next tick, this
+//! task goes round without it, behind the tasks that it has woken, and sleeps in the ring itself. It never sleeps while
+//! a counted task is ready to run, nor beyond the moment at which the executor is wanted.
+
+use crate::limits::{RING_BUSY_MICROS, RING_SLEEP_MICROS_MIN};
+use crate::runtime::ring::Ring;
+use crate::runtime::{clock, tasks};
+use crate::time::Instant;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+impl Ring {
+    /// The ring's task. Never ends but by an error of the system, which leaves the core without its sockets.
+    ///
+    /// `inbox` takes what other threads have sent, and says whether there was anything. `leisure` says until when the
+    /// executor is not needed; `None` when it waits for something by itself, as for a datagram. Then this task goes
+    /// round without it for [`RING_BUSY_MICROS`] at most, and the core sleeps there.
+    ///
+    /// # Errors
+    /// What the kernel says to the eventfd or to io_uring_enter(2).
+    pub async fn run(self, inbox: impl Fn() -> bool, leisure: impl Fn() -> Option<Instant>) -> io::Result<()> {
+        let event = self.register_event()?;
+        let mut round = Round { ring: &self, inbox, leisure, busy_until: None, went_round: None };
+        loop {
+            // What comes after the turn counts in the eventfd, and a read of it ends at once.
+            let mut heard = pin!(event.read_at(0, size_of::<u64>()));
+            poll_fn(|cx| round.poll(cx, heard.as_mut())).await?;
+        }
+    }
+}
+
+struct Round<'a, I, L> {
+    ring: &'a Ring,
+    inbox: I,
+    leisure: L,
+    /// When the executor gets the core back although there is more to do.
+    busy_until: Option<Instant>,
+    /// Turns of other tasks when this one went behind all that were ready.
+    went_round: Option<u64>,
+}
+
+impl<I: Fn() -> bool, L: Fn() -> Option<Instant>> Round<'_, I, L> {
+    /// Ready when the executor has heard of the ring.
+    fn poll<R, E: Into<io::Error>>(
+        &mut self,
+        cx: &Context<'_>,
+        heard: Pin<&mut impl Future<Output = Result<R, E>>>,
+    ) -> Poll<io::Result<()>> {
+        self.ring.alert().awake();
+        self.ring.tell_executor(false);
+        match self.attend(cx) {
+            Ok(true) => return Poll::Pending,
+            Ok(false) => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+        self.busy_until = None;
+        self.ring.tell_executor(true);
+        self.ring.alert().away();
+        // What came until now; of what comes later the executor hears.
+        let looked = self.ring.turn().map(|_| (self.inbox)());
+        if let Err(error) = looked {
+            return Poll::Ready(Err(error));
+        }
+        let mut cx = Context::from_waker(cx.waker());
+        if let Poll::Ready(read) = heard.poll(&mut cx) {
+            return Poll::Ready(read.map(|_| ()).map_err(Into::into));
+        }
+        self.ring.wake_on_request(cx.waker());
+        Poll::Pending
+    }
+
+    /// Does what there is to do, and sleeps when there is nothing, until the executor is wanted. Whether this task
+    /// comes again behind those that are ready.
+    fn attend(&mut self, cx: &Context<'_>) -> io::Result<bool> {
+        loop {
+            let answered = self.ring.turn()?;
+            let came = (self.inbox)();
+            let alone = self.went_round.take() == Some(tasks::turns());
+            let now = clock::now().instant;
+            let leisure = (self.leisure)();
+            if answered || came || !alone {
+                let until = leisure.unwrap_or_else(|| {
+                    *self.busy_until.get_or_insert_with(|| now.after(Duration::from_micros(RING_BUSY_MICROS)))
+                });
+                if now >= until || leisure.is_none() && !answered && !came {
+                    return Ok(false);
+                }
+                self.went_round = Some(tasks::turns());
+                cx.waker().wake_by_ref();
+                return Ok(true);
+            }
+            let rest = leisure.map_or(Duration::ZERO, |until| until.since(now));
+            if rest < Duration::from_micros(RING_SLEEP_MICROS_MIN) || !self.ring.can_sleep() {
+                return Ok(false);
+            }
+            self.ring.alert().parked();
+            if (self.inbox)() {
+                self.went_round = None;
+            } else {
+                self.ring.sleep(rest)?;
+                self.went_round = Some(tasks::turns());
+            }
+            self.ring.alert().awake();
+        }
+    }
+}
