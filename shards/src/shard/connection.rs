@@ -95,7 +95,7 @@ impl Shard {
         let means = consequence(&failure, session.tls);
         if means.remedy == Remedy::InClear && !session.in_clear {
             session.in_clear = true;
-            return self.connect(id);
+            return self.connect_once_more(id, now);
         }
         session.in_clear = false;
         if means.scope == Scope::Source {
@@ -110,10 +110,32 @@ impl Shard {
             let session = &mut self.sessions[id.0 as usize];
             if session.host + 1 < session.hosts.len() {
                 session.host += 1;
-                return self.connect(id);
+                return self.connect_once_more(id, now);
             }
         }
         self.site_failed(id, failure, now);
+    }
+
+    /// One more connection within the same attempt, to the next host or without TLS. Where a rate of connections counts,
+    /// it takes its token like the first one: the leave goes back, and the session asks for another.
+    fn connect_once_more(&mut self, id: SessionId, now: Now) {
+        let session = self.session(id);
+        if !session.limits.has_connection_rate() {
+            return self.connect(id);
+        }
+        let (limits, before) = (session.limits.clone(), session.permit);
+        // All that share with it, less itself.
+        let held = self.sites.path(session.path).sharing(session.share) - 1;
+        self.permit_sessions.remove(&before);
+        self.permits.release(before, now.instant);
+        let permit = self.permits.request(&limits, held, now.instant);
+        let session = &mut self.sessions[id.0 as usize];
+        (session.phase, session.recalled) = (Phase::AwaitingPermit, false);
+        // Too many requests wait already: its mail is attended to again.
+        session.permit = permit.unwrap_or(PermitId::UNLIMITED);
+        let Some(permit) = permit else { return self.drop_session(id, now) };
+        self.permit_sessions.insert(permit, id);
+        self.carry_permits(now);
     }
 
     /// No host of the site could be used from this source. When nothing else is left for the mail that waits

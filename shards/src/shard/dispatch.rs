@@ -318,7 +318,7 @@ impl Shard {
         &mut self,
         path: PathId,
         destination: DestinationId,
-        limits: &Limits,
+        limits: &Arc<Limits>,
         permit: PermitId,
         eligible: &Eligible,
     ) -> SessionId {
@@ -344,6 +344,7 @@ impl Shard {
             destination,
             member,
             share: limits.share,
+            limits: limits.clone(),
             permit,
             hosts: SmallVec::new(),
             host: 0,
@@ -361,13 +362,17 @@ impl Shard {
         SessionId(u32::try_from(self.sessions.insert(session)).expect("sessions are bounded by open files"))
     }
 
-    /// Leave is given: choose the hosts to try and connect to the first.
+    /// Leave is given: choose the hosts to try and connect to the first, or go on with the one in turn.
     pub(super) fn start_connecting(&mut self, id: SessionId, now: Now) {
-        let session = &self.sessions[id.0 as usize];
-        let source = self.sites.path(session.path).source;
         if self.stopping {
             return self.drop_session(id, now);
         }
+        if !self.session(id).hosts.is_empty() {
+            self.sessions[id.0 as usize].phase = Phase::Opening;
+            return self.connect(id);
+        }
+        let session = self.session(id);
+        let source = self.sites.path(session.path).source;
         let identity = self.sources.get(source);
         let hosts: SmallVec<[(Arc<str>, SocketAddr); 2]> = self
             .sites

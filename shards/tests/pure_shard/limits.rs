@@ -1,9 +1,14 @@
 //! Limits: counted over cores, windows that grow, rates, and what may share a connection.
 
-use crate::world::{Behaviour, World, limit, peer, seconds, settings};
+use crate::world::{Behaviour, World, limit, own, peer, seconds, settings};
+use mailrace_shards::event::Connect;
 use mailrace_shards::limits::{PATH_CONNECTIONS_DEFAULT, PERMIT_HELD_MIN_MS, WINDOW_START};
 use mailrace_shards::message::Extras;
+use mailrace_shards::outcome::RecordType::TransientFailure;
+use mailrace_shards::outcome::Verb;
 use mailrace_shards::settings::{LimitPer, LimitSettings, Rate, Settings};
+use mailrace_shards::smtp::classify::FailureKind;
+use mailrace_shards::time::Now;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -191,6 +196,39 @@ fn connection_rates_and_messages_per_connection_hold() {
     }
     assert!(by_session.values().all(|count| *count <= 6), "{by_session:?}");
     assert!(world.connects.len() >= 50, "150 messages by threes need 50 connections: {}", world.connects.len());
+}
+
+/// A second host, or the same host without TLS, is one more connection: it takes its token like the first.
+#[test]
+fn every_connection_of_an_attempt_takes_a_token_of_the_rate() {
+    for cores in [1, 2] {
+        let rate = Some(Rate { count: 2, period: seconds(1) });
+        let limits = vec![LimitSettings { connection_rate: rate, connections: Some(3), ..limit(LimitPer::Path) }];
+        let mut world = World::with_cores(with(limits), cores);
+        let domains: Vec<String> = (0..6).map(|number| format!("d{number}.test")).collect();
+        let names: Vec<&str> = domains.iter().map(String::as_str).collect();
+        let hosts: Vec<(String, _)> = (1..=4).map(|host| (format!("mx{host}.hoster.test"), peer(host))).collect();
+        let hosts: Vec<(&str, _)> = hosts.iter().map(|(name, peer)| (name.as_str(), *peer)).collect();
+        world.everything_at(&names, &hosts);
+        for host in 1..=3 {
+            let failure = own(FailureKind::ConnectRefused, Verb::Connect);
+            world.hosts.insert(peer(host), Behaviour::Unreachable(failure));
+        }
+        for domain in domains.iter().chain(&domains) {
+            world.post(&[&format!("r@{domain}")]);
+        }
+        world.run(seconds(120));
+        assert_eq!((world.delivered(), world.states()), (12, (0, 0, 0, 0)), "{cores} cores");
+        assert_eq!(world.of_type(TransientFailure).len(), 0, "the fourth host was reached within the attempt");
+        for (at, _) in &world.connects {
+            let later = |(other, _): &&(Now, Connect)| {
+                other.instant >= at.instant && other.instant.since(at.instant) < seconds(5)
+            };
+            // 2 a second, and a burst of one and a tenth of a second's worth.
+            let within = world.connects.iter().filter(later).count();
+            assert!(within <= 12, "{cores} cores: {within} connections in 5 s from {at:?}");
+        }
+    }
 }
 
 /// With equal weights, mail of one bucket does not overtake the other for ever.

@@ -63,14 +63,10 @@ impl Limits {
         peer: IpAddr,
         time: u64,
         trouble: bool,
-        instead: bool,
     ) -> Option<String> {
         let site = self.sites[&peer];
         self.open.insert(conn, Open { source, site, domains: BTreeSet::new(), mails: 0, fresh: None });
         self.exceeded(conn, None).or_else(|| {
-            if instead {
-                return None;
-            }
             let rates = |limit: &LimitSettings| limit.connection_rate.filter(|_| limit.domain.is_none());
             self.too_fast(conn, None, time, trouble, 0, rates)
         })

@@ -93,7 +93,6 @@ pub struct Oracle {
     handed: Vec<Handed>,
     outs: BTreeMap<ConnId, Out>,
     submitting: BTreeMap<ConnId, usize>,
-    last_closed: Option<Moment>,
     rules: BTreeMap<Arc<str>, Coverage>,
     limits: Limits,
     life: u32,
@@ -121,7 +120,6 @@ impl Oracle {
             handed: Vec::new(),
             outs: BTreeMap::new(),
             submitting: BTreeMap::new(),
-            last_closed: None,
             rules: BTreeMap::new(),
             limits: Limits::new(plan),
             life: 0,
@@ -231,12 +229,10 @@ impl Oracle {
     pub fn connecting(&mut self, conn: ConnId, connect: &Connect, moment: Moment) {
         let source = connect.source.unwrap_or(SYSTEM_ADDRESS);
         let out = Out { source, peer: connect.peer.ip(), closed: None, line: Vec::new() };
-        // Another host in the place of one that was tried in vain goes on the same leave: it is not counted as new.
-        let instead = self.last_closed == Some(moment);
         let source = connect.source;
         self.outs.insert(conn, out);
         let trouble = self.trouble_since(moment.time.saturating_sub(10 * SECOND));
-        if let Some(what) = self.limits.connecting(conn, source, connect.peer.ip(), moment.time, trouble, instead) {
+        if let Some(what) = self.limits.connecting(conn, source, connect.peer.ip(), moment.time, trouble) {
             self.fail(what);
         }
     }
@@ -244,7 +240,6 @@ impl Oracle {
     pub fn closed(&mut self, conn: ConnId, moment: Moment) {
         if let Some(out) = self.outs.get_mut(&conn) {
             out.closed.get_or_insert(moment);
-            self.last_closed = Some(moment);
             self.limits.closed(conn);
         }
     }
