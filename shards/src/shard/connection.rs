@@ -86,6 +86,7 @@ impl Shard {
             self.counters.quarantined += 1;
             self.queue.put_back(flight.entry);
             self.queue.hold(flight.entry);
+            self.end_if_ruled(flight.entry, now);
         }
         self.drop_session(id, now);
     }
