@@ -4,8 +4,8 @@
 use crate::random::Random;
 use crate::sink::{Act, FAULTS, Manner};
 use mailrace_shards::settings::{
-    DnsSettings, LimitPer, LimitSettings, LogSettings, Network, PoolSettings, Rate, RetrySettings, Settings,
-    SmtpSettings, SourceSettings, SpoolSettings, SyncPolicy,
+    ConnectionSettings, DnsSettings, LimitPer, LimitSettings, LogSettings, Network, PoolSettings, Rate, RetrySettings,
+    Settings, SmtpSettings, SourceSettings, SpoolSettings, SyncPolicy,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -228,6 +228,7 @@ fn settings(domains: &[DomainPlan], random: &mut Random) -> Settings {
         shards: 1,
         stop_within: Duration::from_secs(1),
         memory_bytes: 1 << 30,
+        connections: ConnectionSettings { injecting: 1000, delivering: 1000 },
         smtp: SmtpSettings {
             listen: Vec::new(),
             relay_from: vec![Network { address: CLIENT.ip(), prefix: 32 }],

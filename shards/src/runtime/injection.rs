@@ -62,7 +62,7 @@ async fn stop_ordered(local: &Local, slot: &SessionSlot) {
 }
 
 fn start(local: Rc<Local>, stream: Stream) {
-    if local.injecting.get() >= local.shared.injectors_per_core {
+    if !local.shared.injector_enters() {
         glommio::spawn_local(turn_away(stream)).detach();
         return;
     }
@@ -70,6 +70,7 @@ fn start(local: Rc<Local>, stream: Stream) {
     glommio::spawn_local(async move {
         let result = AssertUnwindSafe(run(local.clone(), stream)).catch_unwind().await;
         local.injecting.set(local.injecting.get() - 1);
+        local.shared.injector_left();
         if result.is_err() {
             if local.in_brain() {
                 local.stop_for_panic();

@@ -5,10 +5,12 @@ use super::session::{Phase, Session};
 use super::settle::Attempt;
 use super::site::SiteId;
 use super::way::Ways;
-use crate::event::{Command, Mail, SessionId};
-use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, PICK_DESTINATIONS};
+use crate::event::{Command, Connect, Mail, SessionId};
+use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, HOSTS_TRIED, PICK_DESTINATIONS};
+use crate::path::source::Bind;
 use crate::path::{Eligible, Member, PermitEvent, PermitId, SourceIndex};
 use crate::queue::{BucketId, DestinationId};
+use crate::settings::TlsPolicy;
 use crate::smtp::classify::{Failure, Remedy, Scope, consequence};
 use crate::time::Now;
 use smallvec::SmallVec;
@@ -29,6 +31,72 @@ pub struct TlsFacts {
 }
 
 impl Shard {
+    /// Leave is given: choose the hosts to try and connect to the first, or go on with the one in turn.
+    pub(super) fn start_connecting(&mut self, id: SessionId, now: Now) {
+        if self.stopping {
+            return self.drop_session(id, now);
+        }
+        if self.places.are_taken() {
+            return self.line_up(id);
+        }
+        if !self.session(id).hosts.is_empty() {
+            self.places.take();
+            self.sessions[id.0 as usize].phase = Phase::Opening;
+            return self.connect(id);
+        }
+        let session = self.session(id);
+        let source = self.sites.path(session.path).source;
+        let identity = self.sources.get(source);
+        let hosts: SmallVec<[(Arc<str>, SocketAddr); 2]> = self
+            .sites
+            .site(session.site)
+            .hosts
+            .iter()
+            .flat_map(|host| host.addresses.iter().map(|peer| (host.name.clone(), *peer)))
+            .filter(|(_, peer)| session.member.reaches(peer.ip()))
+            .filter(|(_, peer)| identity.bind_for(peer.ip()) != Bind::Unusable)
+            .filter(|(_, peer)| self.sites.rested(source, *peer, now.instant))
+            .take(HOSTS_TRIED)
+            .collect();
+        if hosts.is_empty() {
+            self.drop_session(id, now);
+            return;
+        }
+        let hosts = self.open_hosts((session.destination, session.site, source), hosts, now);
+        self.places.take();
+        let session = &mut self.sessions[id.0 as usize];
+        session.phase = Phase::Opening;
+        session.hosts = hosts;
+        let path = session.path;
+        self.sites.path_mut(path).failed = false;
+        self.connect(id);
+    }
+
+    /// Connects to the host in turn.
+    fn connect(&mut self, id: SessionId) {
+        let session = &mut self.sessions[id.0 as usize];
+        let identity = self.sources.get(self.sites.path(session.path).source);
+        let (host, peer) = session.hosts[session.host].clone();
+        let source = match identity.bind_for(peer.ip()) {
+            Bind::Address(address) => Some(address),
+            Bind::System | Bind::Unusable => None,
+        };
+        let carrier = Arc::make_mut(&mut session.carrier);
+        carrier.peer_name = host.clone();
+        carrier.peer = Some(peer);
+        carrier.source_address = source;
+        let tls = if session.in_clear { TlsPolicy::Disabled } else { session.tls };
+        self.counters.connections += 1;
+        self.commands.push_back(Command::Connect(Connect {
+            session: id,
+            peer,
+            host,
+            source,
+            ehlo: identity.ehlo.clone(),
+            tls,
+        }));
+    }
+
     /// A session's greeting is good: it may ask for messages. `local` is our end of the connection.
     pub fn handle_ready(&mut self, id: SessionId, tls: Option<TlsFacts>, local: Option<IpAddr>) {
         let session = &mut self.sessions[id.0 as usize];
@@ -129,6 +197,7 @@ impl Shard {
         let held = self.sites.path(session.path).sharing(session.share) - 1;
         self.permit_sessions.remove(&before);
         self.permits.release(before, now.instant);
+        self.places.leave();
         let permit = self.permits.request(&limits, held, now.instant);
         let session = &mut self.sessions[id.0 as usize];
         (session.phase, session.recalled) = (Phase::AwaitingPermit, false);
@@ -136,6 +205,7 @@ impl Shard {
         session.permit = permit.unwrap_or(PermitId::UNLIMITED);
         let Some(permit) = permit else { return self.drop_session(id, now) };
         self.permit_sessions.insert(permit, id);
+        self.serve_line(now);
         self.carry_permits(now);
     }
 
@@ -251,7 +321,7 @@ impl Shard {
         peers.any(|peer| {
             *peer != session.peer()
                 && session.member.reaches(peer.ip())
-                && identity.bind_for(peer.ip()) != crate::path::source::Bind::Unusable
+                && identity.bind_for(peer.ip()) != Bind::Unusable
                 && self.sites.rested(source, *peer, now.instant)
         })
     }
@@ -268,6 +338,10 @@ impl Shard {
         if session.permit != PermitId::UNLIMITED {
             self.permit_sessions.remove(&session.permit);
             self.permits.release(session.permit, now.instant);
+        }
+        if session.has_place() {
+            self.places.leave();
+            self.serve_line(now);
         }
         self.delist_empty(session.site);
         let ring = &mut self.sites.site_mut(session.site).ring;

@@ -6,7 +6,7 @@ use mailrace_shards::limits::{PATH_CONNECTIONS_DEFAULT, PERMIT_HELD_MIN_MS, WIND
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::RecordType::TransientFailure;
 use mailrace_shards::outcome::Verb;
-use mailrace_shards::settings::{LimitPer, LimitSettings, Rate, Settings};
+use mailrace_shards::settings::{ConnectionSettings, LimitPer, LimitSettings, Rate, Settings};
 use mailrace_shards::smtp::classify::FailureKind;
 use mailrace_shards::time::Now;
 use std::collections::HashSet;
@@ -227,6 +227,41 @@ fn every_connection_of_an_attempt_takes_a_token_of_the_rate() {
             // 2 a second, and a burst of one and a tenth of a second's worth.
             let within = world.connects.iter().filter(later).count();
             assert!(within <= 12, "{cores} cores: {within} connections in 5 s from {at:?}");
+        }
+    }
+}
+
+/// The process has so many descriptors: deliveries keep to their share, and all mail gets its turn, whatever else
+/// limits it and however long idle connections might be kept.
+#[test]
+fn connections_keep_to_the_engines_share_of_descriptors() {
+    let rate = Some(Rate { count: 50, period: seconds(1) });
+    let cases = [
+        vec![],
+        vec![LimitSettings { idle_timeout: Some(seconds(3600)), ..limit(LimitPer::Path) }],
+        vec![LimitSettings { connections: Some(2), connection_rate: rate, ..limit(LimitPer::Path) }],
+    ];
+    for limits in cases {
+        for cores in [1, 2] {
+            let connections = ConnectionSettings { injecting: 1, delivering: 3 * cores };
+            let mut world = World::with_cores(Settings { connections, ..with(limits.clone()) }, cores);
+            let domains: Vec<String> = (0..40).map(|number| format!("d{number}.test")).collect();
+            for (number, domain) in (1..).zip(&domains) {
+                world.everything_at(&[domain], &[("mx.a.test", peer(number)), ("mx.b.test", peer(100 + number))]);
+                // Some take long, and some first hosts do not answer.
+                if number % 4 == 0 {
+                    world.hosts.insert(peer(number), Behaviour::Sluggish(seconds(1)));
+                } else if number % 4 == 1 {
+                    let failure = own(FailureKind::ConnectRefused, Verb::Connect);
+                    world.hosts.insert(peer(number), Behaviour::Unreachable(failure));
+                }
+            }
+            for domain in domains.iter().chain(&domains).chain(&domains) {
+                world.post(&[&format!("r@{domain}")]);
+            }
+            world.run(seconds(120));
+            assert_eq!((world.delivered(), world.states()), (120, (0, 0, 0, 0)), "{cores} cores, {limits:?}");
+            assert!(world.most_open <= 3 * cores, "{cores} cores, {limits:?}: {} connections", world.most_open);
         }
     }
 }
