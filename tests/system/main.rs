@@ -31,6 +31,7 @@ mod recipients;
 mod retry;
 mod rules;
 mod rules_counts;
+mod rules_disk;
 mod rules_ending;
 mod rules_schedule;
 mod rules_survival;
