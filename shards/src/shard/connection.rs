@@ -189,6 +189,10 @@ impl Shard {
     /// it takes its token like the first one: the leave goes back, and the session asks for another.
     fn connect_once_more(&mut self, id: SessionId, now: Now) {
         let session = self.session(id);
+        if session.limits.version != self.limits.version() {
+            // Others hold by now. Its mail is attended to anew, by those.
+            return self.drop_session(id, now);
+        }
         if !session.limits.has_connection_rate() {
             return self.connect(id);
         }

@@ -314,6 +314,39 @@ fn a_limit_that_a_reload_lowers_holds_for_connections_in_force() {
     }
 }
 
+/// A session that waits for leave has no connection yet: it follows the limits of the reload, not those that it asked by.
+#[test]
+fn what_waits_for_leave_follows_the_limits_of_a_reload() {
+    for cores in [1, 2] {
+        let few = vec![LimitSettings { connections: Some(2), ..limit(LimitPer::Path) }];
+        let mut world = World::with_cores(with(few), cores);
+        let domains: Vec<String> = (0..20).map(|number| format!("d{number}.test")).collect();
+        let names: Vec<&str> = domains.iter().map(String::as_str).collect();
+        // Two hosts, of which one does not answer: a second connection of an attempt follows the new limits too.
+        world.everything_at(&names, &[("mx1.hoster.test", peer(1)), ("mx2.hoster.test", peer(2))]);
+        world.hosts.insert(peer(2), Behaviour::Sluggish(Duration::from_millis(300)));
+        let failure = own(FailureKind::ConnectRefused, Verb::Connect);
+        world.hosts.insert(peer(1), Behaviour::Unreachable(failure));
+        for domain in domains.iter().chain(&domains).chain(&domains) {
+            world.post(&[&format!("r@{domain}")]);
+        }
+        world.run(seconds(1));
+        let (now, before) = (world.now, world.connects.len());
+        let rate = Some(Rate { count: 1, period: seconds(1) });
+        let slow = vec![LimitSettings { connection_rate: rate, ..limit(LimitPer::Source) }];
+        for core in 0..cores {
+            let settings = Settings { shards: cores, ..with(slow.clone()) };
+            world.ask(core, |shard| shard.handle_reload(Arc::new(settings), now));
+        }
+        world.run(seconds(10));
+        // One a second, and one that may be there at once.
+        let opened = world.connects.len() - before;
+        assert!(opened <= 12, "{cores} cores: {opened} connections in 10 s");
+        world.run(seconds(300));
+        assert_eq!((world.delivered(), world.states()), (60, (0, 0, 0, 0)), "{cores} cores");
+    }
+}
+
 /// The home of a limit grants its own requests at once; such a permit is recalled like any other.
 #[test]
 fn a_permit_that_was_granted_at_once_comes_back_when_another_site_waits() {

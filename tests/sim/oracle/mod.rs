@@ -28,6 +28,7 @@ use limits::Limits;
 use mailrace_shards::event::Connect;
 use mailrace_shards::message::MessageId;
 use mailrace_shards::outcome::RecordType;
+use mailrace_shards::settings::LimitSettings;
 use mailrace_shards::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -43,6 +44,8 @@ pub(crate) struct Known {
     acknowledged: Option<Moment>,
     /// When the client had sent its end.
     submitted: bool,
+    /// A durable record says that it was accepted.
+    reception: bool,
     /// Its end was asked for.
     cancelled: bool,
     expires: Timestamp,
@@ -194,6 +197,7 @@ impl Oracle {
             id: None,
             acknowledged: None,
             submitted: false,
+            reception: false,
             cancelled: false,
             expires,
             recipients,
@@ -306,6 +310,16 @@ impl Oracle {
         self.handed[number].answered = Some(moment);
     }
 
+    /// The configuration's limits are others from now on; none at all while nobody can say which.
+    pub fn limits_change(&mut self, entries: &[LimitSettings]) {
+        self.limits.change(entries);
+    }
+
+    /// The whole of a letter was handed to the control side.
+    pub fn handed_in(&mut self, serial: usize) {
+        self.known[serial].submitted = true;
+    }
+
     pub fn engine_started(&mut self, moment: Moment) {
         self.life += 1;
         self.limits.engine_started();
@@ -368,6 +382,13 @@ impl Oracle {
 
     /// All should be at its end.
     pub fn check_all_ended(&mut self) {
+        let accepted = self.known.iter().enumerate().filter(|(_, known)| known.acknowledged.is_some());
+        let unrecorded: Vec<usize> = accepted
+            .filter(|(serial, known)| !known.reception && !self.is_damaged(*serial))
+            .map(|(serial, _)| serial)
+            .take(5)
+            .collect();
+        self.check(unrecorded.is_empty(), || format!("acknowledged without a record of reception: {unrecorded:?}"));
         let owed: Vec<(usize, usize)> = self.owed().take(5).collect();
         self.check(owed.is_empty(), || format!("lost or stuck, as (letter, recipient): {owed:?}"));
     }
