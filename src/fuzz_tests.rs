@@ -138,6 +138,7 @@ fn check_config(input: &[u8]) {
         cpus: vec![0, 1],
         quota: false,
         memory_bytes: 1 << 30,
+        open_files: 20_000,
         resolvers: vec![([192, 0, 2, 53], 53).into()],
     };
     let read = || config::parse(Path::new("mailrace.toml"), text, &Overrides::default(), &machine);

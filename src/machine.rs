@@ -26,6 +26,8 @@ pub struct Machine {
     pub quota: bool,
     /// What the cgroup or the machine allows, octets.
     pub memory_bytes: u64,
+    /// Descriptors that this process may have, once its limit is raised as far as it may be.
+    pub open_files: usize,
     /// Resolvers of /etc/resolv.conf, at least one.
     pub resolvers: Vec<SocketAddr>,
 }
@@ -44,6 +46,7 @@ impl Machine {
             cpus,
             quota: quota.is_some(),
             memory_bytes: memory_bytes(root, crate::system::memory_bytes()),
+            open_files: crate::system::open_files(),
             resolvers: resolvers(&read(&root.join("etc/resolv.conf")).unwrap_or_default()),
         }
     }

@@ -105,6 +105,7 @@ fn shards_by_cores() {
             cpus: (0..cores).collect(),
             quota: false,
             memory_bytes: 1 << 30,
+            open_files: 20_000,
             resolvers: Vec::new(),
         };
         assert_eq!(machine.default_shards(), expected, "{cores}");

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::files::{DataLock, make_private_directory};
 use crate::system;
 use crate::users::Users;
-use mailrace_shards::settings::{Settings, TlsFiles};
+use mailrace_shards::settings::{ConnectionSettings, Settings, TlsFiles};
 use rustix::io::Errno;
 use rustix::process::Resource;
 use std::io::{self, Write};
@@ -54,7 +54,7 @@ pub struct Ready {
 pub fn run(config: &Config) -> Result<Ready, Findings> {
     let mut findings = Findings { warnings: config.warnings.clone(), ..Findings::default() };
     kernel(&mut findings);
-    limits(&mut findings);
+    limits(config.settings.connections, &mut findings);
     let lock = data_directory(&config.settings, &mut findings);
     // Without the lock, it is a running engine that has the addresses.
     let patience = if lock.is_some() { LISTENER_TRIES } else { 1 };
@@ -122,7 +122,7 @@ fn io_uring_remedy(errno: Errno, sysctl: &str) -> String {
     format!("io_uring cannot be used ({}): {remedy}", io::Error::from(errno))
 }
 
-fn limits(findings: &mut Findings) {
+fn limits(connections: ConnectionSettings, findings: &mut Findings) {
     if let Some(bytes) = system::raise_limit(Resource::Memlock).filter(|bytes| *bytes < MEMLOCK_BYTES_MIN) {
         findings.errors.push(format!(
             "locked memory is limited to {bytes} octets (RLIMIT_MEMLOCK), io_uring needs {MEMLOCK_BYTES_MIN}; \
@@ -134,9 +134,11 @@ fn limits(findings: &mut Findings) {
         Some(files) if files < OPEN_FILES_MIN => findings.errors.push(format!(
             "open files are limited to {files} (RLIMIT_NOFILE), the least is {OPEN_FILES_MIN}; {remedy}"
         )),
-        Some(files) if files < OPEN_FILES_WANTED => findings
-            .warnings
-            .push(format!("open files are limited to {files} (RLIMIT_NOFILE); each connection takes one, so {remedy}")),
+        Some(files) if files < OPEN_FILES_WANTED => findings.warnings.push(format!(
+            "open files are limited to {files} (RLIMIT_NOFILE), which leaves {} for connections of injectors and {} for \
+             deliveries; {remedy}",
+            connections.injecting, connections.delivering
+        )),
         _ => {}
     }
 }

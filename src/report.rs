@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::topology::Topology;
-use mailrace_shards::settings::SyncPolicy;
+use mailrace_shards::settings::{ConnectionSettings, SyncPolicy};
 use std::fmt::Write;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -99,6 +99,7 @@ pub fn start_up(start: &StartUp<'_>) -> String {
     say("data", absolute(&settings.data_dir));
     say("cores", cores(start.topology));
     say("memory", format!("{} MiB", settings.memory_bytes >> 20));
+    say("connections", connections(settings.connections));
     say("resolvers", settings.dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     say("spool", sync(settings.spool.sync));
     if let Some(path) = start.first_token {
@@ -138,6 +139,11 @@ fn sync(policy: SyncPolicy) -> String {
             humantime::format_duration(every)
         ),
     }
+}
+
+/// How many at once; files, resolvers and the API have descriptors of their own.
+fn connections(most: ConnectionSettings) -> String {
+    format!("at most {} of injectors and {} of deliveries, by the limit of open files", most.injecting, most.delivering)
 }
 
 /// `2 shards on processors 1, 2; control on 0`.

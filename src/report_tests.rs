@@ -13,6 +13,7 @@ fn the_start_up_report() {
         cpus: vec![0, 1, 2],
         quota: false,
         memory_bytes: 10 << 30,
+        open_files: 20_000,
         resolvers: vec![([127, 0, 0, 1], 53).into()],
     };
     let text = "server.data_dir = \"/var/lib/mailrace\"\nsmtp.listen = [\"0.0.0.0:25\", \"[::]:25\"]\nspool.sync = \"interval\"";
@@ -38,6 +39,7 @@ fn the_start_up_report() {
   data           /var/lib/mailrace
   cores          2 shards on processors 1, 2; control on 0
   memory         6144 MiB
+  connections    at most 15000 of injectors and 4360 of deliveries, by the limit of open files
   resolvers      127.0.0.1:53
   spool          UNSAFE: synced every 1s; a crash loses mail that was acknowledged since (spool.sync = \"always\" does not)
   admin token    made in /var/lib/mailrace/token
@@ -68,6 +70,7 @@ fn the_start_up_report() {
   data           /var/lib/mailrace
   cores          1 shard on processor 3; control on 3 (shared)
   memory         6144 MiB
+  connections    at most 15000 of injectors and 4360 of deliveries, by the limit of open files
   resolvers      127.0.0.1:53
   spool          synced before each acknowledgement
 "

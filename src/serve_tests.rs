@@ -73,6 +73,7 @@ fn config(text: &str) -> Result<Config, Vec<String>> {
         cpus: vec![0, 1],
         quota: false,
         memory_bytes: 1 << 30,
+        open_files: 20_000,
         resolvers: vec![([127, 0, 0, 1], 53).into()],
     };
     config::parse(Path::new("test.toml"), text, &Overrides::default(), &machine)

@@ -20,6 +20,13 @@ pub fn raise_limit(resource: Resource) -> Option<u64> {
     limit.current
 }
 
+/// Descriptors that this process may have at most; a million where nothing limits them.
+#[must_use]
+pub fn open_files() -> usize {
+    let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX).min(1 << 20);
+    usize::try_from(most).unwrap_or(usize::MAX)
+}
+
 /// From now on nothing that this process makes can be read by others, nor changed by its group; a stricter
 /// mask stays.
 pub fn keep_files_private() {

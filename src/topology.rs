@@ -57,6 +57,7 @@ mod tests {
                 cpus: cpus.to_vec(),
                 quota: false,
                 memory_bytes: 1,
+                open_files: 20_000,
                 resolvers: Vec::new(),
             };
             let plan = Topology::plan(shards, &machine);

@@ -308,6 +308,9 @@ pub const READY_PER_CONNECTION: u32 = 4;
 
 // ── rules ───────────────────────────────────────────────────────────────────────────────────────────
 
+/// Entries of the audit trail, some hundred octets each. With a further one the oldest goes.
+pub const AUDIT_ENTRIES_MAX: i64 = 1_000_000;
+
 /// Queue names in the scope of one rule; the control core refuses more. Each is one table entry.
 pub const RULE_QUEUES_MAX: usize = 4096;
 
@@ -403,8 +406,15 @@ pub const ACCEPT_PAUSE_MILLIS: u64 = 100;
 /// Messages on their way to other cores and threads, above which a core refuses new mail (452).
 pub const OUTBOX_MESSAGES_MAX: usize = 65_536;
 
-/// Descriptors for files, helper threads and the API; the rest is shared by injectors and deliveries.
+/// Descriptors for the API, and for files and helper threads of the process as a whole…
 pub const DESCRIPTORS_RESERVED: usize = 512;
+
+/// …and for listeners, spool, log and resolver of each core. The rest is shared by injectors and deliveries.
+pub const DESCRIPTORS_RESERVED_PER_CORE: usize = 64;
+
+/// Sessions of one core that have leave to connect and wait for another to end, since all connections that the core may
+/// have are there. Mail for which one more would have to wait is looked at again later.
+pub const SESSIONS_IN_LINE_MAX: usize = 16_384;
 
 /// A core that has not turned for so long is reported as stalled, and the watchdog is not fed.
 pub const HEARTBEAT_LATE_SECONDS: u64 = 5;

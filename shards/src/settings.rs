@@ -19,6 +19,8 @@ pub struct Settings {
     pub stop_within: Duration,
     /// Bound on the engine's memory, octets (already resolved from 0).
     pub memory_bytes: u64,
+    /// How the process's descriptors are shared out (already resolved from 0).
+    pub connections: ConnectionSettings,
     /// Injection by SMTP.
     pub smtp: SmtpSettings,
     /// Spool.
@@ -39,6 +41,15 @@ pub struct Settings {
     pub limits: Vec<LimitSettings>,
     /// Retry schedule.
     pub retry: RetrySettings,
+}
+
+/// How many connections there may be at once, each of which takes a descriptor. Over all cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionSettings {
+    /// Of injectors by SMTP; further ones are turned away with 421.
+    pub injecting: usize,
+    /// To other hosts, an equal share for each core; further ones wait.
+    pub delivering: usize,
 }
 
 /// `[smtp]`.

@@ -9,8 +9,8 @@ use mailrace_shards::path::{
     Window, site_name,
 };
 use mailrace_shards::settings::{
-    DnsSettings, LimitPer, LimitSettings, LogSettings, PoolSettings, Rate, RetrySettings, Settings, SmtpSettings,
-    SourceSettings, SpoolSettings, SyncPolicy, TlsPolicy,
+    ConnectionSettings, DnsSettings, LimitPer, LimitSettings, LogSettings, PoolSettings, Rate, RetrySettings, Settings,
+    SmtpSettings, SourceSettings, SpoolSettings, SyncPolicy, TlsPolicy,
 };
 use mailrace_shards::time::Instant;
 use std::net::IpAddr;
@@ -23,6 +23,7 @@ fn settings(sources: Vec<SourceSettings>, pools: Vec<PoolSettings>) -> Settings 
         shards: 1,
         stop_within: Duration::from_secs(1),
         memory_bytes: 1 << 30,
+        connections: ConnectionSettings { injecting: 1000, delivering: 1000 },
         smtp: SmtpSettings {
             listen: Vec::new(),
             relay_from: Vec::new(),

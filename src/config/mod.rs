@@ -2,6 +2,7 @@
 //! not in the file comes from the [`Machine`]. Opens the file and nothing else; whether the machine can do
 //! what was asked is `preflight`'s question.
 
+mod connections;
 mod egress;
 mod problem;
 mod reload;
@@ -112,6 +113,7 @@ pub fn parse(path: &Path, text: &str, overrides: &Overrides, machine: &Machine) 
         shards: core.shards,
         stop_within: core.stop_within,
         memory_bytes: core.memory_bytes,
+        connections: core.connections,
         smtp: core.smtp,
         spool: core.spool,
         log: core.log,

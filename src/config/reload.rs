@@ -12,6 +12,10 @@ pub fn reload(running: &Config, mut new: Config) -> (Config, Vec<&'static str>) 
     keep(&mut kept, "server.hostname", &old.hostname, &mut settings.hostname);
     keep(&mut kept, "server.shards", &old.shards, &mut settings.shards);
     keep(&mut kept, "limits.memory_bytes", &old.memory_bytes, &mut settings.memory_bytes);
+    let injecting = &mut settings.connections.injecting;
+    keep(&mut kept, "smtp.max_connections", &old.connections.injecting, injecting);
+    // The deliveries' share follows from that and from the number of shards.
+    settings.connections = old.connections;
     keep(&mut kept, "smtp.listen", &old.smtp.listen, &mut settings.smtp.listen);
     keep(&mut kept, "spool.sync", &old.spool.sync, &mut settings.spool.sync);
     keep(&mut kept, "spool.body_memory_bytes", &old.spool.body_memory_bytes, &mut settings.spool.body_memory_bytes);

@@ -1,10 +1,12 @@
 //! The sections about this server itself: `[server] [limits] [smtp] [api] [spool] [log] [dns]`.
 
 use super::section::{Item, Section};
-use super::{ApiSettings, Overrides, units};
+use super::{ApiSettings, Overrides, connections, units};
 use crate::machine::Machine;
 use mailrace_shards::limits::CORES_MAX;
-use mailrace_shards::settings::{DnsSettings, LogSettings, Network, SmtpSettings, SpoolSettings, SyncPolicy, TlsFiles};
+use mailrace_shards::settings::{
+    ConnectionSettings, DnsSettings, LogSettings, Network, SmtpSettings, SpoolSettings, SyncPolicy, TlsFiles,
+};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,7 @@ pub struct Core {
     pub shards: usize,
     pub stop_within: Duration,
     pub memory_bytes: u64,
+    pub connections: ConnectionSettings,
     pub smtp: SmtpSettings,
     pub api: ApiSettings,
     pub spool: SpoolSettings,
@@ -68,7 +71,7 @@ pub fn read(
     limits.finish();
     let memory_bytes = if memory_bytes == 0 { machine.memory_budget_bytes() } else { memory_bytes };
 
-    let smtp = smtp(root, base, overrides);
+    let (smtp, max_connections) = smtp(root, base, overrides);
     let api = api(root, base, overrides, &smtp.listen);
     let dns = root.table("dns");
     let servers = dns.or("servers", machine.resolvers.clone(), |item| {
@@ -87,12 +90,20 @@ pub fn read(
             machine.cpus.len()
         ));
     }
+    let connections = connections::share_out(machine.open_files, shards, max_connections);
+    if let Some(most) = max_connections.filter(|most| *most > connections.injecting) {
+        warnings.push(format!(
+            "smtp.max_connections is {most}, but of the {} files that this process may have open (RLIMIT_NOFILE) {} are left for them",
+            machine.open_files, connections.injecting
+        ));
+    }
     Core {
         data_dir,
         hostname,
         shards,
         stop_within,
         memory_bytes,
+        connections,
         smtp,
         api,
         spool: spool(root, memory_bytes),
@@ -101,8 +112,10 @@ pub fn read(
     }
 }
 
-fn smtp(root: &Section<'_>, base: &Path, overrides: &Overrides) -> SmtpSettings {
+/// The section, and how many connections it allows, unless the choice is ours.
+fn smtp(root: &Section<'_>, base: &Path, overrides: &Overrides) -> (SmtpSettings, Option<usize>) {
     let section = root.table("smtp");
+    let max_connections = section.or("max_connections", 0, |item| item.integer(0..=1_000_000_u32));
     let listen = section.or("listen", vec![SMTP_LISTEN], |item| Some(item.list(LISTENERS_MAX, listener)));
     for (index, address) in listen.iter().enumerate() {
         if listen[..index].contains(address) {
@@ -122,7 +135,7 @@ fn smtp(root: &Section<'_>, base: &Path, overrides: &Overrides) -> SmtpSettings 
         tenant_header: section.or("tenant_header", "X-Tenant".into(), |item| item.parse(units::header_name)),
     };
     section.finish();
-    settings
+    (settings, (max_connections > 0).then_some(max_connections as usize))
 }
 
 fn api(root: &Section<'_>, base: &Path, overrides: &Overrides, smtp_listen: &[SocketAddr]) -> ApiSettings {

@@ -10,6 +10,7 @@ fn machine() -> Machine {
         cpus: vec![0, 1, 2, 3],
         quota: false,
         memory_bytes: 1 << 30,
+        open_files: 20_000,
         resolvers: vec![([192, 0, 2, 53], 53).into()],
     }
 }
@@ -68,12 +69,21 @@ fn a_small_machine_gets_small_defaults() {
 #[test]
 fn what_needs_a_restart_is_kept_and_named() {
     let running = read("server.shards = 2", &Overrides::default());
-    let text = "server = { shards = 3, data_dir = \"x\", hostname = \"other.example\" }\nsmtp = { listen = [], max_recipients = 7 }\nspool.sync = \"interval\"\napi.listen = \"127.0.0.1:9\"";
+    let text = "server = { shards = 3, data_dir = \"x\", hostname = \"other.example\" }\nsmtp = { listen = [], max_recipients = 7, max_connections = 9 }\nspool.sync = \"interval\"\napi.listen = \"127.0.0.1:9\"";
     let (merged, kept) = reload(&running, read(text, &Overrides::default()));
-    let expected = ["server.data_dir", "server.hostname", "server.shards", "smtp.listen", "spool.sync", "api.listen"];
+    let expected = [
+        "server.data_dir",
+        "server.hostname",
+        "server.shards",
+        "smtp.max_connections",
+        "smtp.listen",
+        "spool.sync",
+        "api.listen",
+    ];
     assert_eq!(kept, expected);
     assert_eq!(merged.settings.smtp.max_recipients, 7);
     assert_eq!(merged.settings.shards, 2);
+    assert_eq!(merged.settings.connections, running.settings.connections);
     let (_, kept) = reload(&running, read("server.shards = 2", &Overrides::default()));
     assert!(kept.is_empty(), "{kept:?}");
 }

@@ -229,12 +229,27 @@ impl Store {
     ) -> Result<T, StoreError> {
         // Immediate: a transaction that reads first and writes later could find the lock taken halfway.
         let begun = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let mut unsure = false;
         let done = begun.and_then(|transaction| {
             let result = work(&transaction)?;
+            unsure = true;
             transaction.commit()?;
             Ok(result)
         });
-        done.map_err(|error| self.failed(error))
+        done.map_err(|error| {
+            if unsure {
+                self.bury();
+            }
+            self.failed(error)
+        })
+    }
+
+    /// Writes over what a commit that failed has left in the journal. If only its sync had failed, it would be whole, and
+    /// the next start after a kill would take it for made although its caller heard otherwise.
+    fn bury(&self) {
+        // A page that says the same as before takes its place. That this cannot be synced either does no harm: a kill
+        // leaves what was written. Where it cannot be written, the next change takes the place.
+        let _ = self.connection.pragma_update(None, "user_version", MIGRATIONS.len());
     }
 
     /// Does what no method does, for tests of what then happens.

@@ -3,6 +3,7 @@
 use super::{MIGRATIONS, Store, StoreError};
 use crate::test_directory::TestDirectory;
 use crate::token::{Scope, first_token};
+use mailrace_shards::limits::AUDIT_ENTRIES_MAX;
 use mailrace_shards::time::Timestamp;
 use rusqlite::Connection;
 use std::os::unix::fs::PermissionsExt;
@@ -34,6 +35,24 @@ fn tokens_last_and_end() {
     assert_eq!(names(&store), ["anna admin", "ci read"]);
     let raw = std::fs::read(directory.path().join("rules.db")).unwrap();
     assert!(!raw.windows(6).any(|window| window == b"fourth"), "the text itself must not be kept");
+}
+
+/// Who changes rules a hundred times a second must not fill the disk with the trail of it.
+#[test]
+fn the_audit_trail_keeps_its_newest_entries() {
+    let directory = TestDirectory::new("trail");
+    let mut store = Store::open(directory.path()).unwrap();
+    store.add_token("first", Scope::Read, "1", NOW).unwrap();
+    store.add_token("second", Scope::Read, "2", NOW).unwrap();
+    let other = Connection::open(directory.path().join("rules.db")).unwrap();
+    // As if nearly as many had been made since.
+    other.execute("UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'audit'", [AUDIT_ENTRIES_MAX]).unwrap();
+    store.add_token("third", Scope::Read, "3", NOW).unwrap();
+    let kept: Vec<u64> = store.audit(0, 10).unwrap().iter().map(|entry| entry.sequence).collect();
+    assert_eq!(kept, [2, AUDIT_ENTRIES_MAX as u64 + 1]);
+    store.revoke_token("first", NOW).unwrap();
+    let kept: Vec<u64> = store.audit(0, 10).unwrap().iter().map(|entry| entry.sequence).collect();
+    assert_eq!(kept, [AUDIT_ENTRIES_MAX as u64 + 1, AUDIT_ENTRIES_MAX as u64 + 2]);
 }
 
 #[test]

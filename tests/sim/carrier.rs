@@ -3,6 +3,7 @@
 
 use crate::network::{Chunk, Load, Way};
 use crate::plan::{SECOND, Spot};
+use crate::sink::Act;
 use crate::storage::BodyAnswer;
 use crate::world::{Happening, World};
 use mailrace_shards::event::{Connect, SessionId};
@@ -24,6 +25,8 @@ pub struct Carrier {
     open: bool,
     /// What waits for its body.
     awaits: Option<Delivery>,
+    /// The handshake of TLS is under way.
+    shaking: bool,
     /// When its deadline is looked at next.
     alarm: Option<u64>,
 }
@@ -45,6 +48,7 @@ impl World {
             woken: false,
             open: false,
             awaits: None,
+            shaking: false,
             alarm: None,
         };
         self.carriers.insert(conn, carrier);
@@ -120,7 +124,7 @@ impl World {
     fn carry(&mut self, conn: u64, carrier: &mut Carrier) -> End {
         loop {
             while let Some(event) = carrier.client.poll_event() {
-                if let Some(end) = self.client_event(carrier, event) {
+                if let Some(end) = self.client_event(conn, carrier, event) {
                     return Some(end);
                 }
             }
@@ -136,10 +140,13 @@ impl World {
         }
     }
 
-    fn client_event(&mut self, carrier: &mut Carrier, event: ClientEvent) -> End {
+    fn client_event(&mut self, conn: u64, carrier: &mut Carrier, event: ClientEvent) -> End {
         let (core, id) = (carrier.core, carrier.order.session);
         match event {
-            ClientEvent::StartTls => unreachable!("no host offers STARTTLS"),
+            ClientEvent::StartTls => {
+                carrier.shaking = true;
+                self.shake(conn, core);
+            }
             ClientEvent::Ready(_) => {
                 carrier.ready = true;
                 let own = carrier.order.source.or(Some(crate::oracle::SYSTEM_ADDRESS));
@@ -154,6 +161,42 @@ impl World {
             ClientEvent::Closed { failure } => return Some(failure),
         }
         None
+    }
+
+    /// Both sides begin the handshake. Its octets are not played, only what comes of it.
+    fn shake(&mut self, conn: u64, core: usize) {
+        let latency = 2 * self.conns[&conn].latency;
+        let Some(sink) = self.sinks.get_mut(&conn) else { return };
+        let (act, slow) = sink.shake(&mut self.random);
+        if act != Act::Good {
+            self.report.fault(&format!("peer: {act:?}"), "Handshake");
+        }
+        match act {
+            Act::Good => self.on_core(core, latency, Happening::Handshake(conn, true)),
+            Act::Slow => self.on_core(core, latency + slow, Happening::Handshake(conn, true)),
+            Act::Close | Act::TakeAndClose => self.close_by_far(conn, Load::End, 0),
+            Act::Reset => self.close_by_far(conn, Load::Reset, 0),
+            Act::Stall | Act::Vanish => {}
+            _ => self.on_core(core, latency, Happening::Handshake(conn, false)),
+        }
+    }
+
+    /// The handshake is over. The session may have lost its patience meanwhile.
+    pub fn shaken(&mut self, conn: u64, works: bool) {
+        let Some(mut carrier) = self.carriers.remove(&conn) else { return };
+        if std::mem::take(&mut carrier.shaking) {
+            let now = self.now().instant;
+            if works {
+                self.report.count("tls", "handshake");
+                carrier.client.handle_tls_ready(now);
+            } else {
+                self.report.count("tls", "handshake failed");
+                carrier.client.handle_tls_failed("simulated", now);
+            }
+            let end = self.carry(conn, &mut carrier);
+            return self.settle_carrier(conn, carrier, end);
+        }
+        self.carriers.insert(conn, carrier);
     }
 
     fn submit(&mut self, conn: u64, carrier: &mut Carrier) -> bool {

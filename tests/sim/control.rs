@@ -66,7 +66,7 @@ impl Stored {
 struct Call {
     epoch: u64,
     waits_for: BTreeSet<usize>,
-    put: Option<Arc<str>>,
+    put: Vec<Arc<str>>,
     remove: Option<Arc<str>>,
 }
 
@@ -196,22 +196,61 @@ impl World {
         let concerned = self.control.concerned(&stored, self.cores.len());
         let change = stored.put();
         self.control.rules.insert(id.clone(), stored);
-        self.publish(change, concerned, Some(id), None);
+        self.publish(vec![(change, concerned)], vec![id], None);
+    }
+
+    /// Somebody brings many suppressions at once.
+    pub fn import(&mut self) {
+        if self.faults.over {
+            return;
+        }
+        if self.cores.is_empty() || self.control.call.is_some() {
+            return self.after(SECOND / 50, Event::Import);
+        }
+        self.note_states("suppressions imported");
+        let domains: Vec<String> = self.plan.domains.iter().map(|domain| domain.name.clone()).collect();
+        let (mut changes, mut ids) = (Vec::new(), Vec::new());
+        for _ in 0..self.random.between(5, 60) {
+            let id = address(&domains, self.oracle.letters(), &mut self.random);
+            if self.control.rules.contains_key(&id) {
+                continue;
+            }
+            self.control.made += 1;
+            let answer = Answer::new(550, None, "suppressed".into()).expect("the code is in its range");
+            let rule = Rule {
+                id: id.clone(),
+                order: self.control.made,
+                kind: Kind::Suppression(answer),
+                scope: Scope { address: Some(id.clone()), ..Scope::default() },
+                validity: Validity::always(),
+                by: "import".into(),
+            };
+            self.oracle.rule_called(&rule);
+            self.report.count("rule", "suppression imported");
+            let stored = Stored { rule: Arc::new(rule), bulk: true };
+            changes.push((stored.put(), self.control.concerned(&stored, self.cores.len())));
+            self.control.rules.insert(id.clone(), stored);
+            ids.push(id);
+        }
+        self.publish(changes, ids, None);
     }
 
     fn remove_rule(&mut self, id: &Arc<str>) {
         let stored = self.control.rules.remove(id).expect("only stored rules are removed");
         self.oracle.rule_removal_called(id, self.moment());
         let concerned = self.control.concerned(&stored, self.cores.len());
-        self.publish(stored.remove(), concerned, None, Some(id.clone()));
+        self.publish(vec![(stored.remove(), concerned)], Vec::new(), Some(id.clone()));
     }
 
-    fn publish(&mut self, change: Change, to: BTreeSet<usize>, put: Option<Arc<str>>, remove: Option<Arc<str>>) {
+    /// One update for each core that some of the changes concern, with those.
+    fn publish(&mut self, changes: Vec<(Change, BTreeSet<usize>)>, put: Vec<Arc<str>>, remove: Option<Arc<str>>) {
         self.control.epoch += 1;
         let epoch = self.control.epoch;
+        let to: BTreeSet<usize> = changes.iter().flat_map(|(_, cores)| cores.iter().copied()).collect();
         for core in &to {
             let after = std::mem::replace(&mut self.control.posted[*core], epoch);
-            let update = Update { after, epoch, changes: vec![change.clone()] };
+            let own = changes.iter().filter(|(_, cores)| cores.contains(core)).map(|(change, _)| change.clone());
+            let update = Update { after, epoch, changes: own.collect() };
             self.cores[*core].orders.push_back(Order::Rules(update));
             let delay = self.random.skewed(1, 20_000);
             self.on_core(*core, delay, Happening::Turn);
@@ -234,8 +273,10 @@ impl World {
 
     fn answer_call(&mut self, call: &Call) {
         let (moment, utc) = (self.moment(), self.utc());
-        if let Some(id) = &call.put {
+        if !call.put.is_empty() {
             self.note_states("rule acknowledged");
+        }
+        for id in &call.put {
             self.oracle.rule_acknowledged(id, moment);
         }
         if let Some(id) = &call.remove {

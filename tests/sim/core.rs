@@ -9,7 +9,8 @@ use mailrace_shards::event::{Answer, Command, Connect, Host, Lookup, Mail, Quest
 use mailrace_shards::outcome::Verb;
 use mailrace_shards::queue::DestinationId;
 use mailrace_shards::rules::Update;
-use mailrace_shards::shard::Shard;
+use mailrace_shards::settings::Settings;
+use mailrace_shards::shard::{Shard, Submission};
 use mailrace_shards::smtp::classify::{DnsFailure, Failure, FailureKind};
 use mailrace_shards::spool::report::SpoolCompletion;
 use mailrace_shards::time::{Instant, Now};
@@ -21,6 +22,18 @@ use std::sync::Arc;
 pub enum Order {
     Rules(Update),
     Ask(Question),
+    Reload(Arc<Settings>),
+    /// A letter by its serial.
+    Submit(Box<Submission>, usize),
+}
+
+/// Who waits for the spool's word.
+#[derive(Clone, Copy, Debug)]
+pub enum Waiter {
+    /// The client on a connection.
+    Client(u64),
+    /// Whoever handed a letter in through the control side.
+    Control(usize),
 }
 
 /// Mail taken in one turn.
@@ -34,7 +47,7 @@ pub struct Core {
     /// Connections by session.
     pub sessions: BTreeMap<SessionId, u64>,
     /// Who waits for the spool's word, by ticket.
-    pub waiting: BTreeMap<u64, u64>,
+    pub waiting: BTreeMap<u64, Waiter>,
     /// It does nothing before.
     pub stalled_until: u64,
     pub stopping: bool,
@@ -61,11 +74,11 @@ impl World {
                     // The spool that has the core's own number is the one that it accepts into.
                     self.hand_to_spool(core as u16, Task::Store(ticket, envelope, body));
                 }
-                Command::Accepted { ticket, result } => {
-                    if let Some(conn) = self.cores[core].waiting.remove(&ticket) {
-                        self.stored(conn, result);
-                    }
-                }
+                Command::Accepted { ticket, result } => match self.cores[core].waiting.remove(&ticket) {
+                    Some(Waiter::Client(conn)) => self.stored(conn, result),
+                    Some(Waiter::Control(serial)) => self.submission_answered(serial, &result),
+                    None => {}
+                },
                 Command::Wake(session) => self.on_core(core, 0, Happening::Wake(session)),
                 Command::Connect(connect) => self.connect(core, connect),
                 Command::Resolve { destination, lookup } => {
@@ -102,6 +115,15 @@ impl World {
                     // What the answer says is not looked at here, only what the question does.
                     let reply = ReplyTo::new(drop::<Answer>);
                     self.with_shard(core, |shard, now| shard.handle_question(question, reply, now));
+                    continue;
+                }
+                Order::Reload(settings) => {
+                    self.with_shard(core, |shard, now| shard.handle_reload(settings, now));
+                    self.reloaded(core);
+                    continue;
+                }
+                Order::Submit(submission, serial) => {
+                    self.take_submission(core, *submission, serial);
                     continue;
                 }
             };
@@ -166,23 +188,32 @@ impl World {
     }
 
     fn look_up(&mut self, lookup: &Lookup) -> Result<Resolved, Failure> {
-        let Lookup::MailHosts(domain) = lookup else { unreachable!("no route is configured") };
+        let (domain, hosts) = match lookup {
+            Lookup::MailHosts(domain) => {
+                let plan = self.plan.domains.iter().find(|plan| plan.name == **domain);
+                (domain.clone(), plan.expect("mail is only made for domains of the plan").hosts.clone())
+            }
+            Lookup::Hosts { hosts, .. } => {
+                let of_name = |name: &str| {
+                    let at = self.plan.hosts.iter().position(|host| host.address.ip().to_string() == name);
+                    at.expect("routes name hosts of the plan")
+                };
+                ("a route".into(), hosts.iter().map(|host| of_name(&host.host)).collect())
+            }
+        };
         if !self.faults.over && self.random.permille(self.plan.dns_faults) {
             self.report.count("dns", "temporary failure");
             let kind = FailureKind::Dns(DnsFailure::Temporary);
             return Err(Failure::own(kind, Verb::None, format!("{domain}: no answer")));
         }
-        let plan = self.plan.domains.iter().find(|plan| plan.name == **domain);
-        let plan = plan.expect("mail is only made for domains of the plan");
         let name = |host: &usize| -> Arc<str> { format!("mx{host}.sim.test").into() };
         let address = |host: &usize| -> SocketAddr { self.plan.hosts[*host].address };
-        let hosts: Vec<Host> = plan
-            .hosts
+        let found: Vec<Host> = hosts
             .iter()
             .map(|host| Host { name: name(host), addresses: [address(host)].into_iter().collect() })
             .collect();
-        let names = plan.hosts.iter().map(name).collect();
+        let names = hosts.iter().map(name).collect();
         let good_for = self.random.between(5 * SECOND, 3_600 * SECOND);
-        Ok(Resolved { hosts, names, expires: Instant(self.now().instant.0 + good_for) })
+        Ok(Resolved { hosts: found, names, expires: Instant(self.now().instant.0 + good_for) })
     }
 }

@@ -52,6 +52,7 @@ impl World {
             });
         }
         self.oracle.engine_started(self.moment());
+        self.forget_reload();
         // Rules before the mail that was recovered: none of it may be picked without them.
         self.publish_at_start();
         for (core, found) in recovered.into_iter().enumerate() {

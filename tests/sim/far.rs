@@ -58,7 +58,7 @@ impl World {
         }
     }
 
-    fn close_by_far(&mut self, conn: ConnId, load: Load, delay: u64) {
+    pub fn close_by_far(&mut self, conn: ConnId, load: Load, delay: u64) {
         self.send(conn, Way::ToCore, load, delay, Vec::new());
     }
 
@@ -156,7 +156,7 @@ impl World {
         self.after(pause, Event::Client);
     }
 
-    fn write_letter(&mut self) -> Letter {
+    pub fn write_letter(&mut self) -> Letter {
         let serial = self.oracle.letters();
         let random = &mut self.random;
         let mut recipients = Vec::new();

@@ -1,6 +1,7 @@
 //! One injecting connection on a core: moves octets between the network and the real SMTP server session, and
 //! messages between the session and the brain, in the order of steps of the real runtime.
 
+use crate::core::Waiter;
 use crate::network::{Chunk, Load, Way};
 use crate::plan::{CLIENT, SECOND, Spot};
 use crate::world::{Happening, World};
@@ -124,7 +125,7 @@ impl World {
         // The waiting session is known before any command is carried out.
         let now = self.now();
         let ticket = self.cores[core].shard.accept(submission, now);
-        self.cores[core].waiting.insert(ticket, conn);
+        self.cores[core].waiting.insert(ticket, Waiter::Client(conn));
         self.with_shard(core, |_, _| ());
         self.report.count("engine", "message received");
     }

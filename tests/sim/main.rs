@@ -15,6 +15,7 @@ mod faults;
 mod injection;
 mod injector;
 mod network;
+mod operator;
 mod oracle;
 mod plan;
 mod planted;

@@ -4,8 +4,8 @@
 use crate::random::Random;
 use crate::sink::{Act, FAULTS, Manner};
 use mailrace_shards::settings::{
-    DnsSettings, LimitPer, LimitSettings, LogSettings, Network, PoolSettings, Rate, RetrySettings, Settings,
-    SmtpSettings, SourceSettings, SpoolSettings, SyncPolicy,
+    ConnectionSettings, DnsSettings, LimitPer, LimitSettings, LogSettings, Network, PoolSettings, Rate, RetrySettings,
+    RouteHost, RouteSettings, Settings, SmtpSettings, SourceSettings, SpoolSettings, SyncPolicy, TlsPolicy,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -100,6 +100,10 @@ pub struct Plan {
     pub rule_calls: u64,
     /// Questions and commands about queued mail.
     pub questions: u64,
+    /// Reloads of the configuration, messages by HTTP, imports of suppressions.
+    pub reloads: u64,
+    pub submissions: u64,
+    pub imports: u64,
     pub deaths: Vec<Death>,
     /// Faults of the spools' disks, of the log, and stalls of cores, while it is active.
     pub disk_faults: u64,
@@ -129,7 +133,7 @@ impl Plan {
         let deaths = (0..crashes).map(|_| death(active / (crashes + 1), random)).collect();
         Self {
             cores,
-            settings: settings(&domains, random),
+            settings: settings(&domains, &hosts, random),
             hosts,
             domains,
             active,
@@ -138,6 +142,9 @@ impl Plan {
             leaving_clients: *random.pick(&[0, 0, 100, 300]),
             rule_calls: some(random, 600, 25),
             questions: some(random, 300, 20),
+            reloads: some(random, 300, 6),
+            submissions: some(random, 400, 15),
+            imports: some(random, 200, 3),
             deaths,
             disk_faults: some(random, 300, 6),
             full_disks: some(random, 100, 2),
@@ -163,11 +170,13 @@ fn death(within: u64, random: &mut Random) -> Death {
 
 fn hosts(random: &mut Random) -> Vec<HostPlan> {
     let trouble = *random.pick(&[0, 0, 20, 60, 150, 400]);
+    let tls = *random.pick(&[0, 0, 500, 1000]);
     let host = |number: u64, random: &mut Random| HostPlan {
         address: SocketAddr::from(([198, 51, 100, number as u8], 25)),
         manner: Manner {
             pipelining: random.permille(700),
             chunking: random.permille(400),
+            starttls: tls == 1000 || random.permille(tls),
             faults: if random.permille(700) { trouble } else { 0 },
             known: known(random),
             slow: random.skewed(SECOND / 100, 20 * SECOND),
@@ -200,7 +209,7 @@ fn domains(hosts: &[HostPlan], random: &mut Random) -> Vec<DomainPlan> {
     domains
 }
 
-fn settings(domains: &[DomainPlan], random: &mut Random) -> Settings {
+fn settings(domains: &[DomainPlan], hosts: &[HostPlan], random: &mut Random) -> Settings {
     let source = |number: u8| SourceSettings {
         name: format!("s{number}").into(),
         address: Some(Ipv4Addr::new(192, 0, 2, number)),
@@ -213,10 +222,7 @@ fn settings(domains: &[DomainPlan], random: &mut Random) -> Settings {
         pools.push(PoolSettings { name: "p0".into(), sources: vec![(0, 1)] });
         pools.push(PoolSettings { name: "p1".into(), sources: (0..sources.len()).map(|at| (at, 1)).collect() });
     }
-    let mut limits: Vec<LimitSettings> = (0..random.below(4)).map(|_| limit(domains, &sources, random)).collect();
-    // One of each kind, so that none replaces another.
-    limits.sort_by_key(|limit| limit.per);
-    limits.dedup_by_key(|limit| limit.per);
+    let mut limits = draw_limits(domains, &sources, hosts.iter().all(|host| host.manner.starttls), random);
     if random.permille(250) {
         let domain = random.permille(500).then(|| random.pick(domains).name.as_str().into());
         let lanes = Some(random.between(2, 3) as u16);
@@ -228,6 +234,7 @@ fn settings(domains: &[DomainPlan], random: &mut Random) -> Settings {
         shards: 1,
         stop_within: Duration::from_secs(1),
         memory_bytes: 1 << 30,
+        connections: ConnectionSettings { injecting: 1000, delivering: *random.pick(&[1000, 1000, 1000, 12, 4]) },
         smtp: SmtpSettings {
             listen: Vec::new(),
             relay_from: vec![Network { address: CLIENT.ip(), prefix: 32 }],
@@ -245,13 +252,41 @@ fn settings(domains: &[DomainPlan], random: &mut Random) -> Settings {
         allow_private: true,
         sources,
         pools,
-        routes: Vec::new(),
+        routes: draw_routes(domains, hosts, random),
         limits,
         retry: RetrySettings {
             intervals: vec![Duration::from_secs(3), Duration::from_secs(10), Duration::from_secs(60)],
             max_age: MAX_AGE,
         },
     }
+}
+
+/// One of each kind, so that none replaces another. TLS is only asked for where all hosts offer it.
+pub fn draw_limits(
+    domains: &[DomainPlan],
+    sources: &[SourceSettings],
+    all_tls: bool,
+    random: &mut Random,
+) -> Vec<LimitSettings> {
+    let mut limits: Vec<LimitSettings> = (0..random.below(4)).map(|_| limit(domains, sources, random)).collect();
+    limits.sort_by_key(|limit| limit.per);
+    limits.dedup_by_key(|limit| limit.per);
+    for limit in &mut limits {
+        let required = all_tls && random.permille(300);
+        limit.tls = required.then_some(TlsPolicy::Required);
+    }
+    limits
+}
+
+/// Mostly none; else one domain's mail goes to the hosts of another.
+pub fn draw_routes(domains: &[DomainPlan], hosts: &[HostPlan], random: &mut Random) -> Vec<RouteSettings> {
+    if !random.permille(200) {
+        return Vec::new();
+    }
+    let domain = Some(random.pick(domains).name.as_str().into());
+    let to_host =
+        |at: &usize| RouteHost { host: hosts[*at].address.ip().to_string().into(), port: hosts[*at].address.port() };
+    vec![RouteSettings { domain, hosts: random.pick(domains).hosts.iter().map(to_host).collect() }]
 }
 
 fn limit(domains: &[DomainPlan], sources: &[SourceSettings], random: &mut Random) -> LimitSettings {

@@ -30,6 +30,24 @@ impl World {
         let active = self.plan.active;
         self.run_until(active);
         self.make_good();
+        loop {
+            self.drain();
+            if self.oracle.has_failed() {
+                return;
+            }
+            self.oracle.check_all_ended();
+            let (life, quiet) = (self.life, self.time + SECOND);
+            self.run_until(quiet);
+            // A disk that was about to stop may have done so only now: then what the end of that life left is finished.
+            if self.life == life {
+                break;
+            }
+        }
+        self.check_nothing_rises();
+    }
+
+    /// Until all mail is at its end and nothing is on its way, or the time for that is over.
+    fn drain(&mut self) {
         let end = self.time + DRAINED_WITHIN;
         while self.time < end && !self.oracle.has_failed() {
             let next = self.time + SECOND;
@@ -38,11 +56,6 @@ impl World {
                 break;
             }
         }
-        if self.oracle.has_failed() {
-            return;
-        }
-        self.oracle.check_all_ended();
-        self.check_nothing_rises();
     }
 
     /// Whether nothing is on its way any more.
@@ -56,8 +69,6 @@ impl World {
 
     /// All is at its end and settled: even a crash that loses all that is not synced brings nothing back.
     fn check_nothing_rises(&mut self) {
-        let quiet = self.time + SECOND;
-        self.run_until(quiet);
         for (number, spool) in &self.spools {
             let open = spool.journal.as_ref().map_or(0, |journal| journal.ledger().open_messages());
             if open > 0 && !self.oracle.has_damage() {

@@ -9,6 +9,8 @@ use crate::random::Random;
 pub enum Phase {
     Banner,
     Ehlo,
+    StartTls,
+    Handshake,
     Mail,
     Rcpt,
     Data,
@@ -61,6 +63,7 @@ pub const FAULTS: [Act; 11] = [
 pub struct Manner {
     pub pipelining: bool,
     pub chunking: bool,
+    pub starttls: bool,
     /// In a thousand, at each phase.
     pub faults: u64,
     /// Which faults it knows.
@@ -126,6 +129,8 @@ pub struct Session {
     sender: Option<String>,
     recipients: Vec<String>,
     body: Vec<u8>,
+    /// A handshake was begun.
+    secure: bool,
     out: Vec<Reaction>,
 }
 
@@ -138,6 +143,7 @@ impl Session {
             sender: None,
             recipients: Vec::new(),
             body: Vec::new(),
+            secure: false,
             out: Vec::new(),
         };
         session.answer(Phase::Banner, "220 sink ESMTP\r\n", random);
@@ -179,6 +185,16 @@ impl Session {
         std::mem::take(&mut self.out)
     }
 
+    /// What it does in the handshake, and how long it takes where it is slow.
+    pub fn shake(&mut self, random: &mut Random) -> (Act, u64) {
+        self.secure = true;
+        let act = self.manner.act(Phase::Handshake, random);
+        if !matches!(act, Act::Good | Act::Slow) {
+            self.reading = Reading::Nothing;
+        }
+        (act, self.manner.slow)
+    }
+
     fn command(&mut self, line: &[u8], sent: Moment, random: &mut Random) {
         let text = String::from_utf8_lossy(line);
         let text = text.trim_end();
@@ -187,10 +203,13 @@ impl Session {
             let mut reply = "250-sink\r\n".to_owned();
             reply += if self.manner.pipelining { "250-PIPELINING\r\n" } else { "" };
             reply += if self.manner.chunking { "250-CHUNKING\r\n" } else { "" };
+            reply += if self.manner.starttls && !self.secure { "250-STARTTLS\r\n" } else { "" };
             reply += "250 8BITMIME\r\n";
             self.answer(Phase::Ehlo, &reply, random);
         } else if upper.starts_with("HELO") {
             self.answer(Phase::Ehlo, "250 sink\r\n", random);
+        } else if upper.starts_with("STARTTLS") {
+            self.answer(Phase::StartTls, "220 2.0.0 go\r\n", random);
         } else if upper.starts_with("MAIL FROM:") {
             self.sender = None;
             self.recipients.clear();

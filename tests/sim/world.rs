@@ -8,6 +8,7 @@ use crate::faults::Faults;
 use crate::injection::Injection;
 use crate::injector::Injector;
 use crate::network::{Conn, ConnId, Moment, Way};
+use crate::operator::Operator;
 use crate::oracle::Oracle;
 use crate::plan::{EPOCH_MILLIS, Plan, SECOND, Spot};
 use crate::random::Random;
@@ -33,6 +34,8 @@ pub enum Happening {
     Drive(ConnId),
     Wake(SessionId),
     Body(ConnId, u64, BodyAnswer),
+    /// A handshake is over, well or not.
+    Handshake(ConnId, bool),
     Spool(u16, Vec<SpoolCompletion>),
     Log(LogWord),
     /// The same as `Drive` for an injecting connection.
@@ -55,6 +58,9 @@ pub enum Event {
     Client,
     RuleCall,
     Question,
+    Reload,
+    Submit,
+    Import,
     /// A core tells the control side that it has applied a change.
     Applied(u32, usize, u64),
     Fault,
@@ -84,6 +90,7 @@ pub struct World {
     pub sinks: BTreeMap<ConnId, sink::Session>,
     pub injectors: BTreeMap<ConnId, Injector>,
     pub control: Control,
+    pub operator: Operator,
     pub faults: Faults,
     pub oracle: Oracle,
     pub report: Report,
@@ -121,6 +128,7 @@ impl World {
             sinks: BTreeMap::new(),
             injectors: BTreeMap::new(),
             control: Control::default(),
+            operator: Operator::default(),
             faults,
             oracle,
             report: Report::default(),
@@ -133,6 +141,7 @@ impl World {
         world.tell(|| format!("{:?}", world.plan));
         world.start_engine();
         world.schedule_the_plan();
+        world.schedule_the_operator();
         world
     }
 
@@ -232,6 +241,9 @@ impl World {
             Event::Client => self.new_client(),
             Event::RuleCall => self.rule_call(),
             Event::Question => self.ask(),
+            Event::Reload => self.reload(),
+            Event::Submit => self.submit_letter(),
+            Event::Import => self.import(),
             Event::Applied(life, core, epoch) if life == self.life => self.applied(core, epoch),
             Event::Fault => self.next_fault(),
             Event::Crash(life) if life == self.life => {
@@ -257,6 +269,7 @@ impl World {
             Happening::Drive(conn) => self.drive(conn),
             Happening::Wake(session) => self.wake(core, session),
             Happening::Body(conn, token, answer) => self.body_read(conn, token, answer),
+            Happening::Handshake(conn, works) => self.shaken(conn, works),
             Happening::Spool(spool, completions) => self.complete_spool(core, spool, completions),
             Happening::Log(word) => self.complete_log(core, word),
             Happening::Inject(conn) => self.converse(conn),
@@ -299,8 +312,9 @@ fn kind_of(event: &Event) -> u8 {
                 Happening::Log(_) => 8,
                 Happening::Inject(_) => 9,
                 Happening::Stop => 10,
+                Happening::Handshake(..) => 11,
             };
-            100 + 11 * (*core as u8) + of
+            100 + 12 * (*core as u8) + of
         }
         Event::SpoolTurn(..) => 0,
         Event::LogTurn(..) => 1,
@@ -314,5 +328,8 @@ fn kind_of(event: &Event) -> u8 {
         Event::Watch => 9,
         Event::Stop(_) => 10,
         Event::Question => 11,
+        Event::Reload => 12,
+        Event::Submit => 13,
+        Event::Import => 14,
     }
 }

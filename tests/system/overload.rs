@@ -2,8 +2,8 @@
 //! is too much by 4yz, keeps what it took, keeps its rules, and the control side answers all the while.
 //!
 //! `MAILRACE_OVERLOAD_IDLE` sets the idle connections (1,000), `MAILRACE_OVERLOAD_SLOW` the slow ones (100),
-//! `MAILRACE_OVERLOAD_FILES` the descriptors that the engine may have (1,400; 0: as many as this process),
-//! `MAILRACE_OVERLOAD_MIB` the memory for mail beyond what an empty engine takes (32).
+//! `MAILRACE_OVERLOAD_FILES` the descriptors that the engine may have (1,400; 0: as many as this process; with 20,000,
+//! 15,000 connections are let in), `MAILRACE_OVERLOAD_MIB` the memory for mail beyond what an empty engine takes (32).
 
 use crate::support::ledger::{Acknowledged, LogBook, Receipts, content};
 use crate::support::ports::free_address;
@@ -166,6 +166,16 @@ fn crowd(smtp: SocketAddr, count: usize) -> (Vec<Client>, usize) {
     (in_side, turned_away)
 }
 
+/// What the engine's start-up lines say.
+fn injectors_allowed(engine: &Engine) -> usize {
+    until_some("it has said how it was started", || {
+        let said = engine.stderr();
+        let line =
+            said.lines().find_map(|line| line.trim().strip_prefix("connections")?.trim().strip_prefix("at most "));
+        line?.split(' ').next()?.parse().ok()
+    })
+}
+
 #[test]
 fn more_connections_than_descriptors_turn_only_each_other_away() {
     let files = setting("MAILRACE_OVERLOAD_FILES", 1_400);
@@ -175,6 +185,8 @@ fn more_connections_than_descriptors_turn_only_each_other_away() {
         engine.under(["prlimit".to_owned(), format!("--nofile={files}:{files}")].to_vec());
     }
     engine.run();
+    let most = injectors_allowed(&engine);
+    let empty = resident(&engine);
     // They have begun to speak, and go on when the crowd has gone.
     let (mut slow, _) = crowd(engine.smtp, setting("MAILRACE_OVERLOAD_SLOW", 100));
     for client in &mut slow {
@@ -182,8 +194,16 @@ fn more_connections_than_descriptors_turn_only_each_other_away() {
         client.write(b"MAIL FROM:<s@test.exa");
     }
     let (idle, turned_away) = crowd(engine.smtp, setting("MAILRACE_OVERLOAD_IDLE", 1_000));
-    eprintln!("{} slow and {} idle connections, {turned_away} turned away", slow.len(), idle.len());
+    let inside = slow.len() + idle.len();
+    let each = resident(&engine).saturating_sub(empty) / inside as u64;
+    eprintln!(
+        "{} slow and {} idle connections, {turned_away} turned away, {each} octets of memory for each",
+        slow.len(),
+        idle.len()
+    );
     assert!(turned_away > 0, "there are more than fit");
+    assert_eq!(inside, most, "all that it says it takes, over all cores");
+    assert!(each < 64 << 10, "{each} octets for each");
     // Nobody else suffers: mail that comes by HTTP is delivered, by connections of the engine's own.
     let api = Api::of(&engine);
     for number in 0..20 {

@@ -245,6 +245,12 @@ impl Limits {
         !self.connections.is_empty()
     }
 
+    /// Whether each new connection takes a token of some rate.
+    #[must_use]
+    pub fn has_connection_rate(&self) -> bool {
+        self.connections.iter().any(|counter| counter.rate.is_some())
+    }
+
     /// Whether a message needs a token.
     #[must_use]
     pub fn needs_token(&self) -> bool {

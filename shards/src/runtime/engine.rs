@@ -4,7 +4,7 @@
 
 use crate::dns::DnsStats;
 use crate::event::Order;
-use crate::limits::{DESCRIPTORS_RESERVED, HEARTBEAT_LATE_SECONDS, LISTEN_BACKLOG};
+use crate::limits::{HEARTBEAT_LATE_SECONDS, LISTEN_BACKLOG};
 use crate::message::CoreId;
 use crate::rules::HashKey;
 use crate::runtime::bodies::BodyBudget;
@@ -28,7 +28,7 @@ use crossbeam::channel::{Receiver, bounded};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -56,8 +56,9 @@ pub struct Shared {
     pub bodies: BodyBudget,
     /// AUTH.
     pub authenticate: Authenticate,
-    /// Injecting sessions that one core takes at once; more are turned away with 421.
-    pub injectors_per_core: usize,
+    /// Injecting sessions that the engine takes at once; more are turned away with 421.
+    injecting_max: usize,
+    injecting: AtomicUsize,
     server_tls: Mutex<Option<Arc<ServerTls>>>,
     memory_short: AtomicBool,
     heartbeats: Box<[AtomicU64]>,
@@ -197,6 +198,20 @@ impl Shared {
         self.report_slot(core).log_failing = why;
     }
 
+    /// Takes the place of one more injector, until [`Shared::injector_left`]. Whether there was one.
+    pub fn injector_enters(&self) -> bool {
+        let entered = self.injecting.fetch_add(1, Ordering::Relaxed) < self.injecting_max;
+        if !entered {
+            self.injector_left();
+        }
+        entered
+    }
+
+    /// Gives the place back.
+    pub fn injector_left(&self) {
+        self.injecting.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// TLS towards injectors, when a certificate is configured.
     #[must_use]
     pub fn server_tls(&self) -> Option<Arc<ServerTls>> {
@@ -244,7 +259,8 @@ impl Engine {
         let shared = Arc::new(Shared {
             bodies: BodyBudget::new(settings.spool.body_memory_bytes),
             authenticate,
-            injectors_per_core: injectors_per_core(cores),
+            injecting_max: settings.connections.injecting,
+            injecting: AtomicUsize::new(0),
             server_tls: Mutex::new(tls),
             memory_short: AtomicBool::new(false),
             heartbeats: (0..cores).map(|_| AtomicU64::new(clock::now().instant.0)).collect(),
@@ -419,11 +435,4 @@ fn open_listeners(settings: &Settings) -> Result<(Vec<Vec<socket2::Socket>>, Vec
         listening.push(bound);
     }
     Ok((sockets, listening))
-}
-
-/// Half of the descriptors that the process may have is for injectors, the other half for deliveries.
-fn injectors_per_core(cores: usize) -> usize {
-    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(1 << 20);
-    let most = usize::try_from(most).unwrap_or(usize::MAX);
-    (most.saturating_sub(DESCRIPTORS_RESERVED) / 2 / cores).max(16)
 }

@@ -63,7 +63,7 @@ async fn stop_ordered(local: &Local, slot: &SessionSlot) {
 }
 
 fn start(local: Rc<Local>, stream: Stream) {
-    if local.injecting.get() >= local.shared.injectors_per_core {
+    if !local.shared.injector_enters() {
         tasks::spawn(turn_away(stream));
         return;
     }
@@ -71,6 +71,7 @@ fn start(local: Rc<Local>, stream: Stream) {
     tasks::spawn(async move {
         let result = AssertUnwindSafe(run(local.clone(), stream)).catch_unwind().await;
         local.injecting.set(local.injecting.get() - 1);
+        local.shared.injector_left();
         if result.is_err() {
             if local.in_brain() {
                 local.stop_for_panic();

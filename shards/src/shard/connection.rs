@@ -5,10 +5,12 @@ use super::session::{Phase, Session};
 use super::settle::Attempt;
 use super::site::SiteId;
 use super::way::Ways;
-use crate::event::{Command, Mail, SessionId};
-use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, PICK_DESTINATIONS};
+use crate::event::{Command, Connect, Mail, SessionId};
+use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, HOSTS_TRIED, PICK_DESTINATIONS};
+use crate::path::source::Bind;
 use crate::path::{Eligible, Member, PermitEvent, PermitId, SourceIndex};
 use crate::queue::{BucketId, DestinationId};
+use crate::settings::TlsPolicy;
 use crate::smtp::classify::{Failure, Remedy, Scope, consequence};
 use crate::time::Now;
 use smallvec::SmallVec;
@@ -29,6 +31,72 @@ pub struct TlsFacts {
 }
 
 impl Shard {
+    /// Leave is given: choose the hosts to try and connect to the first, or go on with the one in turn.
+    pub(super) fn start_connecting(&mut self, id: SessionId, now: Now) {
+        if self.stopping {
+            return self.drop_session(id, now);
+        }
+        if self.places.are_taken() {
+            return self.line_up(id);
+        }
+        if !self.session(id).hosts.is_empty() {
+            self.places.take();
+            self.sessions[id.0 as usize].phase = Phase::Opening;
+            return self.connect(id);
+        }
+        let session = self.session(id);
+        let source = self.sites.path(session.path).source;
+        let identity = self.sources.get(source);
+        let hosts: SmallVec<[(Arc<str>, SocketAddr); 2]> = self
+            .sites
+            .site(session.site)
+            .hosts
+            .iter()
+            .flat_map(|host| host.addresses.iter().map(|peer| (host.name.clone(), *peer)))
+            .filter(|(_, peer)| session.member.reaches(peer.ip()))
+            .filter(|(_, peer)| identity.bind_for(peer.ip()) != Bind::Unusable)
+            .filter(|(_, peer)| self.sites.rested(source, *peer, now.instant))
+            .take(HOSTS_TRIED)
+            .collect();
+        if hosts.is_empty() {
+            self.drop_session(id, now);
+            return;
+        }
+        let hosts = self.open_hosts((session.destination, session.site, source), hosts, now);
+        self.places.take();
+        let session = &mut self.sessions[id.0 as usize];
+        session.phase = Phase::Opening;
+        session.hosts = hosts;
+        let path = session.path;
+        self.sites.path_mut(path).failed = false;
+        self.connect(id);
+    }
+
+    /// Connects to the host in turn.
+    fn connect(&mut self, id: SessionId) {
+        let session = &mut self.sessions[id.0 as usize];
+        let identity = self.sources.get(self.sites.path(session.path).source);
+        let (host, peer) = session.hosts[session.host].clone();
+        let source = match identity.bind_for(peer.ip()) {
+            Bind::Address(address) => Some(address),
+            Bind::System | Bind::Unusable => None,
+        };
+        let carrier = Arc::make_mut(&mut session.carrier);
+        carrier.peer_name = host.clone();
+        carrier.peer = Some(peer);
+        carrier.source_address = source;
+        let tls = if session.in_clear { TlsPolicy::Disabled } else { session.tls };
+        self.counters.connections += 1;
+        self.commands.push_back(Command::Connect(Connect {
+            session: id,
+            peer,
+            host,
+            source,
+            ehlo: identity.ehlo.clone(),
+            tls,
+        }));
+    }
+
     /// A session's greeting is good: it may ask for messages. `local` is our end of the connection.
     pub fn handle_ready(&mut self, id: SessionId, tls: Option<TlsFacts>, local: Option<IpAddr>) {
         let session = &mut self.sessions[id.0 as usize];
@@ -86,6 +154,7 @@ impl Shard {
             self.counters.quarantined += 1;
             self.queue.put_back(flight.entry);
             self.queue.hold(flight.entry);
+            self.end_if_ruled(flight.entry, now);
         }
         self.drop_session(id, now);
     }
@@ -95,7 +164,7 @@ impl Shard {
         let means = consequence(&failure, session.tls);
         if means.remedy == Remedy::InClear && !session.in_clear {
             session.in_clear = true;
-            return self.connect(id);
+            return self.connect_once_more(id, now);
         }
         session.in_clear = false;
         if means.scope == Scope::Source {
@@ -110,10 +179,38 @@ impl Shard {
             let session = &mut self.sessions[id.0 as usize];
             if session.host + 1 < session.hosts.len() {
                 session.host += 1;
-                return self.connect(id);
+                return self.connect_once_more(id, now);
             }
         }
         self.site_failed(id, failure, now);
+    }
+
+    /// One more connection within the same attempt, to the next host or without TLS. Where a rate of connections counts,
+    /// it takes its token like the first one: the leave goes back, and the session asks for another.
+    fn connect_once_more(&mut self, id: SessionId, now: Now) {
+        let session = self.session(id);
+        if session.limits.version != self.limits.version() {
+            // Others hold by now. Its mail is attended to anew, by those.
+            return self.drop_session(id, now);
+        }
+        if !session.limits.has_connection_rate() {
+            return self.connect(id);
+        }
+        let (limits, before) = (session.limits.clone(), session.permit);
+        // All that share with it, less itself.
+        let held = self.sites.path(session.path).sharing(session.share) - 1;
+        self.permit_sessions.remove(&before);
+        self.permits.release(before, now.instant);
+        self.places.leave();
+        let permit = self.permits.request(&limits, held, now.instant);
+        let session = &mut self.sessions[id.0 as usize];
+        (session.phase, session.recalled) = (Phase::AwaitingPermit, false);
+        // Too many requests wait already: its mail is attended to again.
+        session.permit = permit.unwrap_or(PermitId::UNLIMITED);
+        let Some(permit) = permit else { return self.drop_session(id, now) };
+        self.permit_sessions.insert(permit, id);
+        self.serve_line(now);
+        self.carry_permits(now);
     }
 
     /// No host of the site could be used from this source. When nothing else is left for the mail that waits
@@ -228,7 +325,7 @@ impl Shard {
         peers.any(|peer| {
             *peer != session.peer()
                 && session.member.reaches(peer.ip())
-                && identity.bind_for(peer.ip()) != crate::path::source::Bind::Unusable
+                && identity.bind_for(peer.ip()) != Bind::Unusable
                 && self.sites.rested(source, *peer, now.instant)
         })
     }
@@ -245,6 +342,10 @@ impl Shard {
         if session.permit != PermitId::UNLIMITED {
             self.permit_sessions.remove(&session.permit);
             self.permits.release(session.permit, now.instant);
+        }
+        if session.has_place() {
+            self.places.leave();
+            self.serve_line(now);
         }
         self.delist_empty(session.site);
         let ring = &mut self.sites.site_mut(session.site).ring;

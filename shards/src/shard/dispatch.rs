@@ -4,10 +4,9 @@ use super::Shard;
 use super::session::{Phase, Session};
 use super::settle::Attempt;
 use super::site::{BucketState, KnownWays, Route, SiteId};
-use crate::event::{Command, Connect, Lookup, Resolved, SessionId};
-use crate::limits::{HOSTS_TRIED, PATH_CONNECTIONS_DEFAULT, PICK_DESTINATIONS, READY_PER_CONNECTION};
+use crate::event::{Command, Lookup, Resolved, SessionId};
+use crate::limits::{PATH_CONNECTIONS_DEFAULT, PICK_DESTINATIONS, READY_PER_CONNECTION, SESSIONS_IN_LINE_MAX};
 use crate::outcome::{Carrier, EnhancedCode, RecordType, Response, Verb};
-use crate::path::source::Bind;
 use crate::path::{Combination, Eligible, Limits, Member, PathId, PermitId, PermitState, Rotation, site_name};
 use crate::queue::{BucketId, DestinationId, NextHop};
 use crate::settings::{RouteHost, TlsPolicy};
@@ -23,6 +22,9 @@ const SERVED_AT_ONCE: usize = 8;
 
 /// An answer of the resolver is used for at least so long, or the mail that waits for it would ask for ever.
 const ROUTE_KEPT_MIN: Duration = Duration::from_secs(1);
+
+/// When mail is looked at again for which no session can even wait.
+const LINE_LOOKED_AT: Duration = Duration::from_secs(1);
 
 /// How much later.
 const SERVED_LATER: Duration = Duration::from_millis(100);
@@ -243,6 +245,9 @@ impl Shard {
     }
 
     fn open_more(&mut self, site: SiteId, destination: DestinationId, bucket: BucketId, eligible: &Eligible, now: Now) {
+        if self.places.in_line() >= SESSIONS_IN_LINE_MAX {
+            return self.stall(destination, now.instant.after(LINE_LOOKED_AT));
+        }
         let Some(path) = self.choose_path(site, bucket, eligible, now) else {
             self.hold_wayless(site, destination, bucket, now);
             if self.queue.ready(destination) == 0 {
@@ -320,7 +325,7 @@ impl Shard {
         &mut self,
         path: PathId,
         destination: DestinationId,
-        limits: &Limits,
+        limits: &Arc<Limits>,
         permit: PermitId,
         eligible: &Eligible,
     ) -> SessionId {
@@ -346,6 +351,7 @@ impl Shard {
             destination,
             member,
             share: limits.share,
+            limits: limits.clone(),
             permit,
             hosts: SmallVec::new(),
             host: 0,
@@ -361,63 +367,6 @@ impl Shard {
             recalled: false,
         };
         SessionId(u32::try_from(self.sessions.insert(session)).expect("sessions are bounded by open files"))
-    }
-
-    /// Leave is given: choose the hosts to try and connect to the first.
-    pub(super) fn start_connecting(&mut self, id: SessionId, now: Now) {
-        let session = &self.sessions[id.0 as usize];
-        let source = self.sites.path(session.path).source;
-        if self.stopping {
-            return self.drop_session(id, now);
-        }
-        let identity = self.sources.get(source);
-        let hosts: SmallVec<[(Arc<str>, SocketAddr); 2]> = self
-            .sites
-            .site(session.site)
-            .hosts
-            .iter()
-            .flat_map(|host| host.addresses.iter().map(|peer| (host.name.clone(), *peer)))
-            .filter(|(_, peer)| session.member.reaches(peer.ip()))
-            .filter(|(_, peer)| identity.bind_for(peer.ip()) != Bind::Unusable)
-            .filter(|(_, peer)| self.sites.rested(source, *peer, now.instant))
-            .take(HOSTS_TRIED)
-            .collect();
-        if hosts.is_empty() {
-            self.drop_session(id, now);
-            return;
-        }
-        let hosts = self.open_hosts((session.destination, session.site, source), hosts, now);
-        let session = &mut self.sessions[id.0 as usize];
-        session.phase = Phase::Opening;
-        session.hosts = hosts;
-        let path = session.path;
-        self.sites.path_mut(path).failed = false;
-        self.connect(id);
-    }
-
-    /// Connects to the host in turn.
-    pub(super) fn connect(&mut self, id: SessionId) {
-        let session = &mut self.sessions[id.0 as usize];
-        let identity = self.sources.get(self.sites.path(session.path).source);
-        let (host, peer) = session.hosts[session.host].clone();
-        let source = match identity.bind_for(peer.ip()) {
-            Bind::Address(address) => Some(address),
-            Bind::System | Bind::Unusable => None,
-        };
-        let carrier = Arc::make_mut(&mut session.carrier);
-        carrier.peer_name = host.clone();
-        carrier.peer = Some(peer);
-        carrier.source_address = source;
-        let tls = if session.in_clear { TlsPolicy::Disabled } else { session.tls };
-        self.counters.connections += 1;
-        self.commands.push_back(Command::Connect(Connect {
-            session: id,
-            peer,
-            host,
-            source,
-            ehlo: identity.ehlo.clone(),
-            tls,
-        }));
     }
 
     /// From which sources a bucket may be sent; ends its mail when it names what is not configured.

@@ -6,11 +6,10 @@
 pub use crate::event::Submission;
 
 use super::Shard;
-use super::gate::is_blank;
 use crate::event::{Command, Mail, Post};
 use crate::message::{Body, Envelope, Location, MessageId};
 use crate::outcome::{Carrier, Outcome, RecordType, Response, Verb};
-use crate::queue::{NewEntry, State, expires_at};
+use crate::queue::{NewEntry, expires_at};
 use crate::route;
 use crate::spool::report::{Point, Progress, RecoveredMessage, Standing};
 use crate::time::{Now, Timestamp};
@@ -215,11 +214,8 @@ impl Shard {
             self.counters.quarantined += 1;
             self.queue.hold(entry);
         }
-        // What is picked soon is judged then. What waits hears at once of a rule that ends it.
-        let waits = self.queue.entry(entry).state != State::Ready || self.queue.bucket_held(bucket).is_some();
-        if waits && !is_blank(&self.rules) {
-            self.end_by_rules(entry, now);
-        }
+        // It is judged again when it is picked; but that may be long after this, and what a rule ends is ended at once.
+        self.end_if_ruled(entry, now);
         if self.buckets.get(bucket).is_none() {
             self.eligible(bucket, now);
         }

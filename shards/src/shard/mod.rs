@@ -9,6 +9,7 @@
 //! | `deliver` | a session asks for its next message |
 //! | `gate` | a rule may still stop a message before its end-of-data |
 //! | `connection` | sessions come up, fail, end |
+//! | `places` | how many connections there may be at once |
 //! | `settle` | results become records, retries and ends |
 //! | `sweep` | long work in slices |
 //! | `ask` | questions of the control side, in slices |
@@ -25,6 +26,7 @@ mod dispatch;
 mod gate;
 mod intake;
 mod largest;
+mod places;
 mod session;
 mod settle;
 mod site;
@@ -50,6 +52,7 @@ use ask::Asks;
 use hashbrown::{HashMap, HashSet};
 use intake::{Receptions, Storing};
 use largest::Largest;
+use places::Places;
 use session::Session;
 use site::{BucketStates, RouteTable, Sites};
 use slab::Slab;
@@ -146,6 +149,7 @@ pub struct Shard {
     permit_sessions: HashMap<PermitId, SessionId>,
     token_waiters: HashMap<TokenKey, Vec<DestinationId>>,
     sessions: Slab<Session>,
+    places: Places,
     buckets: BucketStates,
     rules: RuleTable,
     quarantine: Arc<HashSet<MessageId>>,
@@ -208,6 +212,7 @@ impl Shard {
             route_index: HashMap::new(),
             default_route: None,
             sessions: Slab::new(),
+            places: Places::new(settings.connections.delivering, cores),
             buckets: BucketStates::default(),
             rules: RuleTable::new(rule_key),
             quarantine,

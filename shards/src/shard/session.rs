@@ -1,7 +1,7 @@
 //! What the brain knows of one connection to a remote host: from the wish to have it until it is gone.
 
 use crate::outcome::Carrier;
-use crate::path::{Member, PathId, PermitId, ShareKey};
+use crate::path::{Limits, Member, PathId, PermitId, ShareKey};
 use crate::queue::{DestinationId, EntryId};
 use crate::rules::Stamp;
 use crate::settings::TlsPolicy;
@@ -53,6 +53,8 @@ pub(super) struct Session {
     pub member: Member,
     /// It may carry the mail whose limits have this key.
     pub share: ShareKey,
+    /// Under which it was opened, and asks for leave to connect.
+    pub limits: Arc<Limits>,
     pub permit: PermitId,
     /// Hosts to try, in order, as (name, address); `host` is the one in use.
     pub hosts: SmallVec<[(Arc<str>, SocketAddr); 2]>,

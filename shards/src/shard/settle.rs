@@ -98,7 +98,7 @@ impl Shard {
     }
 
     /// A rule that came during an attempt has passed over its message; now that no session has that any more, it ends
-    /// it, however long the next attempt may be away.
+    /// it, however long the next attempt may be away. The same holds for mail that comes under a rule.
     pub(super) fn end_if_ruled(&mut self, id: EntryId, now: Now) {
         if !is_blank(&self.rules) {
             self.end_by_rules(id, now);
@@ -112,6 +112,7 @@ impl Shard {
         };
         let soon = now.utc.after(Duration::from_millis(BODY_MOVED_WAIT_MILLIS));
         self.queue.defer(flight.entry, soon);
+        self.end_if_ruled(flight.entry, now);
     }
 
     /// The body cannot be read, or is not what was stored. The message stays, for whoever repairs the disk.
@@ -265,7 +266,8 @@ impl Shard {
             }
             (false, _) => {
                 if !again.is_empty() {
-                    self.split_off(id, again, now);
+                    let ready = self.split_off(id, again, now);
+                    self.end_if_ruled(ready, now);
                 }
                 let entry = self.queue.entry(id);
                 let due = due_after(&self.settings.retry, &entry.envelope, entry.attempts, now.utc);

@@ -135,20 +135,26 @@ impl Shard {
     /// No message is picked any more, and sessions end when they have their answers.
     pub fn handle_stop(&mut self, now: Now) {
         self.stopping = true;
-        let waiting: Vec<SessionId> = self
+        self.drop_waiting(now);
+        for (at, _) in self.sessions.iter().filter(|(_, session)| matches!(session.phase, Phase::Idle(_))) {
+            self.commands.push_back(Command::Wake(session_id(at)));
+        }
+    }
+
+    /// Forgets the sessions that have not begun to connect.
+    fn drop_waiting(&mut self, now: Now) {
+        let waiting: Vec<(SessionId, u64)> = self
             .sessions
             .iter()
             .filter(|(_, session)| session.phase == Phase::AwaitingPermit)
-            .map(|(at, _)| session_id(at))
+            .map(|(at, session)| (session_id(at), session.carrier.session))
             .collect();
-        for id in waiting {
-            // One may have ended with another.
-            if self.sessions.get(id.0 as usize).is_some_and(|session| session.phase == Phase::AwaitingPermit) {
+        for (id, number) in waiting {
+            // One may have ended with another, and its id be that of a new one.
+            let waits = |session: &Session| session.phase == Phase::AwaitingPermit && session.carrier.session == number;
+            if self.sessions.get(id.0 as usize).is_some_and(waits) {
                 self.drop_session(id, now);
             }
-        }
-        for (at, _) in self.sessions.iter().filter(|(_, session)| matches!(session.phase, Phase::Idle(_))) {
-            self.commands.push_back(Command::Wake(session_id(at)));
         }
     }
 
@@ -165,9 +171,11 @@ impl Shard {
         self.sessions.iter().filter(|(_, session)| stands(session)).count()
     }
 
-    /// New settings. Open sessions go on as they were made; everything chosen later follows the new ones.
+    /// New settings. Open sessions go on as they were made; everything chosen later follows the new ones. What waits for
+    /// leave to connect was chosen by the old ones, and is chosen anew.
     pub fn handle_reload(&mut self, settings: Arc<Settings>, now: Now) {
         self.adopt(settings);
+        self.drop_waiting(now);
         for destination in self.queue.destination_ids() {
             let state = self.routes.of(destination);
             (state.members, state.several_members) = (None, false);

@@ -3,7 +3,8 @@
 use mailrace_shards::event::{Host, Resolved};
 use mailrace_shards::outcome::{EnhancedCode, Response, Verb};
 use mailrace_shards::settings::{
-    DnsSettings, LimitPer, LimitSettings, LogSettings, RetrySettings, Settings, SmtpSettings, SpoolSettings, SyncPolicy,
+    ConnectionSettings, DnsSettings, LimitPer, LimitSettings, LogSettings, RetrySettings, Settings, SmtpSettings,
+    SpoolSettings, SyncPolicy,
 };
 use mailrace_shards::smtp::classify::{Failure, FailureKind};
 use mailrace_shards::time::Instant;
@@ -18,6 +19,7 @@ pub fn settings() -> Settings {
         shards: 1,
         stop_within: Duration::from_secs(1),
         memory_bytes: 1 << 30,
+        connections: ConnectionSettings { injecting: 1000, delivering: 1000 },
         smtp: SmtpSettings {
             listen: vec!["192.0.2.1:2525".parse().unwrap()],
             relay_from: Vec::new(),

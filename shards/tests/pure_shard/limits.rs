@@ -1,9 +1,14 @@
 //! Limits: counted over cores, windows that grow, rates, and what may share a connection.
 
-use crate::world::{Behaviour, World, limit, peer, seconds, settings};
+use crate::world::{Behaviour, World, limit, own, peer, seconds, settings};
+use mailrace_shards::event::Connect;
 use mailrace_shards::limits::{PATH_CONNECTIONS_DEFAULT, PERMIT_HELD_MIN_MS, WINDOW_START};
 use mailrace_shards::message::Extras;
-use mailrace_shards::settings::{LimitPer, LimitSettings, Rate, Settings};
+use mailrace_shards::outcome::RecordType::TransientFailure;
+use mailrace_shards::outcome::Verb;
+use mailrace_shards::settings::{ConnectionSettings, LimitPer, LimitSettings, Rate, Settings};
+use mailrace_shards::smtp::classify::FailureKind;
+use mailrace_shards::time::Now;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -193,6 +198,74 @@ fn connection_rates_and_messages_per_connection_hold() {
     assert!(world.connects.len() >= 50, "150 messages by threes need 50 connections: {}", world.connects.len());
 }
 
+/// A second host, or the same host without TLS, is one more connection: it takes its token like the first.
+#[test]
+fn every_connection_of_an_attempt_takes_a_token_of_the_rate() {
+    for cores in [1, 2] {
+        let rate = Some(Rate { count: 2, period: seconds(1) });
+        let limits = vec![LimitSettings { connection_rate: rate, connections: Some(3), ..limit(LimitPer::Path) }];
+        let mut world = World::with_cores(with(limits), cores);
+        let domains: Vec<String> = (0..6).map(|number| format!("d{number}.test")).collect();
+        let names: Vec<&str> = domains.iter().map(String::as_str).collect();
+        let hosts: Vec<(String, _)> = (1..=4).map(|host| (format!("mx{host}.hoster.test"), peer(host))).collect();
+        let hosts: Vec<(&str, _)> = hosts.iter().map(|(name, peer)| (name.as_str(), *peer)).collect();
+        world.everything_at(&names, &hosts);
+        for host in 1..=3 {
+            let failure = own(FailureKind::ConnectRefused, Verb::Connect);
+            world.hosts.insert(peer(host), Behaviour::Unreachable(failure));
+        }
+        for domain in domains.iter().chain(&domains) {
+            world.post(&[&format!("r@{domain}")]);
+        }
+        world.run(seconds(120));
+        assert_eq!((world.delivered(), world.states()), (12, (0, 0, 0, 0)), "{cores} cores");
+        assert_eq!(world.of_type(TransientFailure).len(), 0, "the fourth host was reached within the attempt");
+        for (at, _) in &world.connects {
+            let later = |(other, _): &&(Now, Connect)| {
+                other.instant >= at.instant && other.instant.since(at.instant) < seconds(5)
+            };
+            // 2 a second, and a burst of one and a tenth of a second's worth.
+            let within = world.connects.iter().filter(later).count();
+            assert!(within <= 12, "{cores} cores: {within} connections in 5 s from {at:?}");
+        }
+    }
+}
+
+/// The process has so many descriptors: deliveries keep to their share, and all mail gets its turn, whatever else
+/// limits it and however long idle connections might be kept.
+#[test]
+fn connections_keep_to_the_engines_share_of_descriptors() {
+    let rate = Some(Rate { count: 50, period: seconds(1) });
+    let cases = [
+        vec![],
+        vec![LimitSettings { idle_timeout: Some(seconds(3600)), ..limit(LimitPer::Path) }],
+        vec![LimitSettings { connections: Some(2), connection_rate: rate, ..limit(LimitPer::Path) }],
+    ];
+    for limits in cases {
+        for cores in [1, 2] {
+            let connections = ConnectionSettings { injecting: 1, delivering: 3 * cores };
+            let mut world = World::with_cores(Settings { connections, ..with(limits.clone()) }, cores);
+            let domains: Vec<String> = (0..40).map(|number| format!("d{number}.test")).collect();
+            for (number, domain) in (1..).zip(&domains) {
+                world.everything_at(&[domain], &[("mx.a.test", peer(number)), ("mx.b.test", peer(100 + number))]);
+                // Some take long, and some first hosts do not answer.
+                if number % 4 == 0 {
+                    world.hosts.insert(peer(number), Behaviour::Sluggish(seconds(1)));
+                } else if number % 4 == 1 {
+                    let failure = own(FailureKind::ConnectRefused, Verb::Connect);
+                    world.hosts.insert(peer(number), Behaviour::Unreachable(failure));
+                }
+            }
+            for domain in domains.iter().chain(&domains).chain(&domains) {
+                world.post(&[&format!("r@{domain}")]);
+            }
+            world.run(seconds(120));
+            assert_eq!((world.delivered(), world.states()), (120, (0, 0, 0, 0)), "{cores} cores, {limits:?}");
+            assert!(world.most_open <= 3 * cores, "{cores} cores, {limits:?}: {} connections", world.most_open);
+        }
+    }
+}
+
 /// With equal weights, mail of one bucket does not overtake the other for ever.
 #[test]
 fn buckets_of_a_destination_take_turns() {
@@ -238,6 +311,39 @@ fn a_limit_that_a_reload_lowers_holds_for_connections_in_force() {
         assert!(world.open.len() <= 2, "{cores} cores: {} connections are open", world.open.len());
         world.run(seconds(200));
         assert_eq!((world.delivered(), world.states()), (800, (0, 0, 0, 0)), "{cores} cores");
+    }
+}
+
+/// A session that waits for leave has no connection yet: it follows the limits of the reload, not those that it asked by.
+#[test]
+fn what_waits_for_leave_follows_the_limits_of_a_reload() {
+    for cores in [1, 2] {
+        let few = vec![LimitSettings { connections: Some(2), ..limit(LimitPer::Path) }];
+        let mut world = World::with_cores(with(few), cores);
+        let domains: Vec<String> = (0..20).map(|number| format!("d{number}.test")).collect();
+        let names: Vec<&str> = domains.iter().map(String::as_str).collect();
+        // Two hosts, of which one does not answer: a second connection of an attempt follows the new limits too.
+        world.everything_at(&names, &[("mx1.hoster.test", peer(1)), ("mx2.hoster.test", peer(2))]);
+        world.hosts.insert(peer(2), Behaviour::Sluggish(Duration::from_millis(300)));
+        let failure = own(FailureKind::ConnectRefused, Verb::Connect);
+        world.hosts.insert(peer(1), Behaviour::Unreachable(failure));
+        for domain in domains.iter().chain(&domains).chain(&domains) {
+            world.post(&[&format!("r@{domain}")]);
+        }
+        world.run(seconds(1));
+        let (now, before) = (world.now, world.connects.len());
+        let rate = Some(Rate { count: 1, period: seconds(1) });
+        let slow = vec![LimitSettings { connection_rate: rate, ..limit(LimitPer::Source) }];
+        for core in 0..cores {
+            let settings = Settings { shards: cores, ..with(slow.clone()) };
+            world.ask(core, |shard| shard.handle_reload(Arc::new(settings), now));
+        }
+        world.run(seconds(10));
+        // One a second, and one that may be there at once.
+        let opened = world.connects.len() - before;
+        assert!(opened <= 12, "{cores} cores: {opened} connections in 10 s");
+        world.run(seconds(300));
+        assert_eq!((world.delivered(), world.states()), (60, (0, 0, 0, 0)), "{cores} cores");
     }
 }
 

@@ -1,11 +1,12 @@
 //! Rules and mail: holds by bucket and by message, ends, deferrals, and the gate.
 
-use crate::world::{Behaviour, KEY, World, limit, peer, reply, seconds, settings};
+use crate::world::{Behaviour, KEY, World, limit, own, peer, reply, seconds, settings};
 use mailrace_shards::message::{Extras, MessageId};
 use mailrace_shards::outcome::RecordType::{AdminBounce, Bounce, Delivery, Suppression, TransientFailure};
 use mailrace_shards::outcome::{EnhancedCode, Verb};
 use mailrace_shards::rules::{Answer, Cause, Change, Kind, Rule, Scope, Validity};
 use mailrace_shards::settings::{LimitPer, LimitSettings, Rate, Settings};
+use mailrace_shards::smtp::classify::FailureKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,6 +84,32 @@ fn mail_paused_by_its_tag_is_released_to_its_old_place() {
             assert_eq!(arrived[1..], slow[..]);
         }
         assert_eq!(world.states(), (0, 0, 0, 0));
+    }
+}
+
+/// What a rule ends it ends as it comes in, though nothing of its destination can be picked for long.
+#[test]
+fn mail_that_comes_under_an_ending_rule_is_ended_at_once() {
+    let cases = [
+        (Kind::Error(answer(551)), Bounce, 551),
+        (Kind::Bounce { answer: answer(554), suppress_logging: false }, AdminBounce, 554),
+        (Kind::Suppression(answer(550)), Suppression, 550),
+    ];
+    for (kind, record, code) in cases {
+        // A connection that takes long to come about, and a host that is at rest.
+        let refuses = own(FailureKind::ConnectRefused, Verb::Connect);
+        let takes_long = Behaviour::Slow(refuses.clone(), seconds(100));
+        for behaviour in [takes_long, Behaviour::Unreachable(refuses)] {
+            let mut world = world();
+            world.hosts.insert(peer(1), behaviour);
+            world.put(rule("e", 1, kind.clone(), tag("bad")));
+            let first = world.post_with(&["r@a.test"], tagged("good"));
+            world.run(seconds(1));
+            let covered = world.post_with(&["r@a.test"], tagged("bad"));
+            world.run(Duration::from_millis(20));
+            assert_eq!(world.story(covered), [(record, code, 0)]);
+            assert!(world.story(first).iter().all(|(kind, ..)| *kind == TransientFailure));
+        }
     }
 }
 

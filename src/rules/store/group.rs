@@ -6,6 +6,7 @@ use crate::json::Json;
 use crate::rules::change::{Changed, Effect, ExternalMta, Pool, PoolIp, Refused, Request, Suppression};
 use crate::rules::entry::{Collection, Dialect, Draft, Origin, RuleEntry};
 use crate::rules::stored::{write_decree, write_scope, write_windows};
+use mailrace_shards::limits::AUDIT_ENTRIES_MAX;
 use mailrace_shards::time::Timestamp;
 use rusqlite::{OptionalExtension, Result, Transaction, params};
 use std::net::IpAddr;
@@ -384,5 +385,8 @@ fn audit(
         .prepare_cached("INSERT INTO audit (at, token, peer, what, before, after) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
     let text = |json: Option<Json>| json.map(|json| json.to_text());
     statement.execute(params![at.0, token, peer, what, text(before), text(after)])?;
+    // The oldest goes, so that changes of rules do not fill the disk in the course of the years.
+    let mut statement = transaction.prepare_cached("DELETE FROM audit WHERE sequence <= ?1")?;
+    statement.execute([transaction.last_insert_rowid() - AUDIT_ENTRIES_MAX])?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What hosts receive: whole, from and to whom it was meant, and once, except where a lost answer or a crash excuses it.
 
 use super::Oracle;
+use crate::operator::CONTROL_CORE;
 use crate::plan::SECOND;
 use crate::sink::Taken;
 use crate::world::World;
@@ -70,6 +71,7 @@ impl Oracle {
 
     /// Whether the disk that holds a letter was damaged, so that nothing is owed.
     pub(super) fn is_damaged(&self, serial: usize) -> bool {
-        self.known[serial].id.is_none_or(|id| self.damaged.contains(&id.core)) && !self.damaged.is_empty()
+        self.known[serial].id.is_none_or(|id| id.core == CONTROL_CORE || self.damaged.contains(&id.core))
+            && !self.damaged.is_empty()
     }
 }

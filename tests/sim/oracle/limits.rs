@@ -14,6 +14,8 @@ struct Open {
     mails: u32,
     /// The MAIL that has no recipient yet.
     fresh: Option<u64>,
+    /// It was opened before the limits that hold now, and goes on as it was made.
+    old: bool,
 }
 
 /// What a limit counts.
@@ -26,6 +28,8 @@ pub struct Limits {
     /// Name of the source of each own address.
     sources: BTreeMap<IpAddr, String>,
     open: BTreeMap<ConnId, Open>,
+    /// Over all cores; each may have at least one.
+    most_open: usize,
     /// Times at which each counted thing happened, in this life.
     times: BTreeMap<Counted, Vec<u64>>,
 }
@@ -43,7 +47,15 @@ impl Limits {
         };
         let sources = plan.settings.sources.iter().filter_map(of_source).collect();
         let entries = plan.settings.limits.clone();
-        Self { entries, sites, sources, open: BTreeMap::new(), times: BTreeMap::new() }
+        let most_open = plan.settings.connections.delivering.max(4);
+        Self { entries, sites, sources, open: BTreeMap::new(), most_open, times: BTreeMap::new() }
+    }
+
+    /// Others hold from now on, for what is opened from now on.
+    pub fn change(&mut self, entries: &[LimitSettings]) {
+        self.entries = entries.to_vec();
+        self.times.clear();
+        self.open.values_mut().for_each(|open| open.old = true);
     }
 
     pub fn engine_started(&mut self) {
@@ -63,14 +75,10 @@ impl Limits {
         peer: IpAddr,
         time: u64,
         trouble: bool,
-        instead: bool,
     ) -> Option<String> {
         let site = self.sites[&peer];
-        self.open.insert(conn, Open { source, site, domains: BTreeSet::new(), mails: 0, fresh: None });
+        self.open.insert(conn, Open { source, site, domains: BTreeSet::new(), mails: 0, fresh: None, old: false });
         self.exceeded(conn, None).or_else(|| {
-            if instead {
-                return None;
-            }
             let rates = |limit: &LimitSettings| limit.connection_rate.filter(|_| limit.domain.is_none());
             self.too_fast(conn, None, time, trouble, 0, rates)
         })
@@ -95,7 +103,7 @@ impl Limits {
         let mails = open.mails;
         for (at, limit) in self.entries.iter().enumerate() {
             let most = limit.messages_per_connection.filter(|_| self.counted(at, conn, Some(domain)).is_some());
-            if let Some(most) = most.filter(|most| mails > *most) {
+            if let Some(most) = most.filter(|most| mails > *most && !self.open[&conn].old) {
                 return Some(format!("message {mails} on connection {conn}, at most {most}"));
             }
         }
@@ -132,13 +140,23 @@ impl Limits {
     }
 
     fn exceeded(&self, conn: ConnId, domain: Option<&str>) -> Option<String> {
+        if self.open.len() > self.most_open {
+            return Some(format!(
+                "{} connections, at most {} for lack of descriptors",
+                self.open.len(),
+                self.most_open
+            ));
+        }
+        if self.open[&conn].old {
+            return None;
+        }
         for (at, limit) in self.entries.iter().enumerate() {
             let Some(most) = limit.connections else { continue };
             let Some(key) = self.counted(at, conn, domain) else { continue };
             let of_domain = key.3.is_some();
             let same = |(id, open): &(&ConnId, &Open)| {
                 let carries = domain.is_some_and(|domain| open.domains.contains(domain));
-                (!of_domain || carries) && self.counted(at, **id, domain) == Some(key.clone())
+                !open.old && (!of_domain || carries) && self.counted(at, **id, domain) == Some(key.clone())
             };
             let count = self.open.iter().filter(same).count();
             if count > most as usize {

@@ -28,6 +28,7 @@ use limits::Limits;
 use mailrace_shards::event::Connect;
 use mailrace_shards::message::MessageId;
 use mailrace_shards::outcome::RecordType;
+use mailrace_shards::settings::LimitSettings;
 use mailrace_shards::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -43,6 +44,8 @@ pub(crate) struct Known {
     acknowledged: Option<Moment>,
     /// When the client had sent its end.
     submitted: bool,
+    /// A durable record says that it was accepted.
+    reception: bool,
     /// Its end was asked for.
     cancelled: bool,
     expires: Timestamp,
@@ -93,7 +96,6 @@ pub struct Oracle {
     handed: Vec<Handed>,
     outs: BTreeMap<ConnId, Out>,
     submitting: BTreeMap<ConnId, usize>,
-    last_closed: Option<Moment>,
     rules: BTreeMap<Arc<str>, Coverage>,
     limits: Limits,
     life: u32,
@@ -121,7 +123,6 @@ impl Oracle {
             handed: Vec::new(),
             outs: BTreeMap::new(),
             submitting: BTreeMap::new(),
-            last_closed: None,
             rules: BTreeMap::new(),
             limits: Limits::new(plan),
             life: 0,
@@ -196,6 +197,7 @@ impl Oracle {
             id: None,
             acknowledged: None,
             submitted: false,
+            reception: false,
             cancelled: false,
             expires,
             recipients,
@@ -231,12 +233,10 @@ impl Oracle {
     pub fn connecting(&mut self, conn: ConnId, connect: &Connect, moment: Moment) {
         let source = connect.source.unwrap_or(SYSTEM_ADDRESS);
         let out = Out { source, peer: connect.peer.ip(), closed: None, line: Vec::new() };
-        // Another host in the place of one that was tried in vain goes on the same leave: it is not counted as new.
-        let instead = self.last_closed == Some(moment);
         let source = connect.source;
         self.outs.insert(conn, out);
         let trouble = self.trouble_since(moment.time.saturating_sub(10 * SECOND));
-        if let Some(what) = self.limits.connecting(conn, source, connect.peer.ip(), moment.time, trouble, instead) {
+        if let Some(what) = self.limits.connecting(conn, source, connect.peer.ip(), moment.time, trouble) {
             self.fail(what);
         }
     }
@@ -244,7 +244,6 @@ impl Oracle {
     pub fn closed(&mut self, conn: ConnId, moment: Moment) {
         if let Some(out) = self.outs.get_mut(&conn) {
             out.closed.get_or_insert(moment);
-            self.last_closed = Some(moment);
             self.limits.closed(conn);
         }
     }
@@ -311,6 +310,16 @@ impl Oracle {
         self.handed[number].answered = Some(moment);
     }
 
+    /// The configuration's limits are others from now on; none at all while nobody can say which.
+    pub fn limits_change(&mut self, entries: &[LimitSettings]) {
+        self.limits.change(entries);
+    }
+
+    /// The whole of a letter was handed to the control side.
+    pub fn handed_in(&mut self, serial: usize) {
+        self.known[serial].submitted = true;
+    }
+
     pub fn engine_started(&mut self, moment: Moment) {
         self.life += 1;
         self.limits.engine_started();
@@ -373,6 +382,13 @@ impl Oracle {
 
     /// All should be at its end.
     pub fn check_all_ended(&mut self) {
+        let accepted = self.known.iter().enumerate().filter(|(_, known)| known.acknowledged.is_some());
+        let unrecorded: Vec<usize> = accepted
+            .filter(|(serial, known)| !known.reception && !self.is_damaged(*serial))
+            .map(|(serial, _)| serial)
+            .take(5)
+            .collect();
+        self.check(unrecorded.is_empty(), || format!("acknowledged without a record of reception: {unrecorded:?}"));
         let owed: Vec<(usize, usize)> = self.owed().take(5).collect();
         self.check(owed.is_empty(), || format!("lost or stuck, as (letter, recipient): {owed:?}"));
     }

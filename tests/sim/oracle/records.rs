@@ -27,6 +27,13 @@ impl Oracle {
 
     /// A record is durable.
     pub fn durable_record(&mut self, outcome: &Outcome, moment: Moment) {
+        if outcome.kind == RecordType::Reception {
+            // What was not acknowledged may have one all the same.
+            let first = self.by_address.get(outcome.envelope.recipient(0)).copied();
+            let Some((serial, _)) = first else { return self.fail(format!("a stranger was received: {outcome:?}")) };
+            self.known[serial].reception = true;
+            return;
+        }
         let Some((serial, at)) = self.of_record(outcome) else { return };
         let address = outcome.envelope.recipient(usize::from(outcome.recipient.unwrap_or_default()));
         if let Some(mark) = &outcome.rule {

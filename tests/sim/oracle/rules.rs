@@ -142,9 +142,8 @@ impl Oracle {
             ending.iter().find_map(|(id, rule)| {
                 let start = (rule.start.0.max(EPOCH_MILLIS) - EPOCH_MILLIS) as u64 * 1000;
                 let since = rule.acknowledged?.time.max(start);
-                // What comes later is judged when it is picked.
-                let here = known.acknowledged?.time < since;
-                let since = since.max(self.given_back(recipient).filter(|_| here)?);
+                // What comes under a rule that is in force already is ended as it comes.
+                let since = since.max(known.acknowledged?.time).max(self.given_back(recipient)?);
                 let late = since + ENDING_LATE < time && !self.trouble_between(since.saturating_sub(SECOND), time);
                 (late && rule.covers(known, address, None)).then(|| format!("letter {serial} recipient {at} by {id}"))
             })

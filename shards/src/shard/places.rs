@@ -1,0 +1,83 @@
+//! Places for connections: the descriptors that this core may have for deliveries. A session takes one when it connects
+//! and leaves it when it ends; where none is free it stands in line, keeping its permit, and an idle session ends for it.
+//! Without this bound a burst of deliveries would take the descriptors that spool, log and injectors need.
+
+use super::Shard;
+use super::session::{Phase, Session};
+use crate::event::{Command, SessionId};
+use crate::time::Now;
+use std::collections::VecDeque;
+
+/// Belongs to its shard.
+#[derive(Debug)]
+pub(super) struct Places {
+    most: usize,
+    taken: usize,
+    /// Who has leave to connect and no place, in order of arrival, with its number: ids are used again.
+    line: VecDeque<(SessionId, u64)>,
+    /// The line is being served.
+    serving: bool,
+}
+
+impl Places {
+    /// A core's share of `delivering` connections, at least one.
+    pub fn new(delivering: usize, cores: usize) -> Self {
+        Self { most: (delivering / cores).max(1), taken: 0, line: VecDeque::new(), serving: false }
+    }
+
+    pub fn are_taken(&self) -> bool {
+        self.taken >= self.most
+    }
+
+    /// Sessions that wait for a place; some may have given up since.
+    pub fn in_line(&self) -> usize {
+        self.line.len()
+    }
+
+    pub fn take(&mut self) {
+        self.taken += 1;
+    }
+
+    pub fn leave(&mut self) {
+        self.taken = self.taken.checked_sub(1).expect("a place is left once, by whoever took it");
+    }
+}
+
+impl Session {
+    /// Whether it has a connection, or is about to make one.
+    pub(super) fn has_place(&self) -> bool {
+        self.phase != Phase::AwaitingPermit
+    }
+}
+
+impl Shard {
+    /// Puts a session that has leave to connect into the line, and has the idle one end that would do so next.
+    pub(super) fn line_up(&mut self, id: SessionId) {
+        let number = self.session(id).carrier.session;
+        self.places.line.push_back((id, number));
+        while let Some(std::cmp::Reverse((at, idle))) = self.idle_deadlines.pop() {
+            let Some(session) = self.sessions.get_mut(idle.0 as usize) else { continue };
+            let is_idle = matches!(session.phase, Phase::Idle(since) if since.after(session.idle_timeout) == at);
+            if is_idle && !std::mem::replace(&mut session.recalled, true) {
+                return self.commands.push_back(Command::Wake(idle));
+            }
+        }
+    }
+
+    /// Lets those in line connect, as far as there are places. To be called whenever one was left.
+    pub(super) fn serve_line(&mut self, now: Now) {
+        // Who cannot connect after all ends, and so comes here again.
+        if std::mem::replace(&mut self.places.serving, true) {
+            return;
+        }
+        while !self.places.are_taken()
+            && let Some((id, number)) = self.places.line.pop_front()
+        {
+            let waits = |session: &Session| session.phase == Phase::AwaitingPermit && session.carrier.session == number;
+            if self.sessions.get(id.0 as usize).is_some_and(waits) {
+                self.start_connecting(id, now);
+            }
+        }
+        self.places.serving = false;
+    }
+}
