@@ -138,6 +138,25 @@ pub enum ToolsName {
     Postfix,
 }
 
+/// When mailrace answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum SyncName {
+    /// After the sync.
+    Always,
+    /// Before it, once a second: not durable, for what it costs and to see that the proof of durability can fail.
+    Interval,
+}
+
+impl SyncName {
+    /// As its configuration has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            SyncName::Always => "always",
+            SyncName::Interval => "interval",
+        }
+    }
+}
+
 /// What a generator sends.
 #[derive(Args, Clone)]
 pub struct SendingArgs {
@@ -193,6 +212,9 @@ pub struct ShapeArgs {
     /// Count no system calls (otherwise an extra burst is sent for them after the measurement)
     #[arg(long)]
     pub no_syscalls: bool,
+    /// Take no proof of durability (otherwise a short sample is sent with the server's system calls traced)
+    #[arg(long)]
+    pub no_durability: bool,
     /// Where temporary directories are made; should be a disk, not tmpfs
     #[arg(long, default_value = "/tmp")]
     pub work_dir: PathBuf,
@@ -252,6 +274,9 @@ pub struct ServerArgs {
     /// mailrace: octets of bodies kept in memory (spool.body_memory_bytes)
     #[arg(long)]
     pub body_memory: Option<u64>,
+    /// mailrace: when a message is answered (spool.sync)
+    #[arg(long, value_enum, default_value = "always")]
+    pub sync: SyncName,
     /// mailrace: shards (server.shards)
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub shards: Option<u32>,

@@ -19,6 +19,7 @@ mod mta;
 mod numbers;
 mod pin;
 mod progress;
+mod proof;
 mod report;
 mod rules;
 mod sampler;

@@ -16,6 +16,7 @@ use crate::baseline;
 use crate::cli::{CompareArgs, MtaName, OpponentName, RunArgs, ScenarioName, ShapeArgs, ToolsName};
 use crate::error::{Context, Result, fail};
 use crate::mta::{self, Mta};
+use crate::proof::{self, Durability};
 use crate::report::{self, Asked, CompareReport, CpuSplit, Figures, Round, RunReport, ratio, summarise};
 use crate::rules;
 use crate::sampler::machine;
@@ -145,6 +146,7 @@ pub fn begin(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Scene> {
 fn round(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Round> {
     let mut scene = begin(name, shape, title)?;
     let mut round = measure(scene.mta.as_mut(), scene.traffic.as_mut(), shape, title)?;
+    round.show(proof::take(scene.mta.as_ref(), shape, scene.directory.path()));
     round.stop_failure = scene.mta.stop().err().map(|failure| failure.to_string());
     if shape.baseline {
         let sending = &shape.sending;
@@ -185,6 +187,7 @@ pub fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, 
         sink_tls_messages: outcome.sink_tls_messages,
         sink_protocol_errors: outcome.sink_protocol_errors,
         syscalls_unavailable,
+        durability: Durability::default(),
         stop_failure: None,
         cpu_split_us_per_message: CpuSplit::of(&looks, outcome.delivered),
         accepted_over_time: outcome.accepted_over_time.clone(),
@@ -264,6 +267,9 @@ fn figures(
         delivered: u64::from(outcome.delivered),
         duplicates: outcome.duplicates,
         lost: u64::from(outcome.lost),
+        traced_acknowledged: None,
+        traced_synced_before: None,
+        traced_violations: None,
     }
 }
 
@@ -294,6 +300,9 @@ fn warn_of_tmpfs(filesystem: &str) {
 
 /// Names what was not as asked for; whether nothing was.
 pub fn complain(rounds: &[Round]) -> bool {
+    for round in rounds {
+        println!("{}: {}", round.mta, round.durability.words());
+    }
     for round in rounds.iter().filter(|round| !round.is_complete()) {
         eprintln!(
             "mailrace-perf: {}: {} of {} accepted, {} lost, refused {:?}, failures {:?}{}",
