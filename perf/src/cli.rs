@@ -109,6 +109,8 @@ pub enum MtaName {
     Postfix,
     /// A private Exim instance.
     Exim,
+    /// A private OpenSMTPD instance.
+    Opensmtpd,
     /// A server that runs already and delivers to --sink-listen: see --target.
     External,
     /// No server: the generator talks to the sink. The harness's own ceiling.
@@ -122,6 +124,8 @@ pub enum OpponentName {
     Postfix,
     /// A private Exim instance, tuned for bulk.
     Exim,
+    /// A private OpenSMTPD instance, tuned for bulk.
+    Opensmtpd,
     /// A server that runs already and delivers to --sink-listen: see --target.
     External,
     /// mailrace itself, another build or otherwise set: see --opponent-with.
@@ -259,6 +263,9 @@ pub struct ServerArgs {
     /// The Exim program
     #[arg(long, default_value = "/usr/sbin/exim4")]
     pub exim: PathBuf,
+    /// The OpenSMTPD program
+    #[arg(long, default_value = "/usr/sbin/smtpd")]
+    pub opensmtpd: PathBuf,
     /// Connections that the server may hold to the next hop at once (default: its own, Postfix 50)
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub destination_connections: Option<u32>,

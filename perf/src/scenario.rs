@@ -52,7 +52,7 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
     }
     let figures = summarise(rounds.iter());
     report::print_table(&[(rounds[0].mta.clone(), &figures)]);
-    let complete = complain(&rounds);
+    let complete = complain(&rounds) & durable(&rounds);
     let asked = asked(arguments.scenario, &arguments.shape);
     if let Some(path) = &arguments.shape.sending.json {
         report::write(&RunReport { asked, machine, figures, rounds }, path)?;
@@ -66,6 +66,7 @@ pub fn compare(arguments: &CompareArgs) -> Result<ExitCode> {
     let opponent = match arguments.opponent {
         OpponentName::Postfix => MtaName::Postfix,
         OpponentName::Exim => MtaName::Exim,
+        OpponentName::Opensmtpd => MtaName::Opensmtpd,
         OpponentName::External => MtaName::External,
         OpponentName::Mailrace => MtaName::Mailrace,
     };
@@ -93,7 +94,9 @@ pub fn compare(arguments: &CompareArgs) -> Result<ExitCode> {
     {
         println!("{label:<32}{}", value.map_or_else(|| "unavailable".to_owned(), |value| format!("{value:.2}")));
     }
-    let complete = complain(&rounds);
+    // What the other one does is told and not held against it here.
+    durable(&theirs);
+    let complete = complain(&rounds) & durable(&ours);
     let asked = asked(arguments.scenario, &arguments.shape);
     if let Some(path) = &arguments.shape.sending.json {
         let report =
@@ -298,11 +301,16 @@ fn warn_of_tmpfs(filesystem: &str) {
     }
 }
 
-/// Names what was not as asked for; whether nothing was.
-pub fn complain(rounds: &[Round]) -> bool {
+/// Says what the traced samples showed; whether no 250 left too early.
+pub fn durable(rounds: &[Round]) -> bool {
     for round in rounds {
         println!("{}: {}", round.mta, round.durability.words());
     }
+    !rounds.iter().any(|round| round.durability.is_violated())
+}
+
+/// Names what was not as asked for; whether nothing was.
+pub fn complain(rounds: &[Round]) -> bool {
     for round in rounds.iter().filter(|round| !round.is_complete()) {
         eprintln!(
             "mailrace-perf: {}: {} of {} accepted, {} lost, refused {:?}, failures {:?}{}",

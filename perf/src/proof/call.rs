@@ -83,13 +83,19 @@ impl Call {
 
     /// The octets that it hands over: all quoted strings, one after the other.
     pub fn octets(&self) -> Vec<u8> {
-        let mut octets = Vec::new();
+        self.strings().concat()
+    }
+
+    /// All quoted strings.
+    pub fn strings(&self) -> Vec<Vec<u8>> {
+        let mut strings = Vec::new();
         // Between a place and the strings there is no quotation mark.
         let mut characters = self.arguments.bytes();
         while let Some(character) = characters.next() {
             if character != b'"' {
                 continue;
             }
+            let mut octets = Vec::new();
             while let Some(character) = characters.next() {
                 match character {
                     b'"' => break,
@@ -97,8 +103,9 @@ impl Call {
                     other => octets.push(other),
                 }
             }
+            strings.push(octets);
         }
-        octets
+        strings
     }
 }
 

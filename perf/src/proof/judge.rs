@@ -41,6 +41,8 @@ pub struct Judge {
     needles: HashMap<String, Half>,
     peers: HashMap<u16, Peer>,
     files: HashMap<String, File>,
+    /// Further names of files, as a call gave them: perhaps relative, or within another root.
+    names: Vec<(String, String)>,
     /// What a sync that a thread has begun will have made durable.
     syncing: HashMap<u32, Vec<(String, Vec<Half>)>>,
     written: HashMap<Half, String>,
@@ -67,6 +69,7 @@ impl Judge {
             needles,
             peers,
             files: HashMap::new(),
+            names: Vec::new(),
             syncing: HashMap::new(),
             written: HashMap::new(),
             synced: HashSet::new(),
@@ -85,6 +88,7 @@ impl Judge {
                     self.files.entry(path).or_default().is_synchronous = true;
                 }
             }
+            "rename" | "renameat" | "renameat2" | "link" | "linkat" => self.see_name(&seen),
             _ => match seen.call.place().and_then(our_port).filter(|port| self.peers.contains_key(port)) {
                 // Nothing may leave before: the beginning of the call counts.
                 Some(port) if seen.begins => self.see_replies(port, &seen.call.octets()),
@@ -103,7 +107,9 @@ impl Judge {
         let Call { thread, name, .. } = &seen.call;
         let place = seen.call.place().filter(|_| !name.starts_with("sync"));
         if seen.begins {
-            let meant = |path: &&String| place.is_none_or(|place| *place == ***path);
+            let named =
+                |path: &str, place: &str| self.names.iter().any(|(name, of)| of == path && is_end_of(name, place));
+            let meant = |path: &&String| place.is_none_or(|place| place == path.as_str() || named(path, place));
             let paths: Vec<String> = self.files.keys().filter(meant).cloned().collect();
             let covered = paths.into_iter().map(|path| {
                 let halves = self.files[&path].unsynced.iter().copied().collect();
@@ -124,6 +130,18 @@ impl Judge {
                 file.unsynced.retain(|half| !halves.contains(half));
             }
             self.synced.extend(halves);
+        }
+    }
+
+    /// A file that was written gets a name, under which it may be synced.
+    fn see_name(&mut self, seen: &Seen) {
+        let strings = seen.call.strings();
+        let [old, new] = &strings[..] else { return };
+        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+        let (old, new) = (text(old), text(new));
+        if seen.returned == Some(0) {
+            let known = self.files.keys().filter(|path| is_end_of(&old, path));
+            self.names.extend(known.map(|path| (new.clone(), path.clone())).collect::<Vec<_>>());
         }
     }
 
@@ -190,6 +208,12 @@ impl Judge {
 fn our_port(place: &str) -> Option<u16> {
     let peer = place.strip_prefix("TCP")?.split_once("->")?.1;
     peer.strip_suffix(']')?.rsplit(':').next()?.parse().ok()
+}
+
+/// Whether a path is the last part of another.
+fn is_end_of(path: &str, whole: &str) -> bool {
+    let path = path.trim_start_matches("./").trim_start_matches('/');
+    whole.strip_suffix(path).is_some_and(|before| before.ends_with('/'))
 }
 
 /// The tokens in a text.

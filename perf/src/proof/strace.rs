@@ -17,8 +17,8 @@ use crate::guard::Guarded;
 use crate::sampler::process::{Roots, tree};
 
 /// The calls by which octets go to files and peers, and by which files become durable.
-const CALLS: &str =
-    "trace=write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,sendmmsg,fsync,fdatasync,sync,syncfs,openat,open";
+const CALLS: &str = "trace=write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,sendmmsg,fsync,fdatasync,sync,syncfs,openat,open,\
+     rename,renameat,renameat2,link,linkat";
 /// Each sync is held up for so long before it begins, µs: a 250 that didn't wait for it then leaves first.
 const HOLD_UP: &str = "inject=fsync,fdatasync,sync,syncfs:delay_enter=5000";
 /// It attaches and lets go within this time, or something is wrong.

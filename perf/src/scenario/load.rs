@@ -70,7 +70,7 @@ pub fn run(arguments: &RunArgs, machine: Machine) -> Result<ExitCode> {
         );
         println!("at {:>3.0} % ({:.0}/s): due to 250, ms p50/p99/p99.9/max {waits}", load.percent, load.rate);
     }
-    let complete = super::complain(&rounds);
+    let complete = super::complain(&rounds) & super::durable(&rounds[..1]);
     if let Some(path) = &shape.sending.json {
         let asked = asked(arguments.scenario, &arguments.shape);
         report::write(&LoadReport { asked, machine, mta, capacity_per_second, loads, rounds }, path)?;

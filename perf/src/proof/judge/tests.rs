@@ -107,6 +107,16 @@ fn files_in_other_files_and_synchronous_ones_are_known() {
 }
 
 #[test]
+fn a_file_may_be_renamed_before_its_sync() {
+    let renamed = r#"7 rename("/tmp/seg", "/queue/message") = 0"#;
+    let sync = "8 fsync(6</var/spool/queue/message>) = 0";
+    let written = WRITTEN.replace("/d/seg", "/var/spool/tmp/seg");
+    assert_eq!(counts(&judged(&[GREETED, &written, renamed, sync, ANSWERED])), (1, 1, 0, 0));
+    assert_eq!(counts(&judged(&[GREETED, &written, sync, ANSWERED])), (1, 0, 1, 0));
+    assert_eq!(counts(&judged(&[GREETED, &written, renamed, ANSWERED])), (1, 0, 1, 0));
+}
+
+#[test]
 fn what_is_not_seen_is_not_shown_and_a_refusal_promises_nothing() {
     let found = judged(&[GREETED, ANSWERED]);
     assert_eq!((counts(&found), found.is_shown(), found.is_violated()), ((1, 0, 0, 1), false, false), "{found:?}");
