@@ -34,6 +34,8 @@ pub enum Command {
     Limit(LimitArgs),
     /// Make a page of one result, or of several side by side.
     Report(ReportArgs),
+    /// Print a figure of a result, for scripts.
+    Figure(FigureArgs),
     /// Send load to a server that is already there.
     Generate(GenerateArgs),
     /// Accept mail, count it, throw it away.
@@ -350,6 +352,14 @@ pub struct ReportArgs {
     /// Where the page is written
     #[arg(long)]
     pub html: PathBuf,
+}
+
+#[derive(Args)]
+pub struct FigureArgs {
+    /// What --json has written
+    pub result: PathBuf,
+    /// Where the figure stands: keys, and numbers of list items from 0, joined by dots
+    pub key: String,
 }
 
 #[derive(Args)]
