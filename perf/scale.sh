@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Rules at the scale of millions, by the release binary and its REST API alone. Prints what it measures; changes
+# Rules at the scale of millions, and thousands of connections, by the release binary alone. Prints what it measures; changes
 # nothing outside its own temporary directory; needs curl, awk and about 3 GB of disk for a million messages.
 #
 #   perf/scale.sh suppressions [ENTRIES]    import, import again, export, start with them
 #   perf/scale.sh depth [MESSAGES]          pause, release, tag rule and bulk bounce over a deep queue
+#   perf/scale.sh connections [COUNT]       memory of an idle connection, from injectors and to hosts
 #
 # MAILRACE and MAILRACE_PERF name the programs (default: target/release), WORK the directory (default: a new one below
 # /tmp), which must be on a real disk.
 set -euo pipefail
 
-what=${1:?suppressions or depth}
+what=${1:?suppressions, depth or connections}
 mailrace=${MAILRACE:-target/release/mailrace}
 perf=${MAILRACE_PERF:-target/release/mailrace-perf}
 work=$(mktemp -d "${WORK:-/tmp}/mailrace-scale-XXXXXX")
@@ -155,6 +156,39 @@ depth() {
     echo "bounced in $(since "$begun") s, $(spent "$before"); $(memory)"
     wait "$generator" 2>/dev/null || true
     grep -A4 -E '"(latency_ms|accepted_per_second|accepted|refused)"' "$work/generate.log" || tail -n 20 "$work/generate.log"
+}
+
+resident() { awk '/VmRSS/ { print $2 * 1024 }' "/proc/$engine/status"; }
+standing() { ss -Htn state established "$@" | wc -l; }
+each() { awk -v a="$1" -v b="$(resident)" -v n="$2" 'BEGIN { printf "%.0f octets each\n", (b - a) / n }'; }
+
+connections() {
+    local count=${1:-5000} before old sum address
+    ulimit -n "$(ulimit -Hn)"
+    # Each domain has a host, hence connections, of its own; all hosts are one sink, which hears on all of them.
+    for number in $(seq 0 $((count - 1))); do
+        address=127.$((1 + number / 62500)).$((number / 250 % 250)).$((1 + number % 250)):${quick#*:}
+        printf '[[route]]\ndomain = "d%05d.perf.test"\nhosts = ["%s"]\n' "$number" "$address"
+    done >>"$work/mailrace.toml"
+    printf '[[limit]]\nper = "site"\nidle_timeout = "10m"\n[egress]\nallow_private = true\n' >>"$work/mailrace.toml"
+    "$perf" sink --listen "0.0.0.0:${quick#*:}" --sink-connections 20000 >"$work/quick.log" 2>&1 & others="$others $!"
+    start
+    # Buffers and tables that are there once.
+    "$perf" generate --target "$smtp" --domains 10 --messages 2000 >"$work/generate.log" 2>&1
+    sleep 2
+    before=$(resident)
+    "$perf" generate --target "$smtp" --domains 1 --messages 3 --connections "$count" --rate 0.05 --time-limit 30 >"$work/idle.log" 2>&1 &
+    others="$others $!"
+    sleep 15
+    sum=$(standing "( sport = :${smtp#*:} )")
+    echo "from injectors, idle behind their EHLO: $sum connections, $(each "$before" "$sum")"
+    wait "${others##* }" 2>/dev/null || true
+    sleep 2
+    before=$(resident) old=$(standing "( sport = :${quick#*:} )")
+    "$perf" generate --target "$smtp" --size 512 --domains "$count" --messages "$count" --connections 10 >"$work/generate.log" 2>&1
+    sleep 5
+    sum=$(($(standing "( sport = :${quick#*:} )") - old))
+    echo "to hosts, idle behind a message, with the host's and the domain's own records: $sum connections, $(each "$before" "$sum")"
 }
 
 echo "load: $(cut -d' ' -f1-3 /proc/loadavg), $(nproc) cores, $(uname -r)"

@@ -34,6 +34,8 @@ pub enum Command {
     Limit(LimitArgs),
     /// Make a page of one result, or of several side by side.
     Report(ReportArgs),
+    /// Print a figure of a result, for scripts.
+    Figure(FigureArgs),
     /// Send load to a server that is already there.
     Generate(GenerateArgs),
     /// Accept mail, count it, throw it away.
@@ -109,6 +111,8 @@ pub enum MtaName {
     Postfix,
     /// A private Exim instance.
     Exim,
+    /// A private OpenSMTPD instance.
+    Opensmtpd,
     /// A server that runs already and delivers to --sink-listen: see --target.
     External,
     /// No server: the generator talks to the sink. The harness's own ceiling.
@@ -122,6 +126,8 @@ pub enum OpponentName {
     Postfix,
     /// A private Exim instance, tuned for bulk.
     Exim,
+    /// A private OpenSMTPD instance, tuned for bulk.
+    Opensmtpd,
     /// A server that runs already and delivers to --sink-listen: see --target.
     External,
     /// mailrace itself, another build or otherwise set: see --opponent-with.
@@ -136,6 +142,25 @@ pub enum ToolsName {
     Perf,
     /// Postfix's smtp-source and smtp-sink.
     Postfix,
+}
+
+/// When mailrace answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum SyncName {
+    /// After the sync.
+    Always,
+    /// Before it, once a second: not durable, for what it costs and to see that the proof of durability can fail.
+    Interval,
+}
+
+impl SyncName {
+    /// As its configuration has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            SyncName::Always => "always",
+            SyncName::Interval => "interval",
+        }
+    }
 }
 
 /// What a generator sends.
@@ -193,6 +218,9 @@ pub struct ShapeArgs {
     /// Count no system calls (otherwise an extra burst is sent for them after the measurement)
     #[arg(long)]
     pub no_syscalls: bool,
+    /// Take no proof of durability (otherwise a short sample is sent with the server's system calls traced)
+    #[arg(long)]
+    pub no_durability: bool,
     /// Where temporary directories are made; should be a disk, not tmpfs
     #[arg(long, default_value = "/tmp")]
     pub work_dir: PathBuf,
@@ -237,6 +265,9 @@ pub struct ServerArgs {
     /// The Exim program
     #[arg(long, default_value = "/usr/sbin/exim4")]
     pub exim: PathBuf,
+    /// The OpenSMTPD program
+    #[arg(long, default_value = "/usr/sbin/smtpd")]
+    pub opensmtpd: PathBuf,
     /// Connections that the server may hold to the next hop at once (default: its own, Postfix 50)
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub destination_connections: Option<u32>,
@@ -252,6 +283,9 @@ pub struct ServerArgs {
     /// mailrace: octets of bodies kept in memory (spool.body_memory_bytes)
     #[arg(long)]
     pub body_memory: Option<u64>,
+    /// mailrace: when a message is answered (spool.sync)
+    #[arg(long, value_enum, default_value = "always")]
+    pub sync: SyncName,
     /// mailrace: shards (server.shards)
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub shards: Option<u32>,
@@ -318,6 +352,14 @@ pub struct ReportArgs {
     /// Where the page is written
     #[arg(long)]
     pub html: PathBuf,
+}
+
+#[derive(Args)]
+pub struct FigureArgs {
+    /// What --json has written
+    pub result: PathBuf,
+    /// Where the figure stands: keys, and numbers of list items from 0, joined by dots
+    pub key: String,
 }
 
 #[derive(Args)]

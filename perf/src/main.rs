@@ -19,6 +19,7 @@ mod mta;
 mod numbers;
 mod pin;
 mod progress;
+mod proof;
 mod report;
 mod rules;
 mod sampler;
@@ -34,7 +35,7 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::cli::{Command, GenerateArgs, SinkArgs};
+use crate::cli::{Command, FigureArgs, GenerateArgs, SinkArgs};
 use crate::error::{Context, Result};
 use crate::generator::tally::Live;
 use crate::progress::{Progress, Shown};
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Command::Compare(arguments) => scenario::compare(&arguments),
         Command::Limit(arguments) => scenario::limit::run(&arguments),
         Command::Report(arguments) => html::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Figure(arguments) => figure(&arguments),
         Command::Generate(arguments) => generate(&arguments),
         Command::Sink(arguments) => sink(&arguments),
         Command::Guard { parent, cpu, group, program } => {
@@ -78,6 +80,25 @@ fn sink(arguments: &SinkArgs) -> Result<ExitCode> {
         writeln!(output, "{}", server.report_line()).context("write")?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what stands at a place of a result. What isn't there, or is null, fails.
+fn figure(arguments: &FigureArgs) -> Result<ExitCode> {
+    let path = &arguments.result;
+    let text = std::fs::read(path).context(format_args!("read {}", path.display()))?;
+    let result: serde_json::Value =
+        serde_json::from_slice(&text).context(format_args!("understand {}", path.display()))?;
+    match result.pointer(&format!("/{}", arguments.key.replace('.', "/"))) {
+        None | Some(serde_json::Value::Null) => error::fail(format!("{} has no {}", path.display(), arguments.key)),
+        Some(serde_json::Value::String(text)) => {
+            println!("{text}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(value) => {
+            println!("{value}");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }
 
 fn generate(arguments: &GenerateArgs) -> Result<ExitCode> {

@@ -12,6 +12,7 @@ use crate::error::{Context, Result};
 use crate::generator::{Pipelining, Spread};
 use crate::html;
 use crate::latency::LatencySummary;
+use crate::proof::Durability;
 use crate::sampler::machine::Machine;
 use crate::sampler::trace::{CpuPoint, Look};
 use crate::timeline::Point;
@@ -39,6 +40,10 @@ pub struct Figures {
     pub delivered: u64,
     pub duplicates: Option<u64>,
     pub lost: u64,
+    /// Of the traced samples: messages answered with 250, those synced before, those not.
+    pub traced_acknowledged: Option<u64>,
+    pub traced_synced_before: Option<u64>,
+    pub traced_violations: Option<u64>,
 }
 
 /// One round.
@@ -55,6 +60,8 @@ pub struct Round {
     pub sink_protocol_errors: Option<u64>,
     /// Why there is no count of system calls.
     pub syscalls_unavailable: Option<String>,
+    /// Whether a 250 was seen to leave before its sync.
+    pub durability: Durability,
     /// Why the server had to be forced to stop.
     pub stop_failure: Option<String>,
     #[serde(flatten)]
@@ -100,6 +107,16 @@ impl CpuSplit {
 }
 
 impl Round {
+    /// Adds what its traced sample showed.
+    pub fn show(&mut self, durability: Durability) {
+        if durability.unavailable.is_none() {
+            self.figures.traced_acknowledged = Some(u64::from(durability.acknowledged));
+            self.figures.traced_synced_before = Some(u64::from(durability.synced_before));
+            self.figures.traced_violations = Some(u64::from(durability.violations));
+        }
+        self.durability = durability;
+    }
+
     /// Whether every message asked for was accepted once and came out.
     pub fn is_complete(&self) -> bool {
         let figures = &self.figures;
@@ -162,6 +179,8 @@ pub fn summarise<'a>(rounds: impl Iterator<Item = &'a Round>) -> Figures {
             max: found.iter().map(|latency| latency.max).fold(0.0, f64::max),
         })
     };
+    let traced =
+        |value: &dyn Fn(&Figures) -> Option<u64>| all.iter().filter_map(|figures| value(figures)).reduce(|a, b| a + b);
     Figures {
         cpu_us_per_message: middle(&|figures| figures.cpu_us_per_message),
         cpu_us_per_megabyte: middle(&|figures| figures.cpu_us_per_megabyte),
@@ -182,6 +201,9 @@ pub fn summarise<'a>(rounds: impl Iterator<Item = &'a Round>) -> Figures {
         delivered: all.iter().map(|figures| figures.delivered).sum(),
         duplicates: all.iter().map(|figures| figures.duplicates).sum(),
         lost: all.iter().map(|figures| figures.lost).sum(),
+        traced_acknowledged: traced(&|figures| figures.traced_acknowledged),
+        traced_synced_before: traced(&|figures| figures.traced_synced_before),
+        traced_violations: traced(&|figures| figures.traced_violations),
     }
 }
 
@@ -213,7 +235,7 @@ pub fn write(report: &impl Serialize, path: &Path) -> Result<()> {
 /// One column of the table for each set of figures.
 pub fn print_table(columns: &[(String, &Figures)]) {
     type Row = (&'static str, fn(&Figures) -> Option<String>);
-    let rows: [Row; 19] = [
+    let rows: [Row; 20] = [
         ("CPU per message, µs", |figures| Some(format!("{:.1}", figures.cpu_us_per_message?))),
         ("CPU per megabyte, µs", |figures| Some(format!("{:.1}", figures.cpu_us_per_megabyte?))),
         ("the same, copied only", |figures| Some(format!("{:.1}", figures.baseline_cpu_us_per_megabyte?))),
@@ -233,6 +255,9 @@ pub fn print_table(columns: &[(String, &Figures)]) {
         ("messages delivered", |figures| Some(figures.delivered.to_string())),
         ("duplicates", |figures| Some(figures.duplicates?.to_string())),
         ("lost", |figures| Some(figures.lost.to_string())),
+        ("traced 250s after their sync", |figures| {
+            Some(format!("{} of {}", figures.traced_synced_before?, figures.traced_acknowledged?))
+        }),
     ];
     let cell = |text: &str| format!("  {text:>24}");
     let heads: String = columns.iter().map(|(name, _)| cell(name)).collect();

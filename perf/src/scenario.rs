@@ -16,6 +16,7 @@ use crate::baseline;
 use crate::cli::{CompareArgs, MtaName, OpponentName, RunArgs, ScenarioName, ShapeArgs, ToolsName};
 use crate::error::{Context, Result, fail};
 use crate::mta::{self, Mta};
+use crate::proof::{self, Durability};
 use crate::report::{self, Asked, CompareReport, CpuSplit, Figures, Round, RunReport, ratio, summarise};
 use crate::rules;
 use crate::sampler::machine;
@@ -51,7 +52,7 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
     }
     let figures = summarise(rounds.iter());
     report::print_table(&[(rounds[0].mta.clone(), &figures)]);
-    let complete = complain(&rounds);
+    let complete = complain(&rounds) & durable(&rounds);
     let asked = asked(arguments.scenario, &arguments.shape);
     if let Some(path) = &arguments.shape.sending.json {
         report::write(&RunReport { asked, machine, figures, rounds }, path)?;
@@ -65,6 +66,7 @@ pub fn compare(arguments: &CompareArgs) -> Result<ExitCode> {
     let opponent = match arguments.opponent {
         OpponentName::Postfix => MtaName::Postfix,
         OpponentName::Exim => MtaName::Exim,
+        OpponentName::Opensmtpd => MtaName::Opensmtpd,
         OpponentName::External => MtaName::External,
         OpponentName::Mailrace => MtaName::Mailrace,
     };
@@ -92,7 +94,9 @@ pub fn compare(arguments: &CompareArgs) -> Result<ExitCode> {
     {
         println!("{label:<32}{}", value.map_or_else(|| "unavailable".to_owned(), |value| format!("{value:.2}")));
     }
-    let complete = complain(&rounds);
+    // What the other one does is told and not held against it here.
+    durable(&theirs);
+    let complete = complain(&rounds) & durable(&ours);
     let asked = asked(arguments.scenario, &arguments.shape);
     if let Some(path) = &arguments.shape.sending.json {
         let report =
@@ -145,6 +149,7 @@ pub fn begin(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Scene> {
 fn round(name: MtaName, shape: &ShapeArgs, title: &str) -> Result<Round> {
     let mut scene = begin(name, shape, title)?;
     let mut round = measure(scene.mta.as_mut(), scene.traffic.as_mut(), shape, title)?;
+    round.show(proof::take(scene.mta.as_ref(), shape, scene.directory.path()));
     round.stop_failure = scene.mta.stop().err().map(|failure| failure.to_string());
     if shape.baseline {
         let sending = &shape.sending;
@@ -185,6 +190,7 @@ pub fn measure(mta: &mut dyn Mta, traffic: &mut dyn Traffic, shape: &ShapeArgs, 
         sink_tls_messages: outcome.sink_tls_messages,
         sink_protocol_errors: outcome.sink_protocol_errors,
         syscalls_unavailable,
+        durability: Durability::default(),
         stop_failure: None,
         cpu_split_us_per_message: CpuSplit::of(&looks, outcome.delivered),
         accepted_over_time: outcome.accepted_over_time.clone(),
@@ -264,6 +270,9 @@ fn figures(
         delivered: u64::from(outcome.delivered),
         duplicates: outcome.duplicates,
         lost: u64::from(outcome.lost),
+        traced_acknowledged: None,
+        traced_synced_before: None,
+        traced_violations: None,
     }
 }
 
@@ -290,6 +299,14 @@ fn warn_of_tmpfs(filesystem: &str) {
             "mailrace-perf: the work directory is on {filesystem}: a sync costs nothing there, the figures flatter"
         );
     }
+}
+
+/// Says what the traced samples showed; whether no 250 left too early.
+pub fn durable(rounds: &[Round]) -> bool {
+    for round in rounds {
+        println!("{}: {}", round.mta, round.durability.words());
+    }
+    !rounds.iter().any(|round| round.durability.is_violated())
 }
 
 /// Names what was not as asked for; whether nothing was.

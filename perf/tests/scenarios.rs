@@ -129,6 +129,29 @@ fn a_server_that_runs_already_is_measured_by_its_ports_and_its_process() {
 }
 
 #[test]
+fn an_engine_that_answers_before_the_sync_is_seen_to_do_so() {
+    if engine().is_none() {
+        return;
+    }
+    for (sync, expected) in [("always", Some(0)), ("interval", Some(1))] {
+        let sync = format!("--sync={sync}");
+        let (code, result) = run(&["run", "canonical", "--messages=100", "--warm-up=0", "--no-syscalls", &sync]);
+        let durability = &result["rounds"][0]["durability"];
+        if !durability["unavailable"].is_null() {
+            eprintln!("SKIPPED: {durability}");
+            return;
+        }
+        assert_eq!(code, expected, "{result}");
+        assert_eq!(durability["acknowledged"], 200, "{durability}");
+        if code == Some(0) {
+            assert_eq!(durability["synced_before"], 200, "{durability}");
+        } else {
+            assert!(durability["violations"].as_u64().unwrap() > 100, "{durability}");
+        }
+    }
+}
+
+#[test]
 fn several_processes_of_the_sink_are_one() {
     let words = ["run", "canonical", "--mta=none", "--messages=2000", "--warm-up=100", "--sink-processes=3"];
     let (code, result) = run(&words);

@@ -139,6 +139,10 @@ impl Driver {
         for key in 0..self.slots.len() {
             match &self.slots[key] {
                 Slot::Open(connection) if connection.idle => {}
+                // A server with a short backlog greets some connections after the others have sent everything.
+                Slot::Open(connection) if self.shared.work.is_done() && !connection.session.is_greeted() => {
+                    self.close(key, FINISHED);
+                }
                 Slot::Open(connection) if now.saturating_sub(connection.heard_ns) > timeout_ns => {
                     self.close(key, "no reply in time");
                 }

@@ -137,6 +137,11 @@ impl Session {
         if self.begin_envelope(shared, out) { Flow::Waiting } else { Flow::Idle }
     }
 
+    /// Whether the server has said anything at all.
+    pub fn is_greeted(&self) -> bool {
+        self.expected.front() != Some(&Expected::Greeting)
+    }
+
     /// The connection is gone: accounts for what was under way.
     pub fn abandon(&mut self, tally: &mut Tally) {
         tally.uncertain += u64::from(self.sent.take().is_some());

@@ -66,6 +66,9 @@ pub const KNOWN: &[Known] = &[
     known("delivered", "messages delivered", Better::Neither),
     known("duplicates", "duplicates", Better::Less),
     known("lost", "lost", Better::Less),
+    known("traced_acknowledged", "250s of the traced sample", Better::Neither),
+    known("traced_synced_before", "of them, sent after the sync", Better::More),
+    known("traced_violations", "of them, sent before the sync", Better::Less),
 ];
 
 /// The first of those that are there stand on the cards.

@@ -108,12 +108,13 @@ fn route(sink: SocketAddr, hosts: Option<Hosts>) -> Result<(String, Option<Stub>
 /// The configuration of a measurement: everything durable, everything to the sink.
 fn configuration(data: &Path, smtp: SocketAddr, api: SocketAddr, route: &str, server: &ServerArgs) -> String {
     let shards = server.shards.map_or_else(String::new, |count| format!("shards = {count}\n"));
+    let sync = server.sync.word();
     let bodies = server.body_memory.map_or_else(String::new, |octets| format!("body_memory_bytes = {octets}\n"));
     let mut text = format!(
         "[server]\ndata_dir = {data:?}\nhostname = \"mta.perf.test\"\n{shards}\n\
          [smtp]\nlisten = [\"{smtp}\"]\n\n\
          [api]\nlisten = \"{api}\"\n\n\
-         [spool]\nsync = \"always\"\n{bodies}\n\
+         [spool]\nsync = \"{sync}\"\n{bodies}\n\
          [egress]\nallow_private = true\n\n\
          {route}"
     );

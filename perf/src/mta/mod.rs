@@ -6,6 +6,7 @@ pub mod direct;
 pub mod exim;
 pub mod external;
 pub mod mailrace;
+pub mod opensmtpd;
 pub mod postfix;
 
 use std::fs;
@@ -61,6 +62,7 @@ pub fn start(name: MtaName, sink: SocketAddr, shape: &ShapeArgs, directory: &Pat
         MtaName::Mailrace => Box::new(mailrace::Mailrace::start(sink, shape, directory)?),
         MtaName::Postfix => Box::new(postfix::Postfix::start(sink, shape, directory)?),
         MtaName::Exim => Box::new(exim::Exim::start(sink, shape, directory)?),
+        MtaName::Opensmtpd => Box::new(opensmtpd::OpenSmtpd::start(sink, shape, directory)?),
         MtaName::External => Box::new(external::External::new(&shape.server)?),
         MtaName::None => Box::new(direct::Direct::new(sink)),
     };

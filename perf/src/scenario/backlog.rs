@@ -16,6 +16,7 @@ use crate::error::{Result, fail};
 use crate::latency::{Latency, LatencySummary};
 use crate::mta::Mta;
 use crate::progress::{Progress, Shown};
+use crate::proof::{self, Durability};
 use crate::report::{self, Asked, median};
 use crate::sampler::machine::Machine;
 use crate::sampler::trace::{CpuPoint, Look, Watched, look, points};
@@ -47,6 +48,7 @@ pub struct BacklogReport {
     delivered: u32,
     duplicates: u64,
     lost: u32,
+    durability: Durability,
     rss_before_bytes: u64,
     rss_after_bytes: u64,
     memory_bytes_per_message: f64,
@@ -88,14 +90,16 @@ pub struct Sample {
 pub fn run(arguments: &RunArgs, machine: Machine) -> Result<ExitCode> {
     warn_of_tmpfs(&machine.work_filesystem);
     let shape = &arguments.shape;
-    let (_directory, mut traffic, mut mta) = begin_own(arguments.mta, shape)?;
-    let report = measure(mta.as_mut(), &mut traffic, arguments, machine)?;
+    let (directory, mut traffic, mut mta) = begin_own(arguments.mta, shape)?;
+    let mut report = measure(mta.as_mut(), &mut traffic, arguments, machine)?;
+    report.durability = proof::take(mta.as_ref(), shape, directory.path());
     mta.stop()?;
     print(&report);
     if let Some(path) = &shape.sending.json {
         report::write(&report, path)?;
     }
-    let complete = report.lost == 0 && report.queued == shape.sending.messages;
+    println!("{}", report.durability.words());
+    let complete = report.lost == 0 && !report.durability.is_violated() && report.queued == shape.sending.messages;
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -133,6 +137,7 @@ fn measure(
         delivered: seen.delivered,
         duplicates: seen.duplicates,
         lost: queued.saturating_sub(seen.delivered),
+        durability: Durability::default(),
         rss_before_bytes,
         rss_after_bytes,
         memory_bytes_per_message: rss_after_bytes.saturating_sub(rss_before_bytes) as f64 / f64::from(queued.max(1)),

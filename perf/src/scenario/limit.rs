@@ -14,6 +14,7 @@ use super::{begin_own, warn_of_tmpfs};
 use crate::cli::{LimitArgs, MtaName, ShapeArgs};
 use crate::clock::seconds_between;
 use crate::error::{Context, Result, fail};
+use crate::proof::{self, Durability};
 use crate::report::{self, median, ratio};
 use crate::sampler::machine::{self, Machine};
 use crate::sampler::trace::Watched;
@@ -40,6 +41,8 @@ struct LimitReport {
     /// The client's CPU per message over the server's.
     cpu_share: Option<f64>,
     rounds: Vec<(Rate, Rate)>,
+    /// Of the last round.
+    durability: Durability,
 }
 
 /// What one side reached.
@@ -56,14 +59,15 @@ pub fn run(arguments: &LimitArgs) -> Result<ExitCode> {
     let machine = machine::facts(&shape.work_dir);
     warn_of_tmpfs(&machine.work_filesystem);
     let mut rounds = Vec::new();
-    let mut version = String::new();
+    let mut last = None;
     for number in 1..=arguments.rounds {
         let client = client(shape)?;
-        let (server, found) = server(shape)?;
-        version = found;
+        let (server, version, durability) = server(shape)?;
         eprintln!("round {number}: client {:.0}/s, server {:.0}/s", client.per_second, server.per_second);
         rounds.push((client, server));
+        last = Some((version, durability));
     }
+    let Some((version, durability)) = last else { return fail("no round was asked for") };
     let middle = |side: &dyn Fn(&(Rate, Rate)) -> Rate| Rate {
         per_second: median(rounds.iter().map(|round| side(round).per_second).collect()).unwrap_or(0.0),
         cpu_us_per_message: median(rounds.iter().map(|round| side(round).cpu_us_per_message).collect()).unwrap_or(0.0),
@@ -81,6 +85,7 @@ pub fn run(arguments: &LimitArgs) -> Result<ExitCode> {
         rate_share: ratio(Some(server.per_second), Some(client.per_second)),
         cpu_share: ratio(Some(client.cpu_us_per_message), Some(server.cpu_us_per_message)),
         rounds,
+        durability,
     };
     println!("{:<28}{:>16}{:>22}", "", "messages/s", "CPU µs per message");
     for (name, rate) in [("perf's own client", client), (report.mta.as_str(), server)] {
@@ -89,10 +94,11 @@ pub fn run(arguments: &LimitArgs) -> Result<ExitCode> {
     for (name, share) in [("share of its rate", report.rate_share), ("its CPU over the server's", report.cpu_share)] {
         println!("{name:<28}{:>16}", share.map_or_else(|| "unavailable".to_owned(), |share| format!("{share:.2}")));
     }
+    println!("{}", report.durability.words());
     if let Some(path) = &shape.sending.json {
         report::write(&report, path)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if report.durability.is_violated() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Our client, straight to the sink.
@@ -112,8 +118,8 @@ fn client(shape: &ShapeArgs) -> Result<Rate> {
 }
 
 /// The server: everything into its queue, then out of it.
-fn server(shape: &ShapeArgs) -> Result<(Rate, String)> {
-    let (_directory, mut traffic, mut mta) = begin_own(MtaName::Mailrace, shape)?;
+fn server(shape: &ShapeArgs) -> Result<(Rate, String, Durability)> {
+    let (directory, mut traffic, mut mta) = begin_own(MtaName::Mailrace, shape)?;
     let mta = mta.as_mut();
     traffic.send(mta, shape.warm_up.max(1), "server warm-up")?;
     let watched = Watched { server: mta.roots(), sink: traffic.sink_processes() };
@@ -130,6 +136,7 @@ fn server(shape: &ShapeArgs) -> Result<(Rate, String)> {
     let delivered = f64::from(last.count.saturating_sub(first.count).max(1));
     let rate = Rate { per_second, cpu_us_per_message: (cpu(&last.look) - cpu(&first.look)) / delivered };
     let version = mta.version().to_owned();
+    let durability = proof::take(mta, shape, directory.path());
     mta.stop()?;
-    Ok((rate, version))
+    Ok((rate, version, durability))
 }

@@ -12,6 +12,7 @@ use super::{asked, begin, measure, warn_of_tmpfs};
 use crate::cli::RunArgs;
 use crate::error::Result;
 use crate::latency::LatencySummary;
+use crate::proof;
 use crate::report::{self, Asked, Round};
 use crate::sampler::machine::Machine;
 
@@ -44,7 +45,7 @@ pub fn run(arguments: &RunArgs, machine: Machine) -> Result<ExitCode> {
     let mut rounds = vec![closed_or_open(arguments, &shape, "capacity")?];
     let capacity_per_second = rounds[0].figures.delivered_per_second;
     let mut loads = Vec::new();
-    shape.no_syscalls = true;
+    (shape.no_syscalls, shape.no_durability) = (true, true);
     for percent in &arguments.loads {
         let rate = capacity_per_second * percent / 100.0;
         shape.sending.rate = Some(rate);
@@ -69,7 +70,7 @@ pub fn run(arguments: &RunArgs, machine: Machine) -> Result<ExitCode> {
         );
         println!("at {:>3.0} % ({:.0}/s): due to 250, ms p50/p99/p99.9/max {waits}", load.percent, load.rate);
     }
-    let complete = super::complain(&rounds);
+    let complete = super::complain(&rounds) & super::durable(&rounds[..1]);
     if let Some(path) = &shape.sending.json {
         let asked = asked(arguments.scenario, &arguments.shape);
         report::write(&LoadReport { asked, machine, mta, capacity_per_second, loads, rounds }, path)?;
@@ -80,6 +81,7 @@ pub fn run(arguments: &RunArgs, machine: Machine) -> Result<ExitCode> {
 fn closed_or_open(arguments: &RunArgs, shape: &crate::cli::ShapeArgs, title: &str) -> Result<Round> {
     let mut scene = begin(arguments.mta, shape, title)?;
     let mut round = measure(scene.mta.as_mut(), scene.traffic.as_mut(), shape, title)?;
+    round.show(proof::take(scene.mta.as_ref(), shape, scene.directory.path()));
     round.stop_failure = scene.mta.stop().err().map(|failure| failure.to_string());
     Ok(round)
 }
