@@ -1,0 +1,123 @@
+//! Mutation testing of the pure modules in one build. cargo-mutants names the mutants; all are compiled at once, each
+//! behind a switch, and each is judged by the tests that meet it. Never touches the sources it is run on.
+//!
+//! ```text
+//! mailrace-mutants [--shard K/N] [--again] [--built] [--workers N] [PART…]
+//! ```
+//!
+//! `--shard 1/4` takes every fourth mutant from the second on; `--again` judges those anew that were missed; `--built`
+//! takes the programs of the last build. What was
+//! judged before is kept in the work directory, `target/mutants` or `MAILRACE_MUTANTS_DIR`, and not judged twice.
+
+mod build;
+mod judge;
+mod list;
+mod report;
+mod tests;
+mod weave;
+
+use judge::Verdict;
+use report::Results;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The modules that decide, and the first files among them: where mail is lost if they are wrong.
+const GLOBS: [&str; 6] = ["queue", "path", "spool", "rules", "smtp", "shard"];
+const FIRST: [&str; 14] = [
+    "/queue/",
+    "spool/record",
+    "spool/recover",
+    "spool/journal",
+    "spool/ledger",
+    "spool/segment",
+    "shard/gate",
+    "client/outgoing",
+    "rules/verdict",
+    "path/permit",
+    "path/home",
+    "server/decoder",
+    "server/content",
+    "client/output",
+];
+
+struct Options {
+    shard: (usize, usize),
+    again: bool,
+    built: bool,
+    workers: usize,
+    globs: Vec<String>,
+}
+
+fn options() -> Options {
+    let mut options = Options { shard: (0, 1), again: false, built: false, workers: 2, globs: Vec::new() };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--shard" => {
+                let text = arguments.next().expect("--shard K/N");
+                let (k, n) = text.split_once('/').expect("--shard K/N");
+                options.shard = (k.parse().expect("K"), n.parse().expect("N"));
+            }
+            "--workers" => options.workers = arguments.next().and_then(|text| text.parse().ok()).expect("--workers N"),
+            "--built" => options.built = true,
+            "--again" => options.again = true,
+            glob => options.globs.push(glob.to_owned()),
+        }
+    }
+    options
+}
+
+fn main() {
+    let options = options();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository");
+    let scratch = std::env::var_os("MAILRACE_MUTANTS_DIR").map_or(root.join("target/mutants"), PathBuf::from);
+    let tree = scratch.join("tree");
+    std::fs::create_dir_all(&tree).expect("the work directory");
+    let all = list::list(&root, &GLOBS.map(|module| format!("shards/src/{module}/**")));
+    println!("{} mutants", all.len());
+    let mut results = Results::load(&scratch);
+    let known = all.iter().enumerate().filter(|(_, mutant)| results.verdict(&mutant.name) == Some("unviable"));
+    let known: BTreeSet<usize> = known.map(|(number, _)| number).collect();
+    let built = if options.built { build::last(&tree) } else { build::build(&root, &tree, &all, known) };
+    for (number, mutant) in all.iter().enumerate() {
+        if built.unviable.contains(&number) {
+            results.put(&mutant.name, "unviable", "");
+        } else if built.left_out.contains(&number) {
+            results.put(&mutant.name, "no switch", "");
+        }
+    }
+    let tests = tests::survey(&built.programs, &built.tree, &scratch);
+    println!("{} tests", tests.len());
+    let mut chosen: Vec<usize> = (0..all.len())
+        .filter(|number| number % options.shard.1 == options.shard.0)
+        .filter(|&number| options.globs.is_empty() || options.globs.iter().any(|part| all[number].file.contains(part)))
+        .filter(|&number| match results.verdict(&all[number].name) {
+            None => true,
+            Some(verdict) => options.again && verdict == "missed",
+        })
+        .collect();
+    chosen.sort_by_key(|&number| (!FIRST.iter().any(|part| all[number].file.contains(part)), scattered(number)));
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(results));
+    std::thread::scope(|scope| {
+        for _ in 0..options.workers {
+            scope.spawn(|| {
+                while let Some(&number) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (verdict, by) = judge::judge(number, &tests, &built.tree);
+                    let name = &all[number].name;
+                    results.lock().expect("no worker panics").put(name, verdict.word(), &by);
+                    if verdict == Verdict::Missed {
+                        println!("missed: {name}");
+                    }
+                }
+            });
+        }
+    });
+    print!("{}", results.into_inner().expect("no worker panics").table(&all));
+}
+
+/// An order that is the same each time and has nothing to do with that of the files: what is judged first is a sample.
+fn scattered(number: usize) -> u64 {
+    (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+}
