@@ -12,6 +12,8 @@ pub type Revision = i64;
 pub struct Follow {
     /// Rows without a revision of their own get it.
     pub revision: Revision,
+    /// The revision that must be stored before it: else one was missed, and it is refused.
+    pub after: Revision,
     /// With these changes, everything up to the revision is stored.
     pub completes: bool,
     /// In this order.

@@ -2,9 +2,9 @@
 //! transaction. What is here already with that revision or a later one is left as it is, so that whatever is heard
 //! twice is done once.
 
-use super::group::{Group, InEtcd};
+use super::group::{Group, InEtcd, Outcome};
 use crate::json::Json;
-use crate::rules::change::{Changed, Effect, Pool, Suppression};
+use crate::rules::change::{Changed, Effect, Pool, Refused, Suppression};
 use crate::rules::entry::{Origin, RuleEntry};
 use crate::rules::shared::{Follow, Revision, Shared, SharedRule};
 use rusqlite::{OptionalExtension, Result, params};
@@ -22,7 +22,13 @@ struct Counts {
 impl Group<'_> {
     /// Does all of it. Who made it is in the changes themselves or beside them; where nobody knows any more, whoever
     /// carries it out stands for them.
-    pub(super) fn follow(&self, follow: &Follow) -> Result<Changed> {
+    pub(super) fn follow(&self, follow: &Follow) -> Result<Outcome> {
+        let query = "SELECT revision FROM cluster";
+        let stored: Revision = self.transaction.prepare_cached(query)?.query_row([], |row| row.get(0))?;
+        if stored != follow.after {
+            let text = format!("revision {} of etcd follows {}, here is {stored}", follow.revision, follow.after);
+            return Ok(Err(Refused { field: "", text }));
+        }
         let mut changed = Changed { effects: Vec::with_capacity(follow.changes.len()), ..Changed::default() };
         let by = Group { origin: follow.origin.as_ref().unwrap_or(self.origin), ..*self };
         let bulk = follow.changes.iter().filter(|change| is_suppression(change)).count() > AUDITED_EACH;
@@ -55,7 +61,7 @@ impl Group<'_> {
             let query = "UPDATE cluster SET revision = ?1 WHERE revision < ?1";
             self.transaction.prepare_cached(query)?.execute([follow.revision])?;
         }
-        Ok(changed)
+        Ok(Ok(changed))
     }
 
     fn follow_rule(&self, rule: &SharedRule, changed: &mut Changed) -> Result<()> {
