@@ -3,8 +3,10 @@
 //!
 //! | file | what it is |
 //! |---|---|
+//! | `etcd` | a blocking client of etcd; knows nothing of what the keys mean |
 //! | `heard` | what the follower's thread asks of the packed suppressions |
 //! | `waiting` | who must have applied what before a call is answered; decides, waits for nobody |
 
+pub mod etcd;
 pub mod heard;
 pub mod waiting;
