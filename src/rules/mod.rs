@@ -5,6 +5,7 @@
 //! | `entry`, `schedule`, `stored` | a rule, when it is in force, how a row holds it |
 //! | `change` | what can be asked for, and what came of it |
 //! | `store`, `schema` | SQLite; the one door to it |
+//! | `shared` | changes that came through etcd, from this engine or another |
 //! | `counts` | how much each rule has ended, kept over every kind of stop |
 //! | `publish` | which core is owed what, and who waits for it; decides, sends nothing |
 //! | `publisher` | the thread that owns the publication |
@@ -22,5 +23,6 @@ pub mod publish;
 mod publisher;
 pub mod schedule;
 pub mod schema;
+pub mod shared;
 pub mod store;
 pub mod stored;
