@@ -3,10 +3,12 @@
 //!
 //! | file | what it is |
 //! |---|---|
+//! | `etcd` | the client |
 //! | `heard` | what the follower's thread asks of the packed suppressions |
 //! | `suppressions` | a million suppressions in some dozens of keys |
 //! | `waiting` | who must have applied what before a call is answered; decides, waits for nobody |
 
+pub mod etcd;
 pub mod heard;
 pub mod suppressions;
 pub mod waiting;
