@@ -6,7 +6,7 @@
 //! gets. And beyond [`KEYS_ENOUGH`] the cheapest run that fits into one is merged, whatever its sizes: what then is left
 //! are more only if no two neighbours fit into one, which is less than one for each 256 KiB.
 //!
-//! How many entries that say nothing any more are kept is bounded by [`Catalogue::sweep_is_due`].
+//! How many entries that say nothing any more are kept is bounded by [`Catalogue::entries_allowed`].
 
 use super::segment::{Head, Segment};
 use super::{RAW_BYTES_MAX, Revision, SEGMENT_BYTES_MAX};
@@ -68,6 +68,10 @@ impl Catalogue {
         let Head { puts, removals, raw, .. } = segment.head;
         let entries = u64::from(puts) + u64::from(removals);
         let known = Known { key: key.to_vec(), made, changed, octets: segment.octets, raw: raw as usize, entries };
+        if self.by_key.get(key).and_then(|made| self.by_age.get(made)).is_some_and(|old| old.changed > changed) {
+            // It is known already what became of it.
+            return made == changed;
+        }
         if let Some(before) = self.by_key.insert(known.key.clone(), made).filter(|before| *before != made) {
             self.by_age.remove(&before);
         }
@@ -105,10 +109,20 @@ impl Catalogue {
         self.segments().map(|known| known.octets).sum()
     }
 
-    /// Whether too many entries say nothing any more, given how many values are suppressed.
+    /// How many entries there may be, given how many values are suppressed. Of more, too many say nothing any more.
     #[must_use]
-    pub fn sweep_is_due(&self, live: u64) -> bool {
-        self.entries() > live.saturating_mul(2).saturating_add(IDLE_ALLOWED)
+    pub fn entries_allowed(live: u64) -> u64 {
+        live.saturating_mul(2).saturating_add(IDLE_ALLOWED)
+    }
+
+    /// Adds what was there at a revision, all of it. What is known already is newer, or the same.
+    pub fn complete(&mut self, all: Self) {
+        for (made, known) in all.by_age {
+            if !self.by_key.contains_key(&known.key) {
+                self.by_key.insert(known.key.clone(), made);
+                self.by_age.insert(made, known);
+            }
+        }
     }
 
     /// What should be merged now.

@@ -36,6 +36,14 @@ pub trait Table {
     fn rows_after(&mut self, value: &str, limit: u32) -> Result<Vec<Row>, Self::Error>;
 }
 
+impl<T: Table> Table for &mut T {
+    type Error = T::Error;
+
+    fn rows_after(&mut self, value: &str, limit: u32) -> Result<Vec<Row>, Self::Error> {
+        (**self).rows_after(value, limit)
+    }
+}
+
 /// Which half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {

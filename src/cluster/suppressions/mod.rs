@@ -1,5 +1,5 @@
-//! Suppressions as all engines share them: a million entries in some dozens of keys of etcd. Decides and computes; it
-//! asks no etcd, opens nothing, and reads no clock.
+//! Suppressions as all engines share them: a million entries in some dozens of keys of etcd. Reads no clock, and asks
+//! etcd through [`keys::Keys`] alone.
 //!
 //! A **segment** is the value of one key: entries in the order of their values, packed. Segments have an order, that in
 //! which their keys were made (`create_revision`), and of the entries of one value the one in the latest segment counts.
@@ -18,17 +18,25 @@
 //! | `merge` | what replaces a run of segments; which entries say nothing any more |
 //! | `catalogue` | which segments there are, and which of them should be merged |
 //! | `difference` | what has to be done to a table for it to hold what the segments say |
+//! | `keys` | what is needed of etcd |
+//! | `listener` | what the follower hears of segments |
+//! | `merging` | carries out what the catalogue proposes |
 
 pub mod catalogue;
 mod cursor;
 pub mod difference;
+pub mod keys;
+pub mod listener;
 pub mod merge;
 mod merged;
+pub mod merging;
 pub mod segment;
 
 pub use cursor::Cursor;
-pub use merged::Merged;
+pub use merged::{BrokenAt, Merged};
 
+#[cfg(test)]
+mod driver_tests;
 #[cfg(test)]
 mod fuzz_tests;
 #[cfg(test)]
@@ -37,14 +45,15 @@ mod model_tests;
 mod segment_tests;
 
 use crate::rules::entry::Verdict;
+use crate::rules::shared::Revision;
 use std::fmt;
 use std::sync::Arc;
 
-/// A revision of etcd: of its whole store, and of a key the one at which it was made or changed.
-pub type Revision = i64;
-
 /// Octets of a segment, as etcd holds it. etcd takes requests of 1.5 MiB, and a merge puts one segment.
 pub const SEGMENT_BYTES_MAX: usize = 512 << 10;
+
+/// Octets of all segments; more are not read. Ten million suppressions have a fifth of it.
+pub const SEGMENTS_BYTES_MAX: usize = 1 << 30;
 
 /// Octets of a segment's entries before they are packed. Bounds what a reader inflates.
 pub const RAW_BYTES_MAX: usize = 8 << 20;
