@@ -6,7 +6,7 @@ use crate::json::{self, Json};
 use crate::rules::change::Pool;
 use crate::rules::entry::{Collection, Draft, Origin, RuleEntry, identity, scope_json, windows_json};
 use crate::rules::schedule::Schedule;
-use crate::rules::shared::{Revision, SharedRule};
+use crate::rules::shared::{Revision, SharedPool, SharedRule};
 use crate::rules::stored::{read_decree, read_scope, read_windows, write_decree};
 use mailrace_shards::time::Timestamp;
 use sha2::{Digest, Sha256};
@@ -204,12 +204,12 @@ pub fn write_pool(pool: &Pool, origin: &Origin) -> Vec<u8> {
 ///
 /// # Errors
 /// What is not understood.
-pub fn read_pool(name: &str, value: &[u8]) -> Result<(Pool, Origin), String> {
+pub fn read_pool(name: &str, value: &[u8], revision: Revision) -> Result<SharedPool, String> {
     let read = || {
         let json = object(value)?;
         let description = json.get("description").and_then(Json::text).map(Arc::from);
         let origin = read_origin(json.get("origin").ok_or("it has no origin")?)?;
-        Ok((Pool { name: name.into(), description }, origin))
+        Ok(SharedPool { pool: Pool { name: name.into(), description }, revision, origin })
     };
     read().map_err(|why: String| format!("pool {name} in etcd: {why}"))
 }
@@ -304,7 +304,9 @@ fn object(value: &[u8]) -> Result<Json, String> {
     let json = json::parse(value).map_err(|error| error.to_string())?;
     match json.get("v").and_then(Json::integer) {
         Some(VERSION) => Ok(json),
-        Some(later) => Err(format!("it has version {later}, this mailrace knows {VERSION}; run the newer one here, too")),
+        Some(later) => {
+            Err(format!("it has version {later}, this mailrace knows {VERSION}; run the newer one here, too"))
+        }
         None => Err("it has no version".to_owned()),
     }
 }

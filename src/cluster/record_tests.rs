@@ -1,14 +1,15 @@
 //! What is written into etcd is read, and what is not understood is refused.
 
 use super::{
-    Key, Keys, Said, read_by, read_member, read_pool, read_rule, read_said, rule_key, write_by, write_member, write_pool,
-    write_rule, write_said,
+    Key, Keys, Said, read_by, read_member, read_pool, read_rule, read_said, rule_key, write_by, write_member,
+    write_pool, write_rule, write_said,
 };
 use crate::cluster::waiting::Member;
 use crate::json::parse;
 use crate::rules::change::Pool;
 use crate::rules::entry::{Collection, Decree, Draft, Origin, Verdict};
 use crate::rules::schedule::{Schedule, Window};
+use crate::rules::shared::SharedPool;
 use mailrace_shards::rules::Scope;
 use mailrace_shards::time::Timestamp;
 
@@ -17,7 +18,8 @@ fn origin() -> Origin {
 }
 
 fn drafts() -> Vec<Draft> {
-    let window = Window::from_json(&parse(br#"{"from":"22:00","to":"08:00","tz":"Europe/Amsterdam"}"#).unwrap()).unwrap();
+    let window =
+        Window::from_json(&parse(br#"{"from":"22:00","to":"08:00","tz":"Europe/Amsterdam"}"#).unwrap()).unwrap();
     let schedule = Schedule { start: Some(Timestamp(5)), end: Some(Timestamp(7)), windows: vec![window] };
     let verdict = Verdict { code: 550, extended: None, description: Some("\"gone\"".into()) };
     let scope = Scope { tag: Some("spring".into()), domain: Some("a.test".into()), ..Scope::default() };
@@ -81,7 +83,8 @@ fn nodes_pools_and_who_removed_something() {
     assert_eq!(read_said(&write_said(&said)), Ok(said));
     for description in [None, Some("all of it".into())] {
         let pool = Pool { name: "bulk/eu".into(), description };
-        assert_eq!(read_pool("bulk/eu", &write_pool(&pool, &origin())), Ok((pool, origin())));
+        let expected = SharedPool { pool: pool.clone(), revision: 5, origin: origin() };
+        assert_eq!(read_pool("bulk/eu", &write_pool(&pool, &origin()), 5), Ok(expected));
     }
     assert_eq!(read_by(&write_by(&origin())), Some(origin()));
     assert_eq!(read_by(b"{}"), None);

@@ -6,7 +6,7 @@ use super::group::{Group, InEtcd, Outcome};
 use crate::json::Json;
 use crate::rules::change::{Changed, Effect, Pool, Refused, Suppression};
 use crate::rules::entry::{Origin, RuleEntry};
-use crate::rules::shared::{Follow, Revision, Shared, SharedRule};
+use crate::rules::shared::{Follow, Revision, Shared, SharedPool, SharedRule};
 use rusqlite::{OptionalExtension, Result, params};
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ impl Group<'_> {
             match change {
                 Shared::Rule(rule) => Group { origin: &rule.origin, ..*self }.follow_rule(rule, &mut changed)?,
                 Shared::RemoveRule(key) => by.follow_removal(key, &mut changed)?,
-                Shared::Pool(pool) => by.follow_pool(pool, follow.revision, &mut changed)?,
+                Shared::Pool(pool) => Group { origin: &pool.origin, ..*self }.follow_pool(pool, &mut changed)?,
                 Shared::RemovePool(name) => by.follow_pool_removal(name, &mut changed)?,
                 Shared::Suppress(entry, token) => {
                     by.follow_suppression(entry, token, follow.revision, bulk, &mut changed)?;
@@ -117,11 +117,11 @@ impl Group<'_> {
         self.transaction.prepare_cached(query)?.query_row([key], |row| row.get(0)).optional()
     }
 
-    fn follow_pool(&self, pool: &Pool, revision: Revision, changed: &mut Changed) -> Result<()> {
+    fn follow_pool(&self, SharedPool { pool, revision, .. }: &SharedPool, changed: &mut Changed) -> Result<()> {
         let query = "SELECT revision FROM pool WHERE name = ?1";
         let mut statement = self.transaction.prepare_cached(query)?;
         let known: Option<Revision> = statement.query_row([&*pool.name], |row| row.get(0)).optional()?;
-        if known.is_some_and(|known| known >= revision) {
+        if known.is_some_and(|known| known >= *revision) {
             return Ok(());
         }
         let query = "SELECT name, description FROM pool WHERE name = ?1";
