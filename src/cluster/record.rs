@@ -31,6 +31,8 @@ pub enum Key<'a> {
     Word(&'a str),
     /// Who removed something, in the same transaction.
     By,
+    /// What this cluster is called, once for all.
+    Identity,
     /// Nothing that this version knows.
     Other,
 }
@@ -102,14 +104,22 @@ impl Keys {
         format!("{}by", self.prefix).into_bytes()
     }
 
+    /// What this cluster is called.
+    #[must_use]
+    pub fn identity(&self) -> Vec<u8> {
+        format!("{}id", self.prefix).into_bytes()
+    }
+
     /// What a key is.
     #[must_use]
     pub fn read<'a>(&self, key: &'a [u8]) -> Key<'a> {
         let Some(rest) = std::str::from_utf8(key).ok().and_then(|key| key.strip_prefix(&*self.prefix)) else {
             return Key::Other;
         };
-        if rest == "by" {
-            return Key::By;
+        match rest {
+            "by" => return Key::By,
+            "id" => return Key::Identity,
+            _ => {}
         }
         match rest.split_once('/') {
             Some(("rules", key)) => Key::Rule(key),
