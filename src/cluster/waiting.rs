@@ -201,7 +201,13 @@ impl Waiting {
         pending
     }
 
-    /// How many calls wait for a node.
+    /// Whether anybody has to wait for a node.
+    #[must_use]
+    pub fn is_held_up_by(&self, node: &Node) -> bool {
+        node.holds_up_after().is_some()
+    }
+
+    /// How many calls wait for more than what is in force on a node.
     #[must_use]
     pub fn calls_behind(&self, applied: Revision) -> usize {
         self.everywhere.range((applied + 1, 0)..).count()

@@ -151,6 +151,8 @@ pub struct Changed {
     pub removed: u64,
     /// The rule that was made or changed.
     pub entry: Option<RuleEntry>,
+    /// Nodes that may be delivering and have not applied it, where nobody waited for them.
+    pub pending: Vec<Arc<str>>,
     /// What the cores have to hear, in this order.
     pub effects: Vec<Effect>,
 }

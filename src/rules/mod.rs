@@ -9,7 +9,9 @@
 //! | `counts` | how much each rule has ended, kept over every kind of stop |
 //! | `publish` | which core is owed what, and who waits for it; decides, sends nothing |
 //! | `publisher` | the thread that owns the publication |
-//! | `authority` | the thread that owns the store |
+//! | `authority` | how the store is reached: by whoever asks, and at a start |
+//! | `keeper` | the thread that owns the store |
+//! | `translate` | what was stored, as cores understand it |
 //! | `pools` | pools made by the API, laid over those of the configuration |
 //! | `preview` | what is asked of the cores about a rule: how much it covers |
 
@@ -17,6 +19,7 @@ pub mod authority;
 pub mod change;
 pub mod counts;
 pub mod entry;
+mod keeper;
 pub mod pools;
 pub mod preview;
 pub mod publish;
@@ -26,3 +29,4 @@ pub mod schema;
 pub mod shared;
 pub mod store;
 pub mod stored;
+mod translate;

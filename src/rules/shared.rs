@@ -10,8 +10,10 @@ pub type Revision = i64;
 /// What one revision changed, or a part of what is found by reading everything anew.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Follow {
-    /// Rows without a revision of their own get it.
+    /// Suppressions get it; rules and pools have one of their own.
     pub revision: Revision,
+    /// The revision that must be stored before it: else one was missed, and it is refused.
+    pub after: Revision,
     /// With these changes, everything up to the revision is stored.
     pub completes: bool,
     /// In this order.
@@ -28,13 +30,24 @@ pub enum Shared {
     /// The rule with that key is gone.
     RemoveRule(Arc<str>),
     /// A pool is new, or other.
-    Pool(Pool),
+    Pool(Box<SharedPool>),
     /// A pool is gone, and with it its members here.
     RemovePool(Arc<str>),
     /// A suppression is new, or other. The name is that of the token that made it.
     Suppress(Suppression, Arc<str>),
     /// A suppression is gone.
     Unsuppress(Arc<str>),
+}
+
+/// A pool that all engines have; its members are each engine's own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SharedPool {
+    /// Its name and what is said of it.
+    pub pool: Pool,
+    /// At which it was changed last.
+    pub revision: Revision,
+    /// Who asked.
+    pub origin: Origin,
 }
 
 /// A rule that all engines have.

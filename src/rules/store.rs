@@ -7,6 +7,8 @@ mod group;
 mod membership;
 mod rows;
 
+pub use group::RULES_MAX;
+pub use membership::KnownRule;
 pub use rows::AuditEntry;
 
 use super::schema::MIGRATIONS;

@@ -2,11 +2,11 @@
 //! transaction. What is here already with that revision or a later one is left as it is, so that whatever is heard
 //! twice is done once.
 
-use super::group::{Group, InEtcd};
+use super::group::{Group, InEtcd, Outcome};
 use crate::json::Json;
-use crate::rules::change::{Changed, Effect, Pool, Suppression};
+use crate::rules::change::{Changed, Effect, Pool, Refused, Suppression};
 use crate::rules::entry::{Origin, RuleEntry};
-use crate::rules::shared::{Follow, Revision, Shared, SharedRule};
+use crate::rules::shared::{Follow, Revision, Shared, SharedPool, SharedRule};
 use rusqlite::{OptionalExtension, Result, params};
 use std::sync::Arc;
 
@@ -22,7 +22,13 @@ struct Counts {
 impl Group<'_> {
     /// Does all of it. Who made it is in the changes themselves or beside them; where nobody knows any more, whoever
     /// carries it out stands for them.
-    pub(super) fn follow(&self, follow: &Follow) -> Result<Changed> {
+    pub(super) fn follow(&self, follow: &Follow) -> Result<Outcome> {
+        let query = "SELECT revision FROM cluster";
+        let stored: Revision = self.transaction.prepare_cached(query)?.query_row([], |row| row.get(0))?;
+        if stored != follow.after {
+            let text = format!("revision {} of etcd follows {}, here is {stored}", follow.revision, follow.after);
+            return Ok(Err(Refused { field: "", text }));
+        }
         let mut changed = Changed { effects: Vec::with_capacity(follow.changes.len()), ..Changed::default() };
         let by = Group { origin: follow.origin.as_ref().unwrap_or(self.origin), ..*self };
         let bulk = follow.changes.iter().filter(|change| is_suppression(change)).count() > AUDITED_EACH;
@@ -31,7 +37,7 @@ impl Group<'_> {
             match change {
                 Shared::Rule(rule) => Group { origin: &rule.origin, ..*self }.follow_rule(rule, &mut changed)?,
                 Shared::RemoveRule(key) => by.follow_removal(key, &mut changed)?,
-                Shared::Pool(pool) => by.follow_pool(pool, follow.revision, &mut changed)?,
+                Shared::Pool(pool) => Group { origin: &pool.origin, ..*self }.follow_pool(pool, &mut changed)?,
                 Shared::RemovePool(name) => by.follow_pool_removal(name, &mut changed)?,
                 Shared::Suppress(entry, token) => {
                     by.follow_suppression(entry, token, follow.revision, bulk, &mut changed)?;
@@ -55,7 +61,7 @@ impl Group<'_> {
             let query = "UPDATE cluster SET revision = ?1 WHERE revision < ?1";
             self.transaction.prepare_cached(query)?.execute([follow.revision])?;
         }
-        Ok(changed)
+        Ok(Ok(changed))
     }
 
     fn follow_rule(&self, rule: &SharedRule, changed: &mut Changed) -> Result<()> {
@@ -111,11 +117,11 @@ impl Group<'_> {
         self.transaction.prepare_cached(query)?.query_row([key], |row| row.get(0)).optional()
     }
 
-    fn follow_pool(&self, pool: &Pool, revision: Revision, changed: &mut Changed) -> Result<()> {
+    fn follow_pool(&self, SharedPool { pool, revision, .. }: &SharedPool, changed: &mut Changed) -> Result<()> {
         let query = "SELECT revision FROM pool WHERE name = ?1";
         let mut statement = self.transaction.prepare_cached(query)?;
         let known: Option<Revision> = statement.query_row([&*pool.name], |row| row.get(0)).optional()?;
-        if known.is_some_and(|known| known >= revision) {
+        if known.is_some_and(|known| known >= *revision) {
             return Ok(());
         }
         let query = "SELECT name, description FROM pool WHERE name = ?1";

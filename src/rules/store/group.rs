@@ -91,7 +91,7 @@ impl Group<'_> {
             Request::PutExternalMta(mta) => self.put_external_mta(mta).map(Ok),
             Request::RemoveExternalMta(ip) => self.remove_external_mta(*ip).map(Ok),
             Request::Sweep(most) => self.sweep(*most).map(Ok),
-            Request::Follow(follow) => self.follow(follow).map(Ok),
+            Request::Follow(follow) => self.follow(follow),
         }
     }
 

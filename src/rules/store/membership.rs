@@ -27,7 +27,25 @@ fn known_rule(row: &Row<'_>) -> rusqlite::Result<KnownRule> {
     Ok(KnownRule { entry: rule_entry(row)?, key: key.map(Into::into), revision: row.get("revision")? })
 }
 
+const MEMBERSHIP: &str = "SELECT uuid, place, revision, behind, joined, counted FROM cluster";
+
+fn membership(row: &Row<'_>) -> rusqlite::Result<Membership> {
+    Ok(Membership {
+        uuid: row.get(0)?,
+        place: row.get(1)?,
+        revision: row.get(2)?,
+        behind: row.get(3)?,
+        joined: row.get(4)?,
+        counted: row.get(5)?,
+    })
+}
+
 impl Store {
+    /// What is remembered; nothing by an engine that never was in a cluster.
+    pub fn membership(&self) -> Result<Option<Membership>> {
+        self.connection.query_row(MEMBERSHIP, [], membership).optional().map_err(|error| self.failed(error))
+    }
+
     /// This engine is in a cluster from now on. `uuid` is for a data directory that has none yet.
     pub fn enter_cluster(&mut self, uuid: &str) -> Result<Membership> {
         let membership = self.within(|transaction| {
@@ -35,20 +53,7 @@ impl Store {
                 "INSERT OR IGNORE INTO cluster (one, uuid, revision, behind, joined, counted) VALUES (1, ?1, 0, 0, 0, 0)",
                 [uuid],
             )?;
-            transaction.query_row(
-                "SELECT uuid, place, revision, behind, joined, counted FROM cluster",
-                [],
-                |row| {
-                    Ok(Membership {
-                        uuid: row.get(0)?,
-                        place: row.get(1)?,
-                        revision: row.get(2)?,
-                        behind: row.get(3)?,
-                        joined: row.get(4)?,
-                        counted: row.get(5)?,
-                    })
-                },
-            )
+            transaction.query_row(MEMBERSHIP, [], membership)
         })?;
         self.clustered = true;
         Ok(membership)
@@ -137,6 +142,12 @@ impl Store {
                      ORDER BY value LIMIT ?2";
         let row = |row: &Row<'_>| Ok((suppression(row)?, row.get::<_, String>(4)?.into(), row.get(5)?));
         self.all(query, params![after, limit], row)
+    }
+
+    /// How many rules there are.
+    #[must_use]
+    pub fn rule_count(&self) -> u64 {
+        self.rules
     }
 
     /// How many suppressions there are.
