@@ -2,8 +2,9 @@
 //! etcd through [`keys::Keys`] alone.
 //!
 //! A **segment** is the value of one key: entries in the order of their values, packed. Segments have an order, that in
-//! which their keys were made (`create_revision`), and of the entries of one value the one in the latest segment counts.
-//! What is written is a new segment: a single entry is a small one, a batch of an import a large one.
+//! which their keys were made (`create_revision`, then the key), and of the entries of one value the one in the latest
+//! segment counts. What is written is a new segment: a single entry is a small one, a batch of an import a large one, or
+//! several in one transaction that have no value in common.
 //!
 //! Segments that lie beside each other in that order are **merged**: one transaction puts what all of them say into the
 //! key of the latest, where it keeps that one's place, and deletes the others. A reader sees the same before and after,
@@ -18,25 +19,31 @@
 //! | `merge` | what replaces a run of segments; which entries say nothing any more |
 //! | `catalogue` | which segments there are, and which of them should be merged |
 //! | `difference` | what has to be done to a table for it to hold what the segments say |
-//! | `keys` | what is needed of etcd |
+//! | `keys`, `etcd_keys` | what is needed of etcd, and how it is asked for |
 //! | `listener` | what the follower hears of segments |
-//! | `merging` | carries out what the catalogue proposes |
+//! | `table` | what is stored here, for the difference |
+//! | `merging`, `worker` | carry out what the catalogue proposes |
 
 pub mod catalogue;
 mod cursor;
 pub mod difference;
+pub mod etcd_keys;
 pub mod keys;
 pub mod listener;
 pub mod merge;
 mod merged;
 pub mod merging;
 pub mod segment;
+pub mod table;
+pub mod worker;
 
 pub use cursor::Cursor;
 pub use merged::{BrokenAt, Merged};
 
 #[cfg(test)]
 mod driver_tests;
+#[cfg(test)]
+mod etcd_tests;
 #[cfg(test)]
 mod fuzz_tests;
 #[cfg(test)]
