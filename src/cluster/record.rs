@@ -74,10 +74,16 @@ impl Keys {
         format!("{}pools/{name}", self.prefix).into_bytes()
     }
 
-    /// Of a segment of suppressions; of the empty id, before all of them.
+    /// What the keys of all segments of suppressions begin with.
+    #[must_use]
+    pub fn suppressions_prefix(&self) -> String {
+        format!("{}suppressions/", self.prefix)
+    }
+
+    /// Of a segment of suppressions.
     #[must_use]
     pub fn suppressions(&self, id: &str) -> Vec<u8> {
-        format!("{}suppressions/{id}", self.prefix).into_bytes()
+        format!("{}{id}", self.suppressions_prefix()).into_bytes()
     }
 
     /// Before everything that is said of nodes.
