@@ -77,6 +77,7 @@ pub fn start(start: Start) -> Result<impl Engine, String> {
     // Whatever cannot be read of the rules ends the start here: without them mail would go out that must not.
     let mut store = Store::open(&config.settings.data_dir).map_err(|error| error.to_string())?;
     let log_directory = config.settings.data_dir.join("log");
+    store.leave_cluster().map_err(|error| error.to_string())?;
     counts::begin(&mut store, &log_directory, config.settings.shards, clock::now().utc)?;
     let limits = LimitTable::new(&config.settings.limits, 0);
     let lanes = Arc::new(move |domain: &str| limits.lanes(domain));

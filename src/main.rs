@@ -5,7 +5,6 @@ mod auth;
 mod certificate;
 mod cli;
 mod client;
-#[allow(dead_code, unused_imports, reason = "the client comes before those who use it")]
 mod cluster;
 mod commands;
 mod config;

@@ -265,6 +265,18 @@ pub fn refusal(failure: Failure) -> Refusal {
             );
             Refusal::unavailable(text, RETRY_SECONDS)
         }
+        Failure::Pending(nodes, changed) => {
+            let what = match &changed.entry {
+                Some(entry) => format!("rule {} is stored", entry.id),
+                None => "the change is stored".to_owned(),
+            };
+            let text = format!(
+                "{what}, but not yet in force on {}; it will be as soon as they answer. Whoever never will is let go by \
+                 `mailrace cluster forget NODE`",
+                nodes.join(", ")
+            );
+            Refusal { pending: nodes, ..Refusal::unavailable(text, RETRY_SECONDS) }
+        }
     }
 }
 

@@ -127,7 +127,8 @@ async fn remove(
         let _ = fields.raw(name);
     }
     fields.finish()?;
-    let change = Change::RemoveIdentity(collection, identity(collection, &scope, cluster));
+    let identity = identity(collection, &scope, cluster);
+    let change = Change::RemoveIdentity { collection, identity, cluster };
     let changed = desk.change(&ask.by, change).await?;
     Ok(removed(&changed))
 }
