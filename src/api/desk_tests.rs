@@ -3,7 +3,7 @@
 //!
 //! In an answer, `"*"` stands for anything and `"$NAME"` for something that later steps may name; a text may end in `*`.
 
-use super::{Configured, Desk};
+use super::{Caller, Configured, Desk};
 use crate::api::{Identity, desk::Ask, kumo, mailerq, native};
 use crate::http::{Body, Chunk, Content, Headers, Method, Refusal, Request, Response, test_request};
 use crate::json::{self, Json};
@@ -169,6 +169,7 @@ impl World {
 
     async fn dispatch(&self, method: Method, path: &str, request: &mut Request) -> Result<Response, Refusal> {
         let by = Identity { name: "ops".into(), scope: Scope::Control, peer: request.peer };
+        let by = Caller::of(by, &request)?;
         let id = path.strip_prefix("/v1/rules/").map(str::to_owned);
         let parameters = id.iter().cloned().collect();
         let ask = Ask { by, parameters, request, body_max: 1 << 20 };

@@ -150,13 +150,13 @@ impl Follower {
     /// Whom we follow is the right one, and we are up to a revision of it.
     fn begin(&mut self) -> Result<(), Over> {
         let revision = self.nodes()?;
-        let join = Join { etcd: &self.etcd, keys: &self.keys, authority: &self.authority, node: &self.node };
         if self.membership.revision == 0 || self.forgotten {
             self.board.change(|state| state.set_link(Link::Reading));
             self.relist(revision)?;
             self.forgotten = false;
         }
         if !self.membership.joined {
+            let join = Join { etcd: &self.etcd, keys: &self.keys, authority: &self.authority, node: &self.node };
             join.bring_in(&self.board)?;
             self.membership.joined = true;
         }

@@ -49,6 +49,9 @@ const MARGIN_PART: u32 = 5;
 /// Octets of a file with a password.
 const PASSWORD_BYTES_MAX: u64 = 4096;
 
+/// How often is looked whether a thread has ended.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// For so many entries of one call, whoever made it waits that long once more.
 const ENTRIES_A_PART: usize = 1000;
 
@@ -86,7 +89,7 @@ pub struct Running {
 pub fn prepare(settings: &ClusterSettings, store: &mut Store) -> Result<Prepared, String> {
     let user = settings.user.as_ref().map(credentials).transpose()?;
     let is_secure = settings.endpoints.iter().any(|endpoint| endpoint.starts_with("https:"));
-    let tls = is_secure.then(|| EtcdTls { ca: settings.ca.clone(), certificate: settings.certificate.clone() });
+    let tls = is_secure.then(|| EtcdTls { ca: settings.ca.clone(), own: settings.certificate.clone() });
     let etcd = Etcd::new(&EtcdSettings { endpoints: settings.endpoints.clone(), user, tls })
         .map_err(|why| format!("[cluster]: {why}"))?;
     let uuid = uuid::Builder::from_random_bytes(random()).into_uuid().to_string();
@@ -186,7 +189,7 @@ impl Prepared {
         let mut running = Running { cluster: Some(cluster), board, presence: last, threads: Vec::new() };
         let begun = running.begin(presence, follower, speaker, tender, &writer, (&rule_orders, &suppression_orders));
         if let Err(error) = begun {
-            running.end();
+            running.end(WORD_EVERY);
             return Err(format!("the cluster's threads cannot be started: {error}"));
         }
         Ok(running)
@@ -238,16 +241,23 @@ impl Running {
     /// The others could not be told.
     pub fn stop(mut self, within: Duration) -> Result<(), String> {
         let deadline = clock::now().instant.after(within);
-        self.end();
+        self.end(within / 2);
         self.presence.stop(deadline)
     }
 
-    fn end(&mut self) {
+    /// Ends the threads. One that waits for an etcd that is silent is left to itself: it says nothing any more.
+    fn end(&mut self, within: Duration) {
+        let deadline = clock::now().instant.after(within);
         self.cluster = None;
         self.board.change(|state| state.stopping = true);
         for thread in self.threads.drain(..) {
-            // A panic was printed when it happened.
-            let _ = thread.join();
+            while !thread.is_finished() && clock::now().instant < deadline {
+                std::thread::sleep(LOOK);
+            }
+            if thread.is_finished() {
+                // A panic was printed when it happened.
+                let _ = thread.join();
+            }
         }
     }
 }

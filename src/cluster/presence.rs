@@ -55,7 +55,7 @@ impl Presence {
         let mut lease: Option<Lease> = None;
         let mut due = clock::now().instant;
         let mut said = String::new();
-        loop {
+        while !self.board.is_stopping() {
             self.set_fence();
             let now = clock::now().instant;
             if now >= due {
@@ -71,19 +71,13 @@ impl Presence {
             let shown = self.fence.clone();
             let wake = self.board.wait(within, |state| {
                 let other = state.fence(clock::now()) != shown;
-                (state.stopping || other || state.forgotten).then_some(state.stopping)
+                let is_forgotten = std::mem::take(&mut state.forgotten);
+                (other || is_forgotten).then_some(is_forgotten)
             });
-            match wake {
-                Some(true) => return,
-                Some(false) if self.board.with(|state| std::mem::take(&mut state.forgotten)) => {
-                    report::warning("cluster: this node was forgotten while it runs; it announces itself again");
-                    lease = None;
-                    due = clock::now().instant;
-                }
-                _ => {}
-            }
-            if self.board.is_stopping() {
-                return;
+            if wake == Some(true) {
+                report::warning("cluster: this node was forgotten while it runs; it announces itself again");
+                lease = None;
+                due = clock::now().instant;
             }
         }
     }
@@ -171,6 +165,9 @@ impl Presence {
             ],
             failure: Vec::new(),
         };
+        if self.board.is_stopping() {
+            return Err("this engine is stopping".to_owned());
+        }
         let answer = self.etcd.txn(&txn, self.ttl / 3).map_err(failed)?;
         if !answer.succeeded {
             return Err(format!("somebody else announces a node {:?} at the same time", self.node));

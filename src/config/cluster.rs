@@ -3,6 +3,7 @@
 use super::section::{Item, Section};
 use super::server::{duration, path};
 use super::units;
+use mailrace_shards::settings::TlsFiles;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,7 +40,7 @@ pub struct ClusterSettings {
     /// PEM file of the authority that signed etcd's certificates; the system's when there is none.
     pub ca: Option<PathBuf>,
     /// PEM chain and key of our own certificate for etcd.
-    pub certificate: Option<(PathBuf, PathBuf)>,
+    pub certificate: Option<TlsFiles>,
     /// What this engine does while etcd cannot be reached.
     pub on_partition: OnPartition,
     /// How long this engine counts as there when etcd hears nothing of it.
@@ -161,7 +162,7 @@ fn user(section: &Section<'_>, base: &Path) -> Option<ClusterUser> {
     Some(ClusterUser { name, password })
 }
 
-fn certificate(section: &Section<'_>, base: &Path) -> Option<(PathBuf, PathBuf)> {
+fn certificate(section: &Section<'_>, base: &Path) -> Option<TlsFiles> {
     let certificate = section.take("certificate");
     let key = section.take("key");
     match (certificate, key) {
@@ -176,7 +177,7 @@ fn certificate(section: &Section<'_>, base: &Path) -> Option<(PathBuf, PathBuf)>
         }
         (Some(certificate), Some(key)) => {
             let (certificate, key) = (path(&certificate, base), path(&key, base));
-            Some((certificate?, key?))
+            Some(TlsFiles { certificate: certificate?, key: key? })
         }
     }
 }

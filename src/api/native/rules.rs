@@ -1,6 +1,6 @@
 //! `/v1/rules`: every rule of every kind and dialect; suppressions have their own list.
 
-use crate::api::desk::{Ask, Desk, Format, RulePages, refusal, send};
+use crate::api::desk::{Ask, Desk, Format, RulePages, pending, refusal, send};
 use crate::http::{Refusal, Response};
 use crate::json::Json;
 use crate::rules::change::Request as Change;
@@ -44,7 +44,8 @@ pub async fn delete(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> 
     if changed.removed == 0 {
         return Err(unknown(&id));
     }
-    Ok(Response::json(200, &Json::object([("removed", Some(changed.removed.into()))])))
+    let members = [("removed", Some(changed.removed.into())), ("pending", pending(&changed))];
+    Ok(Response::json(200, &Json::object(members)))
 }
 
 fn id(ask: &Ask<'_>) -> Arc<str> {
