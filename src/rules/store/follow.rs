@@ -210,3 +210,7 @@ impl Group<'_> {
 fn is_suppression(change: &Shared) -> bool {
     matches!(change, Shared::Suppress(..) | Shared::Unsuppress(_))
 }
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;
