@@ -209,7 +209,7 @@ impl Waiting {
     /// How many calls wait for more than what is in force on a node.
     #[must_use]
     pub fn calls_behind(&self, applied: Revision) -> usize {
-        self.everywhere.range((applied + 1, 0)..).count()
+        self.everywhere.range((applied.saturating_add(1), 0)..).count()
     }
 
     /// Everything up to it is in force wherever somebody may be delivering.
@@ -219,7 +219,7 @@ impl Waiting {
 }
 
 fn up_to(calls: &mut BTreeSet<(Revision, Call)>, revision: Revision) -> Vec<Call> {
-    let later = calls.split_off(&(revision + 1, 0));
+    let later = calls.split_off(&(revision.saturating_add(1), 0));
     std::mem::replace(calls, later).into_iter().map(|(_, call)| call).collect()
 }
 
