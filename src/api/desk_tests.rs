@@ -138,7 +138,7 @@ impl World {
         let (authority, thread) = authority::start(prepared, cores.clone(), "node-1".into(), clock, within).unwrap();
         let configured = Configured::default();
         let thread = Thread(authority.clone(), Some(thread));
-        let desk = Rc::new(Desk { authority, census, configured, clock });
+        let desk = Rc::new(Desk { authority, census, configured, clock, cluster: None });
         Self { directory, desk, cores, thread }
     }
 
