@@ -13,9 +13,10 @@
 //! | `presence` | the thread that keeps the lease, announces this node and shuts the fence |
 //! | `record` | keys and what stands in them, as values |
 //! | `relist` | how etcd differs from what is stored here |
+//! | `segments` | where packed suppressions meet etcd and the table that is stored here |
 //! | `status` | how it is with the cluster, for people |
 //! | `suppressions` | a million suppressions in some dozens of keys |
-//! | `tend` | what one node does for all, without haste: ends rules that are over |
+//! | `tend` | what one node does for all, without haste: ends rules that are over, merges segments |
 //! | `waiting` | who must have applied what before a call is answered; decides, waits for nobody |
 //! | `word` | the thread that says what is in force here |
 //! | `write` | the threads that write changes into etcd |
@@ -30,6 +31,7 @@ mod node;
 mod presence;
 mod record;
 mod relist;
+mod segments;
 mod status;
 pub mod suppressions;
 mod tend;

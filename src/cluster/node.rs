@@ -6,13 +6,11 @@ use super::fence::{Fence, Gate};
 use super::follow::Follower;
 use super::presence::{FENCE, Presence, fence_rule};
 use super::record::Keys;
+use super::segments::{Segments, Stored};
 use super::status::Status;
-use super::suppressions::etcd_keys::EtcdKeys;
 use super::suppressions::listener::{Known, Listener};
 use super::suppressions::merging::Merging;
-use super::suppressions::table::StoredTable;
-use super::suppressions::worker;
-use super::tend::{Merger, Tender};
+use super::tend::Tender;
 use super::word::Speaker;
 use super::write::{Order, Task, Writer};
 use crate::config::{ClusterSettings, ClusterUser, OnPartition, Password};
@@ -82,8 +80,6 @@ pub struct Running {
     board: Arc<Board>,
     presence: Presence,
     threads: Vec<JoinHandle<()>>,
-    /// Ends the thread that merges when it is dropped.
-    merging: Option<Sender<()>>,
 }
 
 /// Before anything is delivered. Asks etcd nothing yet.
@@ -166,11 +162,10 @@ impl Prepared {
             ttl: settings.lease,
             fence,
         };
-        let segments = Arc::new(EtcdKeys::new(etcd.clone(), &keys.suppressions_prefix()));
+        let segments = Arc::new(Segments { etcd: etcd.clone(), keys: keys.clone() });
         let known = Known::default();
         let merging = Merging::new(segments.clone(), known.clone());
-        let hearing = Box::new(Listener::new(segments, known, StoredTable(authority.clone())));
-        let merger = Merger { board: board.clone(), node: node.clone(), table: StoredTable(authority.clone()) };
+        let hearing = Box::new(Listener::new(segments, known, Stored(authority.clone())));
         let follower = Follower {
             board: board.clone(),
             etcd: etcd.clone(),
@@ -186,13 +181,14 @@ impl Prepared {
             Speaker { board: board.clone(), etcd: etcd.clone(), keys: keys.clone(), node: node.clone(), uuid, every };
         let writer =
             Writer { board: board.clone(), etcd: etcd.clone(), keys: keys.clone(), authority: authority.clone() };
-        let tender = Tender { board: board.clone(), etcd, keys, authority: authority.clone(), node: node.clone() };
+        let tender =
+            Tender { board: board.clone(), etcd, keys, authority: authority.clone(), node: node.clone(), merging };
         let answer_within = settings.answer_within;
         let cluster = Cluster { board: board.clone(), rules, suppressions, node, delivers_when_lost, answer_within };
         let last = presence.clone();
-        let mut running = Running { cluster: Some(cluster), board, presence: last, threads: Vec::new(), merging: None };
+        let mut running = Running { cluster: Some(cluster), board, presence: last, threads: Vec::new() };
         let orders = std::iter::repeat_n(&rule_orders, WRITERS).chain([&suppression_orders]);
-        let parts = Parts { presence, follower, speaker, tender, merging: (merging, merger), writer };
+        let parts = Parts { presence, follower, speaker, tender, writer };
         if let Err(error) = running.begin(parts, orders) {
             running.end(WORD_EVERY);
             return Err(format!("the cluster's threads cannot be started: {error}"));
@@ -207,20 +203,16 @@ struct Parts {
     follower: Follower,
     speaker: Speaker,
     tender: Tender,
-    merging: (Merging, Merger),
     writer: Writer,
 }
 
 impl Running {
     fn begin<'a>(&mut self, parts: Parts, orders: impl Iterator<Item = &'a Receiver<Order>>) -> std::io::Result<()> {
-        let Parts { presence, follower, speaker, tender, merging: (merging, merger), writer } = parts;
+        let Parts { presence, follower, speaker, tender, writer } = parts;
         self.spawn("cluster-follow", move || follower.run())?;
         self.spawn("cluster-lease", move || presence.run())?;
         self.spawn("cluster-word", move || speaker.run())?;
         self.spawn("cluster-tend", move || tender.run())?;
-        let (until, end) = bounded(0);
-        self.merging = Some(until);
-        self.threads.push(worker::start(merging, merger, end)?);
         for orders in orders {
             let (writer, orders) = (writer.clone(), orders.clone());
             self.spawn("cluster-write", move || writer.run(&orders))?;
@@ -260,7 +252,6 @@ impl Running {
     fn end(&mut self, within: Duration) {
         let deadline = clock::now().instant.after(within);
         self.cluster = None;
-        self.merging = None;
         self.board.change(|state| state.stopping = true);
         for thread in self.threads.drain(..) {
             while !thread.is_finished() && clock::now().instant < deadline {

@@ -1,13 +1,14 @@
-//! What one node does for all, beside everything else and without haste: rules that are long over are removed from etcd,
-//! and segments of suppressions merged. That two do it at times does no harm: each change holds only if nobody has
-//! changed the same meanwhile.
+//! What is done beside everything else and without haste, by one node at a time as a rule: rules that are long over are
+//! removed from etcd, and segments of suppressions merged. Whoever does it, each change holds only if nobody has changed
+//! the same meanwhile.
 
 use super::board::Board;
 use super::etcd::{Compare, Etcd, Op, Txn};
+use super::heard::Missed;
 use super::record::{Keys, rule_key};
-use super::suppressions::table::StoredTable;
-use super::suppressions::worker::Manager;
+use super::suppressions::merging::{Done, Merging};
 use super::waiting::{Name, State};
+use crate::report;
 use crate::rules::authority::Authority;
 use crate::rules::store::KnownRule;
 use mailrace_shards::runtime::clock;
@@ -24,6 +25,9 @@ const EVERY: Duration = Duration::from_secs(5);
 /// Rules removed at a time, each by a transaction of its own.
 const RULES: u32 = 64;
 
+/// Merges at a time.
+const STEPS: usize = 32;
+
 /// How long etcd may take.
 const WITHIN: Duration = Duration::from_secs(5);
 
@@ -39,16 +43,51 @@ pub struct Tender {
     pub authority: Authority,
     /// This node.
     pub node: Name,
+    /// Suppressions.
+    pub merging: Merging,
 }
 
 impl Tender {
     /// Until the end.
-    pub fn run(self) {
+    pub fn run(mut self) {
+        let mut said = String::new();
         while !self.board.rest(EVERY) {
-            if is_ours(&self.board, &self.node) {
-                self.end_rules();
+            if !self.is_ours() {
+                continue;
+            }
+            self.end_rules();
+            match self.merge() {
+                Ok(()) => said.clear(),
+                // etcd cannot be asked: whoever follows it says so.
+                Err(Missed::Now(_)) => {}
+                Err(Missed::Ever(why)) if why != said => {
+                    report::warning(&format!("cluster: {why}"));
+                    said = why;
+                }
+                Err(Missed::Ever(_)) => {}
             }
         }
+    }
+
+    /// As long as there is something to do, so many steps at most.
+    fn merge(&mut self) -> Result<(), Missed> {
+        let authority = self.authority.clone();
+        let mut live = || authority.look(crate::rules::store::Store::count_suppressions).map_err(Missed::Now);
+        for _ in 0..STEPS {
+            let done = self.merging.step(&mut live)?;
+            if matches!(done, Done::Nothing | Done::NotInOne) || self.board.is_stopping() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The first of those that are there does it.
+    fn is_ours(&self) -> bool {
+        self.board.with(|state| {
+            let mut live = state.waiting.nodes().filter(|(_, node)| node.state() == State::Live);
+            state.lease.is_some() && live.all(|(name, _)| *name > self.node)
+        })
     }
 
     fn end_rules(&self) {
@@ -65,33 +104,5 @@ impl Tender {
                 return;
             }
         }
-    }
-}
-
-/// Whether this node does what one does for all: the first of those that are there.
-fn is_ours(board: &Board, node: &Name) -> bool {
-    board.with(|state| {
-        let mut live = state.waiting.nodes().filter(|(_, node)| node.state() == State::Live);
-        state.lease.is_some() && live.all(|(name, _)| name > node)
-    })
-}
-
-/// What the thread that merges asks.
-pub struct Merger {
-    /// Where is known who is there.
-    pub board: Arc<Board>,
-    /// This node.
-    pub node: Name,
-    /// What is stored here.
-    pub table: StoredTable,
-}
-
-impl Manager for Merger {
-    fn is_ours(&self) -> bool {
-        is_ours(&self.board, &self.node)
-    }
-
-    fn live(&self) -> Result<u64, String> {
-        self.table.count()
     }
 }

@@ -19,23 +19,19 @@
 //! | `merge` | what replaces a run of segments; which entries say nothing any more |
 //! | `catalogue` | which segments there are, and which of them should be merged |
 //! | `difference` | what has to be done to a table for it to hold what the segments say |
-//! | `keys`, `etcd_keys` | what is needed of etcd, and how it is asked for |
+//! | `keys` | what is needed of etcd |
 //! | `listener` | what the follower hears of segments |
-//! | `table` | what is stored here, for the difference |
-//! | `merging`, `worker` | carry out what the catalogue proposes |
+//! | `merging` | carries out what the catalogue proposes |
 
 pub mod catalogue;
 mod cursor;
 pub mod difference;
-pub mod etcd_keys;
 pub mod keys;
 pub mod listener;
 pub mod merge;
 mod merged;
 pub mod merging;
 pub mod segment;
-pub mod table;
-pub mod worker;
 
 pub use cursor::Cursor;
 pub use merged::{BrokenAt, Merged};
@@ -43,13 +39,11 @@ pub use merged::{BrokenAt, Merged};
 #[cfg(test)]
 mod driver_tests;
 #[cfg(test)]
-mod etcd_tests;
-#[cfg(test)]
 mod fuzz_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
-mod segment_tests;
+pub(super) mod segment_tests;
 
 use crate::rules::entry::Verdict;
 use crate::rules::shared::Revision;

@@ -222,23 +222,15 @@ impl Packer {
 /// the later entry counts.
 #[must_use]
 pub fn of_suppressions(entries: &[Suppression], origin: &Origin) -> Vec<Vec<u8>> {
-    of_entries(entries.iter().map(|entry| (entry, &origin.token)), origin)
-}
-
-/// The same of entries each with the token that made it, when somebody brings in what others have made.
-pub fn of_entries<'a>(
-    entries: impl IntoIterator<Item = (&'a Suppression, &'a Arc<str>)>,
-    origin: &Origin,
-) -> Vec<Vec<u8>> {
-    let mut ordered: Vec<_> = entries.into_iter().collect();
-    ordered.sort_by(|(a, _), (b, _)| a.value.cmp(&b.value));
+    let mut ordered: Vec<&Suppression> = entries.iter().collect();
+    ordered.sort_by(|a, b| a.value.cmp(&b.value));
     let mut grounds: Option<Arc<Grounds>> = None;
-    let words = ordered.iter().enumerate().filter_map(|(index, (entry, token))| {
-        if ordered.get(index + 1).is_some_and(|(next, _)| next.value == entry.value) {
+    let words = ordered.iter().enumerate().filter_map(|(index, entry)| {
+        if ordered.get(index + 1).is_some_and(|next| next.value == entry.value) {
             return None;
         }
-        let same = grounds.take().filter(|grounds| grounds.verdict == entry.verdict && grounds.token == **token);
-        let new = || Arc::new(Grounds { verdict: entry.verdict.clone(), token: (*token).clone() });
+        let same = grounds.take().filter(|grounds| grounds.verdict == entry.verdict);
+        let new = || Arc::new(Grounds { verdict: entry.verdict.clone(), token: origin.token.clone() });
         let word = Word::Put(grounds.insert(same.unwrap_or_else(new)).clone());
         Some((&*entry.value, word))
     });

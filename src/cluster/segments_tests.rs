@@ -1,20 +1,21 @@
 //! Segments in a real etcd.
 
-#[path = "../../../tests/system/support/ports.rs"]
+#[path = "../../tests/system/support/ports.rs"]
 mod ports;
-#[path = "../../../tests/system/support/etcd.rs"]
+#[path = "../../tests/system/support/etcd.rs"]
 mod server;
-#[path = "../../../tests/system/support/wait.rs"]
+#[path = "../../tests/system/support/wait.rs"]
 mod wait;
 
-use super::SEGMENT_BYTES_MAX;
-use super::etcd_keys::EtcdKeys;
-use super::keys::{Keys, Replacement};
-use super::listener::{Known, Segments};
-use super::merging::{Done, Merging};
-use super::segment::of_suppressions;
-use super::segment_tests::{origin, read, suppression};
+use super::Segments as EtcdKeys;
 use crate::cluster::etcd::{Etcd, EtcdSettings};
+use crate::cluster::record;
+use crate::cluster::suppressions::keys::{Keys, Replacement};
+use crate::cluster::suppressions::listener::{Known, Segments};
+use crate::cluster::suppressions::merging::{Done, Merging};
+use crate::cluster::suppressions::segment::of_suppressions;
+use crate::cluster::suppressions::{SEGMENT_BYTES_MAX, segment_tests};
+use segment_tests::{origin, read, suppression};
 use std::sync::Arc;
 
 fn new(keys: &EtcdKeys, key: &str, value: Vec<u8>) -> i64 {
@@ -27,7 +28,7 @@ fn new(keys: &EtcdKeys, key: &str, value: Vec<u8>) -> i64 {
 fn segments_are_read_as_of_a_revision_and_merged_under_guard() {
     let server = server::Etcd::start(1);
     let etcd = Etcd::new(&EtcdSettings { endpoints: server.urls(), ..EtcdSettings::default() }).unwrap();
-    let keys = Arc::new(EtcdKeys::new(etcd, "/mailrace/suppressions/"));
+    let keys = Arc::new(EtcdKeys { etcd, keys: record::Keys::new("/mailrace/") });
     // Beside the prefix there is something else.
     for outside in ["/mailrace/suppressions", "/mailrace/suppressions0"] {
         new(&keys, outside, b"no segment".to_vec());
