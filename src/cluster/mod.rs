@@ -40,4 +40,3 @@ mod word;
 mod write;
 
 pub use node::{Cluster, Prepared, Running, prepare};
-pub use status::Status;
