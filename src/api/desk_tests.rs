@@ -200,6 +200,8 @@ impl World {
             },
             "/v1/rules" => native::rules::list(desk, ask).await,
             "/v1/audit" => native::audit::list(desk, ask).await,
+            "/v1/cluster" => native::cluster::show(desk, ask).await,
+            "/v1/cluster/nodes/b" => native::cluster::forget(desk, ask).await,
             _ if id.is_some() && method == Method::Get => native::rules::get(desk, ask).await,
             _ if id.is_some() => native::rules::delete(desk, ask).await,
             _ => panic!("no such path: {path}"),

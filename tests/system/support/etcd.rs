@@ -215,6 +215,23 @@ impl Etcd {
         status["header"]["revision"].as_str().unwrap().parse().unwrap()
     }
 
+    /// Copies what all the members have, which must not run; [`Etcd::restore`] brings it back.
+    pub fn keep(&self, name: &str) {
+        for member in 0..self.count() {
+            assert!(!self.is_running(member), "member {member} runs");
+            copy(&self.data(member), &self.directory.path().join(format!("{name}-{member}")));
+        }
+    }
+
+    /// What all the members had when it was kept; they must not run.
+    pub fn restore(&self, name: &str) {
+        for member in 0..self.count() {
+            assert!(!self.is_running(member), "member {member} runs");
+            std::fs::remove_dir_all(self.data(member)).unwrap();
+            copy(&self.directory.path().join(format!("{name}-{member}")), &self.data(member));
+        }
+    }
+
     /// Octets of a member's database.
     pub fn database_bytes(&self, member: usize) -> u64 {
         self.status(member).expect("the member answers")["dbSize"].as_str().unwrap().parse().unwrap()
@@ -229,6 +246,14 @@ impl Etcd {
     pub fn put(&self, member: usize, key: &str, value: &str) {
         let request = json!({ "key": base64(key.as_bytes()), "value": base64(value.as_bytes()) });
         self.call(member, "/v3/kv/put", &request);
+    }
+
+    /// How many keys begin so.
+    pub fn keys(&self, member: usize, prefix: &str) -> usize {
+        let mut end = prefix.as_bytes().to_vec();
+        *end.last_mut().expect("a prefix is not empty") += 1;
+        let request = json!({ "key": base64(prefix.as_bytes()), "range_end": base64(&end), "count_only": true });
+        self.call(member, "/v3/kv/range", &request)["count"].as_str().map_or(0, |count| count.parse().unwrap())
     }
 
     /// Calls a member's gateway, which must not refuse.
@@ -259,6 +284,19 @@ impl Etcd {
     pub fn words(&self) -> String {
         let read = |member| std::fs::read_to_string(self.directory.path().join(format!("log-{member}")));
         (0..self.count()).map(|member| read(member).unwrap_or_default()).collect()
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
     }
 }
 
