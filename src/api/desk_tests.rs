@@ -138,7 +138,7 @@ impl World {
         let (authority, thread) = authority::start(prepared, cores.clone(), "node-1".into(), clock, within).unwrap();
         let configured = Configured::default();
         let thread = Thread(authority.clone(), Some(thread));
-        let desk = Rc::new(Desk { authority, census, configured, clock });
+        let desk = Rc::new(Desk { authority, census, configured, clock, cluster: None });
         Self { directory, desk, cores, thread }
     }
 
@@ -200,6 +200,8 @@ impl World {
             },
             "/v1/rules" => native::rules::list(desk, ask).await,
             "/v1/audit" => native::audit::list(desk, ask).await,
+            "/v1/cluster" => native::cluster::show(desk, ask).await,
+            "/v1/cluster/nodes/b" => native::cluster::forget(desk, ask).await,
             _ if id.is_some() && method == Method::Get => native::rules::get(desk, ask).await,
             _ if id.is_some() => native::rules::delete(desk, ask).await,
             _ => panic!("no such path: {path}"),

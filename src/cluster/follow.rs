@@ -4,7 +4,7 @@
 //! that is for the operator to decide.
 
 use super::board::{Board, Link};
-use super::etcd::{Etcd, EtcdError, Event, Events, KeyValue, after_prefix};
+use super::etcd::{Compare, Etcd, EtcdError, Event, Events, KeyValue, Op, Txn, after_prefix};
 use super::heard::{Hearing, Missed, News};
 use super::join::Join;
 use super::record::{Key, Keys, Said, read_by, read_member, read_pool, read_rule, read_said};
@@ -23,6 +23,9 @@ use std::time::Duration;
 /// Waits between two tries to reach etcd: the first, and the longest.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
 const AGAIN_AFTER_MAX: Duration = Duration::from_secs(2);
+
+/// How long etcd may take for a transaction.
+const WITHIN: Duration = Duration::from_secs(2);
 
 /// How long the watch is listened to before the thread looks about.
 const LISTEN: Duration = Duration::from_millis(500);
@@ -169,7 +172,7 @@ impl Follower {
         let end = after_prefix(&from);
         let mut page = self.etcd.range(&from, &end, None, PAGE)?;
         let (revision, cluster_id) = (page.header.revision, page.header.cluster_id);
-        let place = format!("{cluster_id:016x} {}", self.keys.prefix());
+        let place = format!("{cluster_id:016x} {} {}", self.keys.prefix(), self.identity()?);
         self.check_place(&place, revision)?;
         let mut names = BTreeSet::new();
         let mut words = Vec::new();
@@ -216,6 +219,27 @@ impl Follower {
         Ok(revision)
     }
 
+    /// What this cluster's part of etcd is called; whoever comes first makes it. An etcd that was made anew in the place
+    /// of another may call itself as that one did, and has another or none of these.
+    fn identity(&self) -> Result<String, Over> {
+        let key = self.keys.identity();
+        let known = self.etcd.range(&key, &[], None, 1)?;
+        if let Some(kv) = known.kvs.first() {
+            return Ok(String::from_utf8_lossy(&kv.value).into_owned());
+        }
+        if self.membership.revision > 0 {
+            return Ok("none".to_owned());
+        }
+        let value = uuid::Builder::from_random_bytes(crate::users::random()).into_uuid().to_string();
+        let put = Op::Put { key: key.clone(), value: value.into_bytes(), lease: None };
+        let txn = Txn { compare: vec![Compare::absent(&key)], success: vec![put], failure: Vec::new() };
+        self.etcd.txn(&txn, WITHIN)?;
+        // Ours, or that of somebody who was faster.
+        let known = self.etcd.range(&key, &[], None, 1)?;
+        let kv = known.kvs.first().ok_or_else(|| Over::Again("etcd lost a key that was just made".to_owned()))?;
+        Ok(String::from_utf8_lossy(&kv.value).into_owned())
+    }
+
     fn check_place(&mut self, place: &str, revision: Revision) -> Result<(), Over> {
         let known = self.membership.clone();
         let is_same = known.place.as_deref() == Some(place);
@@ -230,7 +254,7 @@ impl Follower {
         let stored = known.revision;
         if stored > revision {
             let why = format!(
-                "etcd is at revision {revision}, but this engine has heard of {stored}: it was restored from a backup. The \
+                "etcd has not come to revision {stored}, which this engine has heard of: it was restored from a backup. The \
                  rules here stay in force and nothing new is heard. To go on from the backup, start once without [cluster]"
             );
             return Err(Over::Refused(why));
@@ -320,7 +344,14 @@ impl Follower {
             };
             heard = now;
             self.take(&events, &mut completed, known)?;
-            self.board.with(|state| state.set_link(Link::Following));
+            let was = self.board.with(|state| {
+                let was = state.link.clone();
+                state.set_link(Link::Following);
+                was
+            });
+            if matches!(was, Link::CutOff(_) | Link::Refused(_)) {
+                report::notice("cluster: etcd is followed again");
+            }
         }
     }
 
@@ -367,6 +398,9 @@ impl Follower {
             (Key::By, Some(kv)) => follow.origin = read_by(&kv.value).or(follow.origin.take()),
             (Key::Member(name), put) if is_news => {
                 let name: Name = name.into();
+                if put.is_none() {
+                    follow.changes.push(Shared::ForgetNode(name.clone()));
+                }
                 self.board.change(|state| state.announced(&name, put.map(member)));
                 if name == self.node && put.is_none() {
                     // Somebody forgot us: we announce ourselves again.
@@ -377,7 +411,7 @@ impl Follower {
                 let now = clock::now().utc;
                 self.board.change(|state| state.said(&name.into(), put.and_then(said), Some(now)));
             }
-            (Key::Member(_) | Key::Word(_) | Key::By | Key::Other, _) => {}
+            (Key::Member(_) | Key::Word(_) | Key::By | Key::Identity | Key::Other, _) => {}
         }
         Ok(())
     }

@@ -16,7 +16,7 @@
 //! | `segments` | where packed suppressions meet etcd and the table that is stored here |
 //! | `status` | how it is with the cluster, for people |
 //! | `suppressions` | a million suppressions in some dozens of keys |
-//! | `tend` | what is done without haste: rules that are over, segments to be merged |
+//! | `tend` | what one node does for all, without haste: ends rules that are over, merges segments |
 //! | `waiting` | who must have applied what before a call is answered; decides, waits for nobody |
 //! | `word` | the thread that says what is in force here |
 //! | `write` | the threads that write changes into etcd |
@@ -40,4 +40,3 @@ mod word;
 mod write;
 
 pub use node::{Cluster, Prepared, Running, prepare};
-pub use status::Status;

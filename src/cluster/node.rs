@@ -162,7 +162,7 @@ impl Prepared {
             ttl: settings.lease,
             fence,
         };
-        let segments: Arc<Segments> = Arc::new(Segments { etcd: etcd.clone(), keys: keys.clone() });
+        let segments = Arc::new(Segments { etcd: etcd.clone(), keys: keys.clone() });
         let known = Known::default();
         let merging = Merging::new(segments.clone(), known.clone());
         let hearing = Box::new(Listener::new(segments, known, Stored(authority.clone())));
@@ -187,8 +187,9 @@ impl Prepared {
         let cluster = Cluster { board: board.clone(), rules, suppressions, node, delivers_when_lost, answer_within };
         let last = presence.clone();
         let mut running = Running { cluster: Some(cluster), board, presence: last, threads: Vec::new() };
-        let begun = running.begin(presence, follower, speaker, tender, &writer, (&rule_orders, &suppression_orders));
-        if let Err(error) = begun {
+        let orders = std::iter::repeat_n(&rule_orders, WRITERS).chain([&suppression_orders]);
+        let parts = Parts { presence, follower, speaker, tender, writer };
+        if let Err(error) = running.begin(parts, orders) {
             running.end(WORD_EVERY);
             return Err(format!("the cluster's threads cannot be started: {error}"));
         }
@@ -196,21 +197,23 @@ impl Prepared {
     }
 }
 
+/// What becomes threads.
+struct Parts {
+    presence: Presence,
+    follower: Follower,
+    speaker: Speaker,
+    tender: Tender,
+    writer: Writer,
+}
+
 impl Running {
-    fn begin(
-        &mut self,
-        presence: Presence,
-        follower: Follower,
-        speaker: Speaker,
-        tender: Tender,
-        writer: &Writer,
-        (rules, suppressions): (&Receiver<Order>, &Receiver<Order>),
-    ) -> std::io::Result<()> {
+    fn begin<'a>(&mut self, parts: Parts, orders: impl Iterator<Item = &'a Receiver<Order>>) -> std::io::Result<()> {
+        let Parts { presence, follower, speaker, tender, writer } = parts;
         self.spawn("cluster-follow", move || follower.run())?;
         self.spawn("cluster-lease", move || presence.run())?;
         self.spawn("cluster-word", move || speaker.run())?;
         self.spawn("cluster-tend", move || tender.run())?;
-        for orders in std::iter::repeat_n(rules, WRITERS).chain([suppressions]) {
+        for orders in orders {
             let (writer, orders) = (writer.clone(), orders.clone());
             self.spawn("cluster-write", move || writer.run(&orders))?;
         }

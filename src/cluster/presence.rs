@@ -55,6 +55,9 @@ impl Presence {
         let mut lease: Option<Lease> = None;
         let mut due = clock::now().instant;
         let mut said = String::new();
+        if let Fence::Shut(why) = self.fence {
+            report::notice(why.as_str());
+        }
         while !self.board.is_stopping() {
             self.set_fence();
             let now = clock::now().instant;

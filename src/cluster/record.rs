@@ -31,6 +31,8 @@ pub enum Key<'a> {
     Word(&'a str),
     /// Who removed something, in the same transaction.
     By,
+    /// What this cluster is called, once for all.
+    Identity,
     /// Nothing that this version knows.
     Other,
 }
@@ -72,10 +74,16 @@ impl Keys {
         format!("{}pools/{name}", self.prefix).into_bytes()
     }
 
-    /// Of a segment of suppressions; of the empty id, before all of them.
+    /// What the keys of all segments of suppressions begin with.
+    #[must_use]
+    pub fn suppressions_prefix(&self) -> String {
+        format!("{}suppressions/", self.prefix)
+    }
+
+    /// Of a segment of suppressions.
     #[must_use]
     pub fn suppressions(&self, id: &str) -> Vec<u8> {
-        format!("{}suppressions/{id}", self.prefix).into_bytes()
+        format!("{}{id}", self.suppressions_prefix()).into_bytes()
     }
 
     /// Before everything that is said of nodes.
@@ -102,14 +110,22 @@ impl Keys {
         format!("{}by", self.prefix).into_bytes()
     }
 
+    /// What this cluster is called.
+    #[must_use]
+    pub fn identity(&self) -> Vec<u8> {
+        format!("{}id", self.prefix).into_bytes()
+    }
+
     /// What a key is.
     #[must_use]
     pub fn read<'a>(&self, key: &'a [u8]) -> Key<'a> {
         let Some(rest) = std::str::from_utf8(key).ok().and_then(|key| key.strip_prefix(&*self.prefix)) else {
             return Key::Other;
         };
-        if rest == "by" {
-            return Key::By;
+        match rest {
+            "by" => return Key::By,
+            "id" => return Key::Identity,
+            _ => {}
         }
         match rest.split_once('/') {
             Some(("rules", key)) => Key::Rule(key),

@@ -100,6 +100,7 @@ fn keys_are_known_again() {
         (keys.member("mx1"), Key::Member("mx1")),
         (keys.word("mx1"), Key::Word("mx1")),
         (keys.by(), Key::By),
+        (keys.identity(), Key::Identity),
         (b"/mail/eu/later/x".to_vec(), Key::Other),
         (b"/mail/us/rules/x".to_vec(), Key::Other),
         (vec![0xff], Key::Other),

@@ -85,3 +85,7 @@ impl Table for Stored {
         Ok(rows.into_iter().map(row).collect())
     }
 }
+
+#[cfg(test)]
+#[path = "segments_tests.rs"]
+mod tests;

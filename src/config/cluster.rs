@@ -58,17 +58,6 @@ pub enum OnPartition {
     Hold,
 }
 
-impl OnPartition {
-    /// As written.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Deliver => "deliver",
-            Self::Hold => "hold",
-        }
-    }
-}
-
 /// A user of etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterUser {

@@ -37,6 +37,8 @@ pub enum Shared {
     Suppress(Suppression, Arc<str>),
     /// A suppression is gone.
     Unsuppress(Arc<str>),
+    /// A node is waited for no longer: for the audit trail alone.
+    ForgetNode(Arc<str>),
 }
 
 /// A pool that all engines have; its members are each engine's own.

@@ -57,9 +57,13 @@ pub struct Run {
 /// All segments as of some revision.
 #[derive(Clone, Debug, Default)]
 pub struct Catalogue {
-    by_age: BTreeMap<Revision, Known>,
+    by_age: BTreeMap<Place, Known>,
     by_key: HashMap<Vec<u8>, Revision>,
 }
+
+/// Where a segment stands: by the revision at which its key was made, and of those made at once by key. One change makes
+/// several at once, each of other values.
+type Place = (Revision, Vec<u8>);
 
 impl Catalogue {
     /// A key was put. Whether it is a new segment, whose entries have to be heard: else it was merged, and says what
@@ -68,21 +72,21 @@ impl Catalogue {
         let Head { puts, removals, raw, .. } = segment.head;
         let entries = u64::from(puts) + u64::from(removals);
         let known = Known { key: key.to_vec(), made, changed, octets: segment.octets, raw: raw as usize, entries };
-        if self.by_key.get(key).and_then(|made| self.by_age.get(made)).is_some_and(|old| old.changed > changed) {
-            // It is known already what became of it.
-            return made == changed;
+        let before = self.by_key.get(key).map(|made| (*made, key.to_vec()));
+        let old = before.as_ref().and_then(|place| self.by_age.get(place));
+        // Else it is known already what became of it.
+        if old.is_none_or(|old| old.changed <= changed) {
+            before.map(|place| self.by_age.remove(&place));
+            self.by_key.insert(key.to_vec(), made);
+            self.by_age.insert((made, key.to_vec()), known);
         }
-        if let Some(before) = self.by_key.insert(known.key.clone(), made).filter(|before| *before != made) {
-            self.by_age.remove(&before);
-        }
-        self.by_age.insert(made, known);
         made == changed
     }
 
     /// A key is gone.
     pub fn delete(&mut self, key: &[u8]) {
         if let Some(made) = self.by_key.remove(key) {
-            self.by_age.remove(&made);
+            self.by_age.remove(&(made, key.to_vec()));
         }
     }
 
@@ -117,10 +121,10 @@ impl Catalogue {
 
     /// Adds what was there at a revision, all of it. What is known already is newer, or the same.
     pub fn complete(&mut self, all: Self) {
-        for (made, known) in all.by_age {
+        for (place, known) in all.by_age {
             if !self.by_key.contains_key(&known.key) {
-                self.by_key.insert(known.key.clone(), made);
-                self.by_age.insert(made, known);
+                self.by_key.insert(known.key.clone(), known.made);
+                self.by_age.insert(place, known);
             }
         }
     }

@@ -116,7 +116,7 @@ impl Segments {
             if octets > SEGMENTS_BYTES_MAX {
                 return Err(Missed::Ever(format!("suppressions in etcd have more than {SEGMENTS_BYTES_MAX} octets")));
             }
-            by_age.insert(kept.made, kept);
+            by_age.insert((kept.made, kept.key.clone()), kept);
             Ok(())
         })?;
         Ok((Self(by_age.into_values().collect()), revision))

@@ -2,8 +2,9 @@
 //! etcd through [`keys::Keys`] alone.
 //!
 //! A **segment** is the value of one key: entries in the order of their values, packed. Segments have an order, that in
-//! which their keys were made (`create_revision`), and of the entries of one value the one in the latest segment counts.
-//! What is written is a new segment: a single entry is a small one, a batch of an import a large one.
+//! which their keys were made (`create_revision`, then the key), and of the entries of one value the one in the latest
+//! segment counts. What is written is a new segment: a single entry is a small one, a batch of an import a large one, or
+//! several in one transaction that have no value in common.
 //!
 //! Segments that lie beside each other in that order are **merged**: one transaction puts what all of them say into the
 //! key of the latest, where it keeps that one's place, and deletes the others. A reader sees the same before and after,
@@ -42,7 +43,7 @@ mod fuzz_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
-mod segment_tests;
+pub(super) mod segment_tests;
 
 use crate::rules::entry::Verdict;
 use crate::rules::shared::Revision;

@@ -43,7 +43,7 @@ struct Etcd {
 /// A transaction: it is made if each of the keys is as it was.
 struct Guarded {
     compare: Vec<(Vec<u8>, Revision)>,
-    put: Option<(Vec<u8>, Vec<u8>)>,
+    put: Vec<(Vec<u8>, Vec<u8>)>,
     delete: Vec<Vec<u8>>,
 }
 
@@ -71,7 +71,7 @@ impl Etcd {
             self.keys.remove(&key).expect("its revision was compared");
             events.push(Event::Delete(key));
         }
-        if let Some((key, value)) = guarded.put {
+        for (key, value) in guarded.put {
             let made = self.keys.get(&key).map_or(revision, |old| old.made);
             let new = Key { made, changed: revision, value: value.into() };
             self.keys.insert(key.clone(), new.clone());
@@ -87,7 +87,7 @@ impl Etcd {
 
 /// What all segments say, by reading them plainly: a check on `Merged` too.
 fn visible(keys: &BTreeMap<Vec<u8>, Key>) -> Set {
-    let by_age: BTreeMap<Revision, &Key> = keys.values().map(|key| (key.made, key)).collect();
+    let by_age: BTreeMap<(Revision, &Vec<u8>), &Key> = keys.iter().map(|(name, key)| ((key.made, name), key)).collect();
     let mut set = Set::new();
     for key in by_age.values() {
         for (value, word) in read(&key.value).expect("what was written is read") {
@@ -154,11 +154,11 @@ impl Node {
     /// History was compacted: all is read at one revision, and the difference is made up for, some at a time.
     fn read_anew(&mut self, etcd: &Etcd, revision: Revision, random: &mut Random) {
         let keys = etcd.at(revision);
-        let mut by_age: Vec<_> = keys.values().collect();
-        by_age.sort_by_key(|key| key.made);
+        let mut by_age: Vec<_> = keys.iter().collect();
+        by_age.sort_by_key(|(name, key)| (key.made, *name));
         for pass in [Pass::Puts, Pass::Removals] {
             let before = self.table.clone();
-            let parsed: Vec<_> = by_age.iter().map(|key| Segment::parse(&key.value).unwrap()).collect();
+            let parsed: Vec<_> = by_age.iter().map(|(_, key)| Segment::parse(&key.value).unwrap()).collect();
             let merged = Merged::new(parsed.iter().map(Segment::entries)).unwrap();
             let mut difference = Difference::new(merged, Rows(&before), pass);
             loop {
@@ -212,7 +212,7 @@ impl Node {
     fn begin_sweep(&mut self, etcd: &Etcd) {
         let keys = etcd.at(self.at);
         let mut by_age: Vec<(&Vec<u8>, &Key)> = keys.iter().collect();
-        by_age.sort_by_key(|(_, key)| key.made);
+        by_age.sort_by_key(|(name, key)| (key.made, *name));
         let segments: Vec<_> = by_age.iter().map(|(_, key)| Segment::parse(&key.value).unwrap()).collect();
         let survey = Survey::of(&segments).unwrap();
         assert_eq!(survey.live as usize, etcd.expected(self.at).len());
@@ -232,8 +232,8 @@ fn guarded(run: &[Known], replaced: Replaced) -> Guarded {
     let keys = |run: &[Known]| run.iter().map(|known| known.key.clone()).collect();
     let (last, others) = run.split_last().expect("a run is not empty");
     match replaced {
-        Replaced::By(value) => Guarded { compare, put: Some((last.key.clone(), value)), delete: keys(others) },
-        Replaced::ByNothing => Guarded { compare, put: None, delete: keys(run) },
+        Replaced::By(value) => Guarded { compare, put: vec![(last.key.clone(), value)], delete: keys(others) },
+        Replaced::ByNothing => Guarded { compare, put: Vec::new(), delete: keys(run) },
         Replaced::NotInOne => panic!("these are small"),
     }
 }
@@ -254,24 +254,35 @@ impl World {
         let most = if self.random.below(8) == 0 { 30 } else { 3 };
         let many = 1 + self.random.below(most);
         let value = |random: &mut Random| format!("{}@d.example", random.below(60));
-        let key = format!("{:016x}", self.random.below(usize::MAX)).into_bytes();
         let values: Vec<String> = (0..many).map(|_| value(&mut self.random)).collect();
         let is_removal = self.random.below(3) == 0;
         let code = 550 + self.random.below(5) as u16;
-        let (segment, entries) = if is_removal {
-            let values: Vec<Arc<str>> = values.iter().map(|value| value.as_str().into()).collect();
-            (of_removals(&values, &origin()), Vec::new())
-        } else {
-            let entries: Vec<_> = values.iter().map(|value| suppression(value, code, None)).collect();
-            (of_suppressions(&entries, &origin()), entries)
-        };
-        let [segment] = <[Vec<u8>; 1]>::try_from(segment).unwrap();
-        let write = Guarded { compare: vec![(key.clone(), 0)], put: Some((key, segment)), delete: Vec::new() };
+        let entries: Vec<_> = values.iter().map(|value| suppression(value, code, None)).collect();
+        let removed: Vec<Arc<str>> = values.iter().map(|value| value.as_str().into()).collect();
+        // Now and then it is two segments at once, that have no value in common.
+        let halves = if self.random.below(4) == 0 { 2 } else { 1 };
+        let half = |value: &str| value.len() % halves;
+        let mut put = Vec::new();
+        for number in 0..halves {
+            let segments = if is_removal {
+                of_removals(
+                    &removed.iter().filter(|value| half(value) == number).cloned().collect::<Vec<_>>(),
+                    &origin(),
+                )
+            } else {
+                let entries: Vec<_> = entries.iter().filter(|entry| half(&entry.value) == number).cloned().collect();
+                of_suppressions(&entries, &origin())
+            };
+            let key = format!("{:016x}", self.random.below(usize::MAX)).into_bytes();
+            put.extend(segments.into_iter().map(|segment| (key.clone(), segment)));
+        }
+        let compare = put.iter().map(|(key, _)| (key.clone(), 0)).collect();
+        let write = Guarded { compare, put, delete: Vec::new() };
         let made = self.etcd.commit(write, |set| {
             for value in &values {
                 set.remove(value);
             }
-            for entry in entries {
+            for entry in entries.into_iter().filter(|_| !is_removal) {
                 let grounds = Grounds { verdict: entry.verdict, token: origin().token };
                 set.insert(entry.value.to_string(), grounds);
             }
@@ -327,7 +338,7 @@ impl World {
 #[test]
 fn every_reader_sees_what_the_map_held() {
     let first = std::env::var("MAILRACE_SEGMENTS_SEED").ok().map(|seed| seed.parse().expect("a number"));
-    let seeds = first.map_or(1..9, |seed| seed..seed + 1);
+    let seeds = first.map_or(1..6, |seed| seed..seed + 1);
     let (mut merged, mut in_vain, mut swept) = (0, 0, 0);
     for seed in seeds {
         let nodes = (0..NODES).map(|_| Node::default()).collect();
@@ -346,5 +357,5 @@ fn every_reader_sees_what_the_map_held() {
         world.check(seed);
         (merged, in_vain, swept) = (merged + world.merged, in_vain + world.in_vain, swept + world.swept);
     }
-    assert!(merged > 60 && in_vain > 20 && swept > 20, "{merged} merged, {in_vain} in vain, {swept} swept");
+    assert!(merged > 40 && in_vain > 15 && swept > 15, "{merged} merged, {in_vain} in vain, {swept} swept");
 }

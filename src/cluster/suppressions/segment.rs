@@ -218,7 +218,8 @@ impl Packer {
     }
 }
 
-/// The segments of a change that suppresses; mostly it is one. Of a value that is there twice the later entry counts.
+/// The segments of a change that suppresses; mostly it is one. They have no value in common: of one that is there twice
+/// the later entry counts.
 #[must_use]
 pub fn of_suppressions(entries: &[Suppression], origin: &Origin) -> Vec<Vec<u8>> {
     let mut ordered: Vec<&Suppression> = entries.iter().collect();

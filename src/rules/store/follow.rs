@@ -43,6 +43,9 @@ impl Group<'_> {
                     by.follow_suppression(entry, token, follow.revision, bulk, &mut changed)?;
                     counts.put += 1;
                 }
+                Shared::ForgetNode(node) => {
+                    by.audit_shared("node forgotten", Some(Json::object([("node", Some(node.into()))])), None)?;
+                }
                 Shared::Unsuppress(value) => {
                     if by.follow_unsuppression(value, bulk, &mut changed)? {
                         counts.removed += 1;
@@ -207,3 +210,7 @@ impl Group<'_> {
 fn is_suppression(change: &Shared) -> bool {
     matches!(change, Shared::Suppress(..) | Shared::Unsuppress(_))
 }
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;
