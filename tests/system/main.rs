@@ -14,6 +14,7 @@
 mod bodies;
 mod clients;
 mod cluster;
+mod cluster_access;
 mod cluster_faults;
 mod cluster_partition;
 mod cluster_survival;

@@ -7,12 +7,16 @@ use super::engine::Engine;
 use super::etcd::Etcd;
 use super::relay::{Flow, Relay};
 use super::sink::{Features, Sink};
-use super::wait::{until, until_some};
+use super::wait::{linger, moment, until};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The members of etcd, unless a test asks for another number.
 const MEMBERS: usize = 3;
+
+/// How long engines may take to agree when all is well again.
+const AGREEMENT: Duration = Duration::from_secs(60);
 
 /// Engines and their etcd. Everything ends when it is dropped.
 pub struct Cluster {
@@ -69,11 +73,21 @@ impl Cluster {
 
     /// Waits until all engines that run have the same rules, and gives them.
     pub fn await_agreement(&mut self) -> BTreeMap<String, Value> {
-        until_some("all engines agree", || {
-            let mut all = self.running().map(Node::shared);
-            let first = all.next()?;
-            all.all(|other| other == first).then_some(first)
-        })
+        let end = moment() + AGREEMENT;
+        loop {
+            let all: Vec<_> = self.running().map(Node::shared).collect();
+            let [first, others @ ..] = &all[..] else { panic!("no engine runs") };
+            if others.iter().all(|other| other == first) {
+                return first.clone();
+            }
+            for other in others.iter().filter(|_| moment() > end) {
+                let differs = |(name, value): &(&String, &Value)| first.get(*name) != Some(value);
+                let missing: Vec<_> = first.iter().filter(|(name, value)| other.get(*name) != Some(value)).collect();
+                let more: Vec<_> = other.iter().filter(differs).collect();
+                assert!(missing.is_empty() && more.is_empty(), "engines differ: {missing:?} and {more:?}");
+            }
+            linger(Duration::from_millis(50));
+        }
     }
 }
 
