@@ -3,6 +3,7 @@
 
 use crate::api::desk::{Configured, Desk};
 use crate::api::{Api, Current, Live, Reach};
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::cores::Cores;
 use crate::engine::Health;
@@ -57,7 +58,7 @@ impl ControlCore {
         door: Door,
         topology: &Topology,
         reach: Reach,
-        (authority, configured): (Authority, Configured),
+        (authority, configured, cluster): (Authority, Configured, Option<Cluster>),
     ) -> Result<Self, String> {
         let Door { socket, listening, live } = door;
         let cpu = topology.pinned.then_some(topology.control_cpu);
@@ -69,6 +70,7 @@ impl ControlCore {
                 census: Box::new(Cores::new(control.clone(), reach.postbox.clone())),
                 configured,
                 clock: clock::now,
+                cluster: cluster.map(|cluster| (cluster, control.clone())),
             };
             let api = Rc::new(Api::new(control.clone(), reach, own, statistics.clone(), Rc::new(desk)));
             Server::start(control, socket, Deadlines::default(), api, statistics);

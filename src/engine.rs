@@ -3,6 +3,7 @@
 use crate::api::Reach;
 use crate::api::desk::Configured;
 use crate::auth;
+use crate::cluster;
 use crate::config::Config;
 use crate::control::{ControlCore, Door};
 use crate::report;
@@ -77,12 +78,15 @@ pub fn start(start: Start) -> Result<impl Engine, String> {
     // Whatever cannot be read of the rules ends the start here: without them mail would go out that must not.
     let mut store = Store::open(&config.settings.data_dir).map_err(|error| error.to_string())?;
     let log_directory = config.settings.data_dir.join("log");
+    let cluster = prepare_cluster(&config, &mut store)?;
     counts::begin(&mut store, &log_directory, config.settings.shards, clock::now().utc)?;
     let limits = LimitTable::new(&config.settings.limits, 0);
     let lanes = Arc::new(move |domain: &str| limits.lanes(domain));
     let rule_key = rule_key();
-    let prepared =
+    let mut prepared =
         authority::prepare(store, config.settings.shards, rule_key, lanes).map_err(|error| error.to_string())?;
+    prepared.fence = cluster.as_ref().and_then(cluster::Prepared::fence);
+    let node = cluster.as_ref().map_or(&config.settings.hostname, cluster::Prepared::node).clone();
     let overlay = Overlay::new(config.settings.clone(), prepared.pools.clone());
     let door = Door::open(&config, tokens)?;
     let (prepared, mut engine) = start_with_rules(prepared, |rules| EngineStart {
@@ -97,9 +101,10 @@ pub fn start(start: Start) -> Result<impl Engine, String> {
     })?;
     let configured = Configured::default();
     configured.set(&config_file, &config.settings);
-    let started = start_authority(prepared, &overlay, &engine, config.settings.hostname.clone());
+    let started = start_authority(prepared, &overlay, &engine, node);
     let started = started.and_then(|(authority, thread)| {
-        let rules = (authority.clone(), configured.clone());
+        let cluster = cluster.map(|cluster| cluster.start(&authority)).transpose()?;
+        let rules = (authority.clone(), configured.clone(), cluster.as_ref().and_then(cluster::Running::cluster));
         let reach = Reach {
             monitor: engine.monitor(),
             postbox: engine.postbox().clone(),
@@ -107,7 +112,8 @@ pub fn start(start: Start) -> Result<impl Engine, String> {
             terms: overlay.terms.clone(),
         };
         let control = ControlCore::start(door, &topology, reach, rules);
-        control.map(|control| (control, Rules { authority, thread: Some(thread), overlay, configured, config_file }))
+        let rules = Rules { authority, thread: Some(thread), overlay, configured, config_file, cluster };
+        control.map(|control| (control, rules))
     });
     match started {
         Ok((control, rules)) => Ok(Running { engine, control, injectors, rules }),
@@ -120,6 +126,9 @@ pub fn start(start: Start) -> Result<impl Engine, String> {
 
 /// Of a stop's time, what the REST API may take to finish its requests; the rest is the engine's.
 const CONTROL_STOP_PART: u32 = 4;
+
+/// How long etcd may take to hear that this engine has stopped.
+const FAREWELL_WITHIN: Duration = Duration::from_secs(2);
 
 struct Running {
     engine: runtime::Engine,
@@ -135,6 +144,15 @@ struct Rules {
     overlay: Overlay,
     configured: Configured,
     config_file: String,
+    cluster: Option<cluster::Running>,
+}
+
+/// This engine is in the cluster that the configuration names, or in none.
+fn prepare_cluster(config: &Config, store: &mut Store) -> Result<Option<cluster::Prepared>, String> {
+    match &config.cluster {
+        Some(settings) => cluster::prepare(settings, store).map(Some),
+        None => store.leave_cluster().map(|()| None).map_err(|error| error.to_string()),
+    }
 }
 
 /// Starts the cores while the rules are read: each has all of its rules in force before its first delivery, and only a
@@ -224,6 +242,9 @@ impl Engine for Running {
             runtime::Health::Alive if self.rules.thread.as_ref().is_some_and(JoinHandle::is_finished) => {
                 Health::Failed("the rules' thread has ended".to_owned())
             }
+            runtime::Health::Alive if self.rules.cluster.as_ref().is_some_and(cluster::Running::has_failed) => {
+                Health::Failed("a thread of the cluster has ended".to_owned())
+            }
             runtime::Health::Alive => self.control.health(),
             runtime::Health::Stalled(what) => Health::Stalled(what),
             runtime::Health::Failed(why) => Health::Failed(why),
@@ -253,15 +274,39 @@ impl Engine for Running {
     fn stop(&mut self, within: Duration) -> Result<(), String> {
         // First the API: its requests need the cores, and no core needs it.
         let control = self.control.stop(within / CONTROL_STOP_PART);
-        self.rules.authority.stop();
-        let rules = self.rules.thread.take().map(JoinHandle::join);
-        let control = match rules {
-            Some(Err(_)) => Err("the rules' thread ended by a panic; what was answered is stored".to_owned()),
-            _ => control,
+        let within = within - within / CONTROL_STOP_PART;
+        let Some(cluster) = self.rules.cluster.take() else {
+            let rules = self.rules.stop();
+            return self.stop_cores(within, rules.and(control));
         };
-        match &*self.engine.stop(within - within / CONTROL_STOP_PART) {
+        // The others wait for this engine until it has told them that it delivers nothing any more. So its cores end
+        // before it says so, and hear of new rules as long as they send anything.
+        let farewell = (within / CONTROL_STOP_PART).min(FAREWELL_WITHIN);
+        let cores = self.stop_cores(within - farewell, control);
+        if cores.is_ok()
+            && let Err(why) = cluster.stop(farewell)
+        {
+            report::warning(&format!("cluster: {why}"));
+        }
+        cores.and(self.rules.stop())
+    }
+}
+
+impl Running {
+    fn stop_cores(&mut self, within: Duration, control: Result<(), String>) -> Result<(), String> {
+        match &*self.engine.stop(within) {
             [] => control,
             failed => Err(format!("shards {failed:?} ended by a panic; what they had accepted is in the spool")),
+        }
+    }
+}
+
+impl Rules {
+    fn stop(&mut self) -> Result<(), String> {
+        self.authority.stop();
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Err(_)) => Err("the rules' thread ended by a panic; what was answered is stored".to_owned()),
+            _ => Ok(()),
         }
     }
 }

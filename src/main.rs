@@ -5,6 +5,7 @@ mod auth;
 mod certificate;
 mod cli;
 mod client;
+mod cluster;
 mod commands;
 mod config;
 mod control;

@@ -100,6 +100,10 @@ pub enum ScenarioName {
     Gate,
     /// From rule call to answer, idle and with the shards saturated by `canonical`.
     RuleLatency,
+    /// From rule call to answer where several engines share their rules, all idle and all loaded.
+    ClusterLatency,
+    /// As gate, with the mail on one engine and the rule made on another.
+    ClusterGate,
 }
 
 /// The server under test.

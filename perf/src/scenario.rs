@@ -44,6 +44,8 @@ pub fn run(arguments: &RunArgs) -> Result<ExitCode> {
         ScenarioName::RuleChurn => return rules::churn::run(arguments, machine),
         ScenarioName::Gate => return rules::gate::run(arguments, machine),
         ScenarioName::RuleLatency => return rules::latency::run(arguments, machine),
+        ScenarioName::ClusterLatency => return rules::cluster::latency::run(arguments, machine),
+        ScenarioName::ClusterGate => return rules::gate::run_in_cluster(arguments, machine),
         _ => {}
     }
     let mut rounds = Vec::new();

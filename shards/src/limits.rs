@@ -441,3 +441,44 @@ pub const INJECT_RECIPIENTS_MAX: usize = 100_000;
 
 /// Octets of an injector's own properties of one message. More are refused: they stay in memory with the message.
 pub const META_BYTES_MAX: usize = 16_384;
+
+// ── cluster ─────────────────────────────────────────────────────────────────────────────────────────
+
+/// How long a connection to an etcd member may take, TLS included. Then the next member is asked.
+pub const ETCD_CONNECT_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a member may be silent within an answer, or take nothing of a request. Then the next one is asked.
+pub const ETCD_SILENT_MAX: Duration = Duration::from_secs(3);
+
+/// How long a range may take, over all members.
+pub const ETCD_READ_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a log-in may take. etcd spends about 100 ms on the password by its default.
+pub const ETCD_LOG_IN_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long a member may take to say that a watch stands. Then the next one is asked.
+pub const ETCD_WATCH_WITHIN: Duration = Duration::from_secs(3);
+
+/// Octets of a value. A larger one is refused: a transaction of etcd's holds 1.5 MiB by default.
+pub const ETCD_VALUE_BYTES_MAX: usize = 1 << 20;
+
+/// Octets of all keys and values of a transaction. More are refused.
+pub const ETCD_REQUEST_BYTES_MAX: usize = (1 << 20) + (256 << 10);
+
+/// Octets of an answer to a range or a transaction. A longer one is refused: the caller must ask for fewer keys.
+pub const ETCD_ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// Octets of an answer that is an error. The rest is not read.
+pub const ETCD_REFUSAL_BYTES_MAX: u64 = 64 << 10;
+
+/// Octets of a line of a watch, which etcd cuts at its largest request and a half. A longer one ends the watch.
+pub const ETCD_LINE_BYTES_MAX: u64 = 16 << 20;
+
+/// Octets in memory of one revision that a watch puts together. A larger one ends the watch.
+pub const ETCD_REVISION_BYTES_MAX: usize = 16 << 20;
+
+/// Answers of a watch that are read before anybody wants them. Then its connection is left to fill.
+pub const ETCD_WATCH_AHEAD: usize = 4;
+
+const _: () = assert!(ETCD_VALUE_BYTES_MAX < ETCD_REQUEST_BYTES_MAX);
+const _: () = assert!(ETCD_REQUEST_BYTES_MAX < ETCD_REVISION_BYTES_MAX);

@@ -3,6 +3,7 @@
 
 use super::Identity;
 use super::fields::{Fields, Wrong, truth};
+use crate::cluster::Cluster;
 use crate::http::{Chunk, Refusal, Request, Response, Stream, Waiting};
 use crate::json::Json;
 use crate::rules::authority::{Authority, Failure};
@@ -14,6 +15,7 @@ use crate::rules::store::Store;
 use crate::users::random;
 use futures_lite::future::zip;
 use mailrace_shards::rules::Rule;
+use mailrace_shards::runtime::control::Control;
 use mailrace_shards::settings::Settings;
 use mailrace_shards::time::{Now, Timestamp};
 use std::net::IpAddr;
@@ -40,6 +42,37 @@ pub struct Desk {
     pub configured: Configured,
     /// Both clocks.
     pub clock: fn() -> Now,
+    /// The cluster, when this engine is in one, and how the control core waits for it.
+    pub cluster: Option<(Cluster, Control)>,
+}
+
+/// Who asks, and how long they wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Who asks.
+    pub identity: Identity,
+    /// They are answered when a change is in force on this engine (`?wait=local`), or else when it is on every engine
+    /// of the cluster that may be delivering.
+    pub local: bool,
+}
+
+impl Caller {
+    /// What the query of a change says of it.
+    ///
+    /// # Errors
+    /// 400 for anything but `local` and `all`.
+    pub fn of(identity: Identity, request: &Request) -> Result<Self, Refusal> {
+        if !request.changes() {
+            return Ok(Self { identity, local: false });
+        }
+        let query = request.query()?;
+        let local = match query.get("wait") {
+            None | Some("all") => false,
+            Some("local") => true,
+            Some(_) => return Err(Refusal::of_field(400, "wait", "`wait` must be all or local")),
+        };
+        Ok(Self { identity, local })
+    }
 }
 
 /// The pools of the configuration file, which the API does not change. Replaced as a whole by a reload.
@@ -80,7 +113,7 @@ impl Configured {
 /// One request, as a handler here gets it.
 pub struct Ask<'a> {
     /// Who asks.
-    pub by: Identity,
+    pub by: Caller,
     /// What stood in the path.
     pub parameters: Vec<String>,
     /// The request.
@@ -90,11 +123,14 @@ pub struct Ask<'a> {
 }
 
 impl Ask<'_> {
-    /// The query's fields, of which there may be these.
+    /// The query's fields, of which there may be these; where something is changed, `wait`, too.
     ///
     /// # Errors
     /// 400 for any other: a mistyped `dry_run` must not make the rule.
     pub fn query(&self, known: &[&str]) -> Result<crate::http::form::Fields, Refusal> {
+        if self.request.changes() {
+            return self.request.query_of(&[known, &["wait"]].concat());
+        }
         self.request.query_of(known)
     }
 
@@ -174,13 +210,14 @@ pub enum Made {
 impl Desk {
     /// Who makes a change, and when.
     #[must_use]
-    pub fn origin(&self, by: &Identity) -> Origin {
+    pub fn origin(&self, by: &Caller) -> Origin {
         let node = self.authority.node().clone();
-        Origin { token: by.name.clone(), peer: by.peer.ip().to_string().into(), at: (self.clock)().utc, node }
+        let Identity { name, peer, .. } = &by.identity;
+        Origin { token: name.clone(), peer: peer.ip().to_string().into(), at: (self.clock)().utc, node }
     }
 
     /// Makes a rule, or says what it would do.
-    pub async fn make(&self, by: &Identity, draft: Draft, dry_run: bool) -> Result<Made, Refusal> {
+    pub async fn make(&self, by: &Caller, draft: Draft, dry_run: bool) -> Result<Made, Refusal> {
         let now = (self.clock)().utc;
         if dry_run {
             let matched = self.census.matched(&thought(&draft, now), COUNTED_WITHIN).await;
@@ -195,7 +232,7 @@ impl Desk {
     /// Makes a change that puts a rule in force, and counts what that covers.
     pub async fn change_counted(
         &self,
-        by: &Identity,
+        by: &Caller,
         change: Change,
         rule: &Rule,
     ) -> Result<(Changed, Matched), Refusal> {
@@ -217,9 +254,32 @@ impl Desk {
     }
 
     /// Makes a change; returns when it is on disk and in force.
-    pub async fn change(&self, by: &Identity, change: Change) -> Result<Changed, Refusal> {
-        self.authority.change(change, self.origin(by)).await.map_err(refusal)
+    pub async fn change(&self, by: &Caller, change: Change) -> Result<Changed, Refusal> {
+        let origin = self.origin(by);
+        if let Some((cluster, control)) = &self.cluster
+            && self.is_shared(&change).await?
+        {
+            return cluster.change(control, change, origin, by.local).await.map_err(refusal);
+        }
+        self.authority.change(change, origin).await.map_err(refusal)
     }
+
+    /// Whether a change is one of the whole cluster.
+    async fn is_shared(&self, change: &Change) -> Result<bool, Refusal> {
+        let Change::RemoveId(collection, id) = change else { return Ok(Cluster::concerns(change)) };
+        let (collection, id) = (*collection, id.clone());
+        let known = self.authority.read(move |store| store.known_rule_by_id(collection, &id)).await;
+        // One that is not known here may have been made elsewhere a moment ago: the cluster knows. One that was made
+        // before this engine was in a cluster and is not in etcd yet ends here.
+        Ok(known.map_err(refusal)?.is_none_or(|known| known.entry.draft.cluster && known.revision > 0))
+    }
+}
+
+/// Nodes that have not applied a change for which nobody waited; nothing when there are none.
+#[must_use]
+pub fn pending(changed: &Changed) -> Option<Json> {
+    let nodes = changed.pending.iter().map(Json::from).collect::<Vec<Json>>();
+    (!nodes.is_empty()).then(|| nodes.into())
 }
 
 /// How long the answer of a call that made a rule waits for the figure of what it covers. Of whole queues the cores
@@ -264,6 +324,18 @@ pub fn refusal(failure: Failure) -> Refusal {
                 cores.join(", ")
             );
             Refusal::unavailable(text, RETRY_SECONDS)
+        }
+        Failure::Pending(nodes, changed) => {
+            let what = match &changed.entry {
+                Some(entry) => format!("rule {} is stored", entry.id),
+                None => "the change is stored".to_owned(),
+            };
+            let text = format!(
+                "{what}, but not yet in force on {}; it will be as soon as they answer. Whoever never will is let go by \
+                 `mailrace cluster forget NODE`",
+                nodes.join(", ")
+            );
+            Refusal { pending: nodes, ..Refusal::unavailable(text, RETRY_SECONDS) }
         }
     }
 }
@@ -388,7 +460,10 @@ impl Pages for RulePages {
                 counts.entry(id).or_default().add_before(&before);
             }
             let now = (self.desk.clock)().utc;
-            let open = page.iter().filter(|entry| !entry.draft.schedule.ended(now));
+            // What holds all mail of this engine is no rule of a dialect.
+            let is_first = collection.is_none() && after == 0;
+            let fence = self.desk.cluster.as_ref().filter(|_| is_first).and_then(|(cluster, _)| cluster.fence());
+            let open = page.iter().filter(|entry| !entry.draft.schedule.ended(now)).chain(&fence);
             let shown = open.map(|entry| (self.show)(entry, &counts.get(&entry.id).cloned().unwrap_or_default(), now));
             Ok((shown.collect(), more))
         })

@@ -3,7 +3,7 @@
 //!
 //! In an answer, `"*"` stands for anything and `"$NAME"` for something that later steps may name; a text may end in `*`.
 
-use super::{Configured, Desk};
+use super::{Caller, Configured, Desk};
 use crate::api::{Identity, desk::Ask, kumo, mailerq, native};
 use crate::http::{Body, Chunk, Content, Headers, Method, Refusal, Request, Response, test_request};
 use crate::json::{self, Json};
@@ -138,7 +138,7 @@ impl World {
         let (authority, thread) = authority::start(prepared, cores.clone(), "node-1".into(), clock, within).unwrap();
         let configured = Configured::default();
         let thread = Thread(authority.clone(), Some(thread));
-        let desk = Rc::new(Desk { authority, census, configured, clock });
+        let desk = Rc::new(Desk { authority, census, configured, clock, cluster: None });
         Self { directory, desk, cores, thread }
     }
 
@@ -169,6 +169,7 @@ impl World {
 
     async fn dispatch(&self, method: Method, path: &str, request: &mut Request) -> Result<Response, Refusal> {
         let by = Identity { name: "ops".into(), scope: Scope::Control, peer: request.peer };
+        let by = Caller::of(by, &request)?;
         let id = path.strip_prefix("/v1/rules/").map(str::to_owned);
         let parameters = id.iter().cloned().collect();
         let ask = Ask { by, parameters, request, body_max: 1 << 20 };
@@ -199,6 +200,8 @@ impl World {
             },
             "/v1/rules" => native::rules::list(desk, ask).await,
             "/v1/audit" => native::audit::list(desk, ask).await,
+            "/v1/cluster" => native::cluster::show(desk, ask).await,
+            "/v1/cluster/nodes/b" => native::cluster::forget(desk, ask).await,
             _ if id.is_some() && method == Method::Get => native::rules::get(desk, ask).await,
             _ if id.is_some() => native::rules::delete(desk, ask).await,
             _ => panic!("no such path: {path}"),

@@ -80,7 +80,7 @@ macro_rules! at_desk {
     ($handler:path) => {
         |call| {
             Box::pin(async move {
-                let (desk, ask) = call.at_desk();
+                let (desk, ask) = call.at_desk()?;
                 $handler(&desk, ask).await
             })
         }
@@ -127,6 +127,8 @@ pub const ENDPOINTS: &[Endpoint] = &[
     endpoint(Get, "/v1/rules", Some(Scope::Read), at_desk!(native::rules::list)),
     endpoint(Get, "/v1/rules/{id}", Some(Scope::Read), at_desk!(native::rules::get)),
     endpoint(Delete, "/v1/rules/{id}", Some(Scope::Control), at_desk!(native::rules::delete)),
+    endpoint(Get, "/v1/cluster", Some(Scope::Read), at_desk!(native::cluster::show)),
+    endpoint(Delete, "/v1/cluster/nodes/{node}", Some(Scope::Admin), at_desk!(native::cluster::forget)),
     endpoint(Get, "/v1/audit", Some(Scope::Read), at_desk!(native::audit::list)),
     endpoint(Post, "/api/admin/rebind/v1", Some(Scope::Control), |call| Box::pin(kumo::rebind::post(call))),
     endpoint(Get, "/api/admin/inspect-message/v1", Some(Scope::Read), |call| Box::pin(kumo::inspect::message(call))),
@@ -229,10 +231,11 @@ impl Api {
 
 impl<'a> Call<'a> {
     /// For handlers of rules, which need less.
-    fn at_desk(self) -> (Rc<desk::Desk>, desk::Ask<'a>) {
+    fn at_desk(self) -> Result<(Rc<desk::Desk>, desk::Ask<'a>), Refusal> {
         let body_max = self.api.live.current().max_body_bytes;
         let Self { api, by, parameters, request } = self;
-        (api.desk.clone(), desk::Ask { by, parameters, request, body_max })
+        let by = desk::Caller::of(by, request)?;
+        Ok((api.desk.clone(), desk::Ask { by, parameters, request, body_max }))
     }
 }
 

@@ -2,6 +2,7 @@
 //! not in the file comes from the [`Machine`]. Opens the file and nothing else; whether the machine can do
 //! what was asked is `preflight`'s question.
 
+mod cluster;
 mod connections;
 mod egress;
 mod problem;
@@ -10,6 +11,7 @@ mod section;
 mod server;
 mod units;
 
+pub use cluster::{ClusterSettings, ClusterUser, OnPartition, Password};
 pub use problem::Problem;
 pub use reload::reload;
 pub use units::{domain, host_name};
@@ -33,6 +35,8 @@ pub struct Config {
     pub settings: Settings,
     /// What the control core listens to.
     pub api: ApiSettings,
+    /// By what rules are shared with other engines, when they are.
+    pub cluster: Option<ClusterSettings>,
     /// What is allowed but probably not meant, for the operator to read.
     pub warnings: Vec<String>,
 }
@@ -103,6 +107,7 @@ pub fn parse(path: &Path, text: &str, overrides: &Overrides, machine: &Machine) 
     let root = Section::root(&problems, &document);
     let core = server::read(&root, base, overrides, machine, &mut warnings);
     let egress = egress::read(&root, &core.hostname, &mut warnings);
+    let cluster = cluster::read(&root, base, &core.hostname);
     root.finish();
     if problems.count() > 0 {
         return Err(problems.into_list());
@@ -125,7 +130,7 @@ pub fn parse(path: &Path, text: &str, overrides: &Overrides, machine: &Machine) 
         limits: egress.limits,
         retry: egress.retry,
     };
-    Ok(Config { settings, api: core.api, warnings })
+    Ok(Config { settings, api: core.api, cluster, warnings })
 }
 
 #[cfg(test)]

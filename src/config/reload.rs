@@ -20,6 +20,8 @@ pub fn reload(running: &Config, mut new: Config) -> (Config, Vec<&'static str>) 
     keep(&mut kept, "spool.sync", &old.spool.sync, &mut settings.spool.sync);
     keep(&mut kept, "spool.body_memory_bytes", &old.spool.body_memory_bytes, &mut settings.spool.body_memory_bytes);
     keep(&mut kept, "api.listen", &running.api.listen, &mut new.api.listen);
+    // Other engines count on what this one has announced of itself.
+    keep(&mut kept, "cluster", &running.cluster, &mut new.cluster);
     keep_lanes(&mut kept, running, &mut new);
     (new, kept)
 }

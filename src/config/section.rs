@@ -149,6 +149,12 @@ impl<'a> Item<'a> {
         parse(text).map_err(|error| self.problem(format!("{text:?} {error}"))).ok()
     }
 
+    /// As [`Self::parse`], of what must not be shown.
+    pub fn parse_secret<T, E: Display>(&self, parse: impl FnOnce(&str) -> Result<T, E>) -> Option<T> {
+        let text = self.string()?;
+        parse(text).map_err(|error| self.problem(error.to_string())).ok()
+    }
+
     /// One of `words`.
     pub fn word<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let text = self.string()?;

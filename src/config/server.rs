@@ -234,7 +234,8 @@ fn listener(item: &Item<'_>) -> Option<SocketAddr> {
     Some(address)
 }
 
-fn path(item: &Item<'_>, base: &Path) -> Option<PathBuf> {
+/// A path, relative ones from `base`.
+pub fn path(item: &Item<'_>, base: &Path) -> Option<PathBuf> {
     let text = item.string()?;
     if text.is_empty() {
         item.problem("is empty; write a path");

@@ -4,6 +4,7 @@ use super::response::Response;
 use serde_json::json;
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 /// Why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Refusal {
     pub text: Cow<'static, str>,
     /// The one field of the request that is at fault.
     pub field: Option<Cow<'static, str>>,
+    /// Nodes of the cluster that have not applied yet what is stored.
+    pub pending: Vec<Arc<str>>,
     /// Further header of the answer.
     pub header: Option<(&'static str, String)>,
     /// Where the next request begins cannot be known: the connection ends with this answer.
@@ -24,7 +27,7 @@ impl Refusal {
     /// With a status and words.
     #[must_use]
     pub fn new(status: u16, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, text: text.into(), field: None, header: None, closes: false }
+        Self { status, text: text.into(), field: None, pending: Vec::new(), header: None, closes: false }
     }
 
     /// Naming the field at fault.
@@ -45,12 +48,16 @@ impl Refusal {
         Self { closes: true, ..Self::new(status, text) }
     }
 
-    /// `{"error":…, "field":…}`.
+    /// `{"error":…, "field":…}`; `{"error":…, "stored":true, "pending":[…]}` of what is stored.
     #[must_use]
     pub fn to_json(&self) -> Response {
         let body = match &self.field {
             Some(field) => json!({ "error": self.text, "field": field }),
-            None => json!({ "error": self.text }),
+            None if self.pending.is_empty() => json!({ "error": self.text }),
+            None => {
+                let pending: Vec<&str> = self.pending.iter().map(|node| &**node).collect();
+                json!({ "error": self.text, "stored": true, "pending": pending })
+            }
         };
         self.finish(Response::json(self.status, &body))
     }

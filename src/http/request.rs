@@ -2,7 +2,7 @@
 
 use super::head::Head;
 use super::incoming::Incoming;
-use super::{Refusal, form};
+use super::{Method, Refusal, form};
 use std::net::SocketAddr;
 
 /// One request.
@@ -48,6 +48,12 @@ impl Request {
             return Err(Refusal::of_field(400, name.to_owned(), text));
         }
         Ok(query)
+    }
+
+    /// Whether it asks for something to be changed.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        matches!(self.head.method, Method::Post | Method::Delete)
     }
 
     /// The media type of the body, without parameters, in lower case; empty when none is named.
@@ -126,7 +132,7 @@ pub(super) fn too_large(limit: usize) -> Refusal {
 
 /// A request from 127.0.0.1 with no header fields, for tests of what answers it.
 #[cfg(test)]
-pub fn test_request(method: super::Method, target: &str, body: Body) -> Request {
+pub fn test_request(method: Method, target: &str, body: Body) -> Request {
     use super::head::{Coding, Framing};
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let head = Head {

@@ -1,4 +1,4 @@
-//! The rules' thread: owns the store. Changes that arrive together are committed together, then given to the
+//! The way to the rules' thread, which owns the store. Changes that arrive together are committed together, then given to the
 //! publication's thread, which numbers them and hands them to the cores concerned; whoever asked hears of it when all
 //! of these have applied it.
 //!
@@ -7,22 +7,22 @@
 
 use super::change::{Changed, Effect, Refused, Request};
 use super::counts::Counts;
-use super::entry::{Origin, RuleEntry};
+use super::entry::Origin;
+use super::keeper::Keeper;
 use super::pools::ApiPools;
 use super::publish::{Lanes, Publication, Target};
 use super::publisher::Publisher;
-use super::schedule::differs;
 use super::store::{Store, StoreError};
-use crate::report;
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use super::translate::{Translator, put_fence};
+use crossbeam::channel::{Sender, bounded};
+use futures_lite::future::block_on;
 use mailrace_shards::event::Order;
 use mailrace_shards::message::CoreId;
-use mailrace_shards::rules::{Cause, Change, HashKey, Update, Validity};
+use mailrace_shards::rules::{Change, HashKey, Rule, Update};
 use mailrace_shards::runtime::mailbox::Postbox;
 use mailrace_shards::runtime::reply::{Replier, Reply, reply};
 use mailrace_shards::runtime::tally::Tallies;
-use mailrace_shards::time::{Now, Timestamp};
-use std::collections::HashMap;
+use mailrace_shards::time::Now;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,25 +30,11 @@ use std::time::Duration;
 /// How long whoever changed a rule waits for the cores; then the answer is that it is stored and where it is late.
 pub const IN_FORCE_WITHIN: Duration = Duration::from_secs(2);
 
-/// For so many changes made by one call, whoever made them waits that long once more.
-const CHANGES_A_PART: usize = 1000;
-
 /// Requests that wait for the thread. A further one is refused (503).
 const TASKS_MAX: usize = 1024;
 
-/// Changes of one transaction; the rest are the next one's.
-const GROUP_MAX: usize = 256;
-
-/// Rules read, swept or reviewed at a time, between which requests are served.
-const SLICE: u32 = 256;
-
 /// Rules or suppressions read at a time while starting.
 const START_PAGE: u32 = 10_000;
-
-/// How often the thread looks for rules that are over.
-const LOOK: Duration = Duration::from_secs(1);
-
-const DAY_MILLIS: i64 = 86_400_000;
 
 /// How the thread reaches the cores.
 pub trait Cores: Send + 'static {
@@ -95,13 +81,36 @@ pub enum Failure {
     Unavailable(String),
     /// It was made and is on disk, but these cores have not applied it yet. They will.
     Late(Vec<u16>, Box<Changed>),
+    /// It was made and is in etcd, but these nodes, which may be delivering, have not applied it yet. They will.
+    Pending(Vec<Arc<str>>, Box<Changed>),
 }
 
-pub(super) type ChangeReply = Replier<Result<Changed, Failure>>;
+/// Hears what came of a change, on a thread of the rules: must not wait for anything.
+pub type Hear = Box<dyn FnOnce(Result<Changed, Failure>) + Send>;
 
-enum Task {
+/// Who hears what came of a change.
+pub(super) enum ChangeReply {
+    /// A task of the control core, which is told in time, in force or not.
+    Task(Replier<Result<Changed, Failure>>),
+    /// Another thread, which is told when it is in force.
+    Thread(Hear),
+}
+
+impl ChangeReply {
+    pub(super) fn say(self, said: Result<Changed, Failure>) {
+        match self {
+            Self::Task(replier) => replier.say(said),
+            Self::Thread(hear) => hear(said),
+        }
+    }
+}
+
+pub(super) enum Task {
     Change(Request, Origin, ChangeReply),
     Read(Box<dyn FnOnce(&Store) + Send>),
+    Write(Box<dyn FnOnce(&mut Store) + Send>),
+    /// A rule over all mail that is not stored, or none.
+    Fence(Option<Box<Rule>>),
     Stop,
 }
 
@@ -125,9 +134,11 @@ pub struct Prepared {
     translator: Translator,
     /// For the settings that the engine is started with.
     pub pools: ApiPools,
+    /// A rule over all mail that is not stored, in force before any other.
+    pub fence: Option<Rule>,
 }
 
-fn api_pools(store: &Store) -> Result<ApiPools, StoreError> {
+pub(super) fn api_pools(store: &Store) -> Result<ApiPools, StoreError> {
     Ok(ApiPools { pools: store.pools()?, members: store.pool_ips(None)?, external_mtas: store.external_mtas()? })
 }
 
@@ -137,9 +148,9 @@ fn api_pools(store: &Store) -> Result<ApiPools, StoreError> {
 /// What cannot be read.
 pub fn prepare(store: Store, cores: usize, key: HashKey, lanes: Lanes) -> Result<Prepared, StoreError> {
     let publication = Publication::new(&vec![0; cores], lanes);
-    let translator = Translator { key, cause: None, recurring: HashMap::new() };
+    let translator = Translator::new(key);
     let pools = api_pools(&store)?;
-    Ok(Prepared { store, publication, translator, pools })
+    Ok(Prepared { store, publication, translator, pools, fence: None })
 }
 
 impl Prepared {
@@ -155,7 +166,7 @@ impl Prepared {
     /// # Errors
     /// What cannot be read.
     pub fn read(&mut self, now: Now, mut give: impl FnMut(CoreId, Update)) -> Result<(), StoreError> {
-        let Self { store, publication, translator, .. } = self;
+        let Self { store, publication, translator, fence, .. } = self;
         let mut publish = |changes: Vec<(Target, Change)>| {
             publication.take(changes, now.instant);
             while let Some((core, update)) = publication.next_update() {
@@ -164,6 +175,7 @@ impl Prepared {
             }
             publication.settle(now.instant);
         };
+        publish(fence.iter().map(put_fence).collect());
         let mut after = 0;
         loop {
             let page = store.rules(None, after, START_PAGE)?;
@@ -198,22 +210,15 @@ pub fn start(
     in_force_within: Duration,
 ) -> std::io::Result<(Authority, JoinHandle<()>)> {
     let (tasks, received) = bounded(TASKS_MAX);
-    let Prepared { store, publication, translator, pools } = prepared;
+    let Prepared { store, publication, translator, pools, fence } = prepared;
     let counts = Counts::of(cores.tallies());
-    let keeper = Keeper {
-        store,
-        publisher: Publisher::start(publication, Box::new(cores), clock)?,
-        translator,
-        pools,
-        counts,
-        clock,
-        in_force_within,
-        node: node.clone(),
-        looked: None,
-        reviewed: Some(clock().utc.0.div_euclid(DAY_MILLIS)),
-        reviewing: None,
-        used: true,
-    };
+    let publisher = Publisher::start(publication, Box::new(cores), clock)?;
+    let keeper = Keeper::new(
+        (store, publisher, translator),
+        (pools, counts),
+        (clock, in_force_within, node.clone()),
+        fence.map(|fence| fence.id),
+    );
     let thread = std::thread::Builder::new().name("rules".to_owned());
     let thread = thread.spawn(move || keeper.run(&received))?;
     Ok((Authority { tasks, node }, thread))
@@ -226,8 +231,50 @@ impl Authority {
     /// See [`Failure`].
     pub async fn change(&self, request: Request, origin: Origin) -> Result<Changed, Failure> {
         let (sender, awaited) = reply();
-        self.send(Task::Change(request, origin, sender))?;
+        self.send(Task::Change(request, origin, ChangeReply::Task(sender)))?;
         Self::answer(awaited).await?
+    }
+
+    /// Makes a change of another thread's, which is told when it is in force, however long that takes. Waits while the
+    /// thread has too much to do. Whether it will be told.
+    pub fn follow(&self, request: Request, origin: Origin, hear: Hear) -> bool {
+        self.tasks.send(Task::Change(request, origin, ChangeReply::Thread(hear))).is_ok()
+    }
+
+    /// Reads, for another thread than the control core: waits.
+    ///
+    /// # Errors
+    /// The database cannot be read, or the thread has ended.
+    pub fn look<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, String> {
+        let (sender, awaited) = reply();
+        self.done(Task::Read(Box::new(move |store| sender.say(read(store)))), awaited)
+    }
+
+    /// Changes what is no rule, for another thread than the control core: waits until it is on disk.
+    ///
+    /// # Errors
+    /// The database cannot be written, or the thread has ended.
+    pub fn note<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, String> {
+        let (sender, awaited) = reply();
+        self.done(Task::Write(Box::new(move |store| sender.say(write(store)))), awaited)
+    }
+
+    fn done<T>(&self, task: Task, awaited: Reply<Result<T, StoreError>>) -> Result<T, String> {
+        let ended = || "the rules' thread has ended".to_owned();
+        self.tasks.send(task).map_err(|_| ended())?;
+        block_on(awaited).map_err(|_| ended())?.map_err(|error| error.to_string())
+    }
+
+    /// A rule over all mail that is not stored, in the place of any other such; or none.
+    pub fn fence(&self, rule: Option<Rule>) {
+        // It may have ended already; then no core takes mail out either.
+        let _ = self.tasks.send(Task::Fence(rule.map(Box::new)));
     }
 
     /// Reads.
@@ -262,223 +309,6 @@ impl Authority {
 
     async fn answer<T>(awaited: Reply<T>) -> Result<T, Failure> {
         awaited.await.map_err(|_| Failure::Unavailable("the rules' thread has ended".to_owned()))
-    }
-}
-
-/// Makes of effects what cores understand.
-struct Translator {
-    key: HashKey,
-    /// The last cause: equal ones follow each other in bulk.
-    cause: Option<(super::entry::Verdict, Arc<Cause>)>,
-    /// The intervals last sent of rules with recurring windows.
-    recurring: HashMap<Arc<str>, Validity>,
-}
-
-impl Translator {
-    fn put(&mut self, entry: &RuleEntry, now: Timestamp) -> (Target, Change) {
-        let rule = entry.rule(now);
-        if entry.draft.schedule.recurs() {
-            self.recurring.insert(rule.id.clone(), rule.validity.clone());
-        } else {
-            self.recurring.remove(&rule.id);
-        }
-        (Target::Rule(rule.scope.clone()), Change::Put(Arc::new(rule)))
-    }
-
-    fn translate(&mut self, effect: Effect, now: Timestamp) -> Option<(Target, Change)> {
-        Some(match effect {
-            Effect::Put(entry) => self.put(&entry, now),
-            Effect::Remove(entry) => {
-                self.recurring.remove(&entry.id);
-                (Target::Rule(entry.draft.scope), Change::Remove(entry.id))
-            }
-            Effect::Suppress(entry, by) => {
-                let key = self.key.suppression(&entry.value);
-                let cause = match &self.cause {
-                    Some((verdict, cause)) if *verdict == entry.verdict && cause.by == by => cause.clone(),
-                    _ => Arc::new(Cause { answer: entry.verdict.answer(), by }),
-                };
-                self.cause = Some((entry.verdict, cause.clone()));
-                (Target::Suppression(entry.value), Change::Suppress { key, cause })
-            }
-            Effect::Unsuppress(value) => {
-                let key = self.key.suppression(&value);
-                (Target::Suppression(value), Change::Unsuppress { key })
-            }
-            Effect::Pools => return None,
-        })
-    }
-
-    /// The rule anew, if time has brought other intervals into sight.
-    fn renewed(&mut self, entry: &RuleEntry, now: Timestamp) -> Option<(Target, Change)> {
-        let new = entry.draft.schedule.validity(now);
-        let is_known = self.recurring.get(&entry.id).is_some_and(|old| !differs(old, &new, now));
-        (!is_known && !entry.draft.schedule.ended(now)).then(|| self.put(entry, now))
-    }
-}
-
-/// The thread's own.
-struct Keeper {
-    store: Store,
-    publisher: Publisher,
-    translator: Translator,
-    pools: ApiPools,
-    counts: Counts,
-    clock: fn() -> Now,
-    in_force_within: Duration,
-    node: Arc<str>,
-    /// When rules that are over were last looked for.
-    looked: Option<Now>,
-    /// The UTC day for which recurring windows are known to be up to date.
-    reviewed: Option<i64>,
-    /// While they are brought up to date: the last rule done.
-    reviewing: Option<u64>,
-    /// The store was used since it last gave back memory.
-    used: bool,
-}
-
-impl Keeper {
-    fn run(mut self, tasks: &Receiver<Task>) {
-        loop {
-            match tasks.recv_timeout(self.rest()) {
-                Ok(Task::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(task) => {
-                    if !self.gather(task, tasks) {
-                        return;
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => self.relax(),
-            }
-            self.look_after();
-        }
-    }
-
-    /// Nothing came for a while: what the store keeps in memory is not needed soon.
-    fn relax(&mut self) {
-        if self.reviewing.is_none() && std::mem::take(&mut self.used) {
-            self.store.shrink();
-        }
-    }
-
-    /// How long nothing has to be done unless something comes.
-    fn rest(&self) -> Duration {
-        if self.reviewing.is_some() { Duration::ZERO } else { LOOK }
-    }
-
-    /// Does what has come, changes as one transaction. Whether to go on.
-    fn gather(&mut self, first: Task, tasks: &Receiver<Task>) -> bool {
-        let (mut changes, mut replies) = (Vec::new(), Vec::new());
-        let mut reads = Vec::new();
-        let mut goes_on = true;
-        self.used = true;
-        for task in std::iter::once(first).chain(tasks.try_iter().take(GROUP_MAX - 1)) {
-            match task {
-                Task::Change(request, origin, reply) => {
-                    changes.push((request, origin));
-                    replies.push(reply);
-                }
-                Task::Read(read) => reads.push(read),
-                Task::Stop => goes_on = false,
-            }
-        }
-        if !changes.is_empty() {
-            self.change(&changes, replies);
-        }
-        reads.into_iter().for_each(|read| read(&self.store));
-        goes_on
-    }
-
-    fn change(&mut self, changes: &[(Request, Origin)], replies: Vec<ChangeReply>) {
-        let outcomes = match self.store.carry_out(changes) {
-            Ok(outcomes) => outcomes,
-            Err(error) => {
-                let why = error.to_string();
-                report::error(&format!("a change of rules was not made: {why}"));
-                replies.into_iter().for_each(|reply| reply.say(Err(Failure::Unavailable(why.clone()))));
-                return;
-            }
-        };
-        for (outcome, reply) in outcomes.into_iter().zip(replies) {
-            match outcome {
-                Ok(changed) => self.take(changed, Some(reply)),
-                Err(refused) => reply.say(Err(Failure::Refused(refused))),
-            }
-        }
-    }
-
-    /// What was made goes to the cores; whoever waits hears of it when it is in force.
-    fn take(&mut self, mut changed: Changed, reply: Option<ChangeReply>) {
-        let now = (self.clock)();
-        let effects = std::mem::take(&mut changed.effects);
-        if effects.iter().any(|effect| matches!(effect, Effect::Pools)) {
-            self.renew_pools();
-        }
-        let changes: Vec<_> =
-            effects.into_iter().filter_map(|effect| self.translator.translate(effect, now.utc)).collect();
-        // A batch of an import is several updates, and others may be before it.
-        let parts = u32::try_from(changes.len() / CHANGES_A_PART).unwrap_or(u32::MAX).max(1);
-        let deadline = now.instant.after(self.in_force_within.saturating_mul(parts));
-        self.publisher.publish(changes, deadline, reply.map(|reply| Box::new((reply, changed))));
-    }
-
-    fn renew_pools(&mut self) {
-        let read = api_pools(&self.store);
-        match read {
-            Ok(pools) if pools != self.pools => {
-                self.pools = pools.clone();
-                self.publisher.pools(pools);
-            }
-            Ok(_) => {}
-            Err(error) => report::error(&format!("pools made by the API stay as they were: {error}")),
-        }
-    }
-
-    /// What time brings: rules that are over, windows that come into sight.
-    fn look_after(&mut self) {
-        let now = (self.clock)();
-        if self.looked.is_none_or(|last| now.instant.since(last.instant) >= LOOK || now.utc < last.utc) {
-            self.looked = Some(now);
-            self.counts.store(&mut self.store);
-            if let Err(error) = self.sweep(now) {
-                report::error(&format!("rules that are over stay stored: {error}"));
-            }
-        }
-        let today = now.utc.0.div_euclid(DAY_MILLIS);
-        if self.reviewing.is_none() && self.reviewed != Some(today) {
-            self.reviewed = Some(today);
-            self.reviewing = Some(0);
-        }
-        if let Some(after) = self.reviewing {
-            self.reviewing = self.review(after, now).unwrap_or_else(|error| {
-                report::error(&format!("recurring rules cannot be read: {error}"));
-                self.reviewed = None;
-                None
-            });
-        }
-    }
-
-    fn sweep(&mut self, now: Now) -> Result<(), StoreError> {
-        if self.store.next_end()?.is_none_or(|end| end > now.utc) {
-            return Ok(());
-        }
-        let origin = Origin { token: "".into(), peer: "".into(), at: now.utc, node: self.node.clone() };
-        for changed in self.store.carry_out(&[(Request::Sweep(SLICE as usize), origin)])?.into_iter().flatten() {
-            if changed.removed == u64::from(SLICE) {
-                self.looked = None;
-            }
-            self.take(changed, None);
-        }
-        Ok(())
-    }
-
-    /// Some recurring rules; the last one, while more may follow.
-    fn review(&mut self, after: u64, now: Now) -> Result<Option<u64>, StoreError> {
-        let page = self.store.recurring_rules(after, SLICE)?;
-        let renewed: Vec<_> = page.iter().filter_map(|entry| self.translator.renewed(entry, now.utc)).collect();
-        if !renewed.is_empty() {
-            self.publisher.publish(renewed, now.instant, None);
-        }
-        Ok(page.last().map(|last| last.order))
     }
 }
 

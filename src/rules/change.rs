@@ -2,6 +2,7 @@
 //! into its normal form where it was read.
 
 use super::entry::{Collection, Draft, RuleEntry, Verdict};
+use super::shared::Follow;
 use crate::json::Json;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,7 +20,14 @@ pub enum Request {
     /// Removes the rule with an id; of that collection, if one is named.
     RemoveId(Option<Collection>, Arc<str>),
     /// Removes the rule with an identity.
-    RemoveIdentity(Collection, String),
+    RemoveIdentity {
+        /// Where it belongs.
+        collection: Collection,
+        /// What it is.
+        identity: String,
+        /// Whether that is one for the whole cluster.
+        cluster: bool,
+    },
     /// Adds or overwrites suppressions.
     Suppress(Vec<Suppression>),
     /// Removes suppressions by value.
@@ -36,8 +44,10 @@ pub enum Request {
     PutExternalMta(ExternalMta),
     /// Removes the one with that public address.
     RemoveExternalMta(IpAddr),
-    /// Removes rules that are over, so many at most.
+    /// Removes rules that are over, so many at most, but for those that etcd has while this engine is in a cluster.
     Sweep(usize),
+    /// Does what was done in etcd.
+    Follow(Box<Follow>),
 }
 
 /// An entry of the suppression list.
@@ -141,6 +151,8 @@ pub struct Changed {
     pub removed: u64,
     /// The rule that was made or changed.
     pub entry: Option<RuleEntry>,
+    /// Nodes that may be delivering and have not applied it, where nobody waited for them.
+    pub pending: Vec<Arc<str>>,
     /// What the cores have to hear, in this order.
     pub effects: Vec<Effect>,
 }

@@ -155,7 +155,7 @@ pub struct RuleEntry {
 
 impl Draft {
     /// What makes two rules of one collection the same. MailerQ's includes `cluster` [contract]; KumoMTA's is
-    /// its criteria.
+    /// its criteria, and one for the whole cluster is another than one for this engine.
     #[must_use]
     pub fn identity(&self) -> String {
         identity(self.collection, &self.scope, self.cluster)
@@ -173,7 +173,7 @@ pub fn identity(collection: Collection, scope: &Scope, cluster: bool) -> String 
     let json = scope_json(&scope);
     match collection.dialect() {
         Dialect::Mailerq => json.with([("cluster", Some(cluster.into()))]).to_text(),
-        Dialect::Kumomta => json.to_text(),
+        Dialect::Kumomta => json.with([("cluster", cluster.then_some(true.into()))]).to_text(),
     }
 }
 

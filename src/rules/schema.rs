@@ -86,4 +86,29 @@ pub const MIGRATIONS: &[&str] = &[
          at     INTEGER NOT NULL,
          PRIMARY KEY (shard, file)
      ) STRICT, WITHOUT ROWID;",
+    // 4: what is shared with other engines through etcd. `revision` is that of etcd at which a row was changed last; 0 for
+    // one that etcd does not have. Whether a rule of KumoMTA's dialect is for the whole cluster is part of what it is
+    // from now on, as it is in MailerQ's.
+    "ALTER TABLE rule ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE rule ADD COLUMN key TEXT; -- in etcd, while it has a revision
+     CREATE UNIQUE INDEX rule_key ON rule (key) WHERE key IS NOT NULL;
+     CREATE INDEX rule_unshared ON rule (position) WHERE cluster = 1 AND revision = 0;
+     DROP INDEX rule_ends;
+     CREATE INDEX rule_ends ON rule (ends) WHERE ends IS NOT NULL AND revision = 0;
+     CREATE INDEX rule_ends_shared ON rule (ends) WHERE ends IS NOT NULL AND revision > 0;
+     UPDATE rule SET identity = CASE identity WHEN '{}' THEN '{\"cluster\":true}'
+                                ELSE substr(identity, 1, length(identity) - 1) || ',\"cluster\":true}' END
+         WHERE cluster = 1 AND collection IN ('suspension', 'path-suspension', 'bounce');
+     ALTER TABLE suppression ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE pool ADD COLUMN revision INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE audit ADD COLUMN node TEXT; -- that took the request, when it came through etcd
+     CREATE TABLE cluster (
+         one      INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+         uuid     TEXT    NOT NULL, -- of this data directory
+         place    TEXT,             -- etcd's cluster and the prefix in it that revisions are of
+         revision INTEGER NOT NULL, -- everything up to it is stored here; 0: everything must be read anew
+         behind   INTEGER NOT NULL, -- the same, when this engine last ran outside the cluster
+         joined   INTEGER NOT NULL CHECK (joined IN (0, 1)), -- what was made outside has been brought in
+         counted  INTEGER NOT NULL CHECK (counted IN (0, 1)) -- the others wait for this one even when it is lost
+     ) STRICT;",
 ];

@@ -2,9 +2,13 @@
 //! Every change is on disk when its method returns. Blocking: lives on its own thread, or in a command.
 
 mod ended;
+mod follow;
 mod group;
+mod membership;
 mod rows;
 
+pub use group::RULES_MAX;
+pub use membership::KnownRule;
 pub use rows::AuditEntry;
 
 use super::schema::MIGRATIONS;
@@ -86,6 +90,8 @@ pub struct Store {
     seen: i64,
     /// How many rules there are.
     rules: u64,
+    /// This engine is in a cluster.
+    clustered: bool,
 }
 
 impl Store {
@@ -114,7 +120,7 @@ impl Store {
                 .map_err(|error| StoreError::Refused(format!("{} cannot be opened: {error}", path.display())))?;
         }
         let opened = open(&path).map_err(|error| StoreError::Database { path: path.clone(), error })?;
-        let mut store = Self { connection: opened, path, seen: 0, rules: 0 };
+        let mut store = Self { connection: opened, path, seen: 0, rules: 0, clustered: false };
         store.migrate()?;
         store.seen = store.data_version()?;
         store.rules = store.count_rules()?;

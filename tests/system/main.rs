@@ -5,14 +5,20 @@
 //! The long form is asked for by the environment: `MAILRACE_SYSTEM_MESSAGES` (messages that are counted, 10,000),
 //! `MAILRACE_SYSTEM_LARGE_MIB` (size of the large message, 20; 50 is the most that is accepted),
 //! `MAILRACE_CRASH_ROUNDS` (rounds of SIGKILL under load, 5), `MAILRACE_POWER_CUTS` (moments at which the power is cut,
-//! 5), `MAILRACE_OVERLOAD_…` (connections, descriptors and memory; see `overload`) and `MAILRACE_SOAK_…` (how long mail and
-//! rules come and go; see `soak`). What needs root, mounts or
+//! 5), `MAILRACE_OVERLOAD_…` (connections, descriptors and memory; see `overload`), `MAILRACE_SOAK_…` (how long mail and
+//! rules come and go; see `soak`), and `MAILRACE_CLUSTER_SECONDS` and `MAILRACE_CLUSTER_SEED` (faults in a cluster; see
+//! `cluster_faults`). What needs root, mounts or
 //! tracing says SKIPPED where the machine does not allow it.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod bodies;
 mod clients;
+mod cluster;
+mod cluster_access;
+mod cluster_faults;
+mod cluster_partition;
+mod cluster_survival;
 mod control;
 mod count;
 mod crash;

@@ -37,7 +37,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rustls", &["shards/src/runtime/tls.rs", "src/http/tls.rs", "src/certificate.rs", "tests/", "perf/src/"]),
     ("rusqlite", &["src/rules/store.rs", "src/rules/store/", "src/rules/store_tests.rs"]),
     ("httparse", &["src/http/parse.rs"]),
-    ("ureq", &["src/client/http.rs"]),
+    ("ureq", &["src/client/http.rs", "src/cluster/etcd/http.rs"]),
 ];
 
 /// What the engine names only under `runtime/`, and what it is.

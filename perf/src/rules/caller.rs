@@ -69,13 +69,22 @@ pub struct Caller {
 impl Caller {
     /// Begins to make `rate` calls a second. `label` sets its rules apart from those of other loops on one engine.
     pub fn start(api: &Api, label: &str, rate: f64) -> Caller {
+        Caller::start_mix(std::slice::from_ref(api), Mix::new(label), rate)
+    }
+
+    /// The same with rules of a whole cluster, each call by the engine whose turn it is.
+    pub fn start_shared(apis: &[Api], label: &str, rate: f64) -> Caller {
+        Caller::start_mix(apis, Mix::shared(label), rate)
+    }
+
+    fn start_mix(apis: &[Api], mix: Mix, rate: f64) -> Caller {
         let ended = Arc::new(AtomicBool::new(false));
-        let mix = Arc::new(Mix::new(label));
+        let mix = Arc::new(mix);
         let next = Arc::new(AtomicU64::new(0));
         let first_ns = now_ns();
         let caller = || {
             let (mix, next, ended) = (Arc::clone(&mix), Arc::clone(&next), Arc::clone(&ended));
-            let mut client = Client::new(api.clone());
+            let mut clients: Vec<Client> = apis.iter().cloned().map(Client::new).collect();
             thread::spawn(move || {
                 let mut done = Vec::new();
                 let mut failed = Vec::new();
@@ -85,7 +94,8 @@ impl Caller {
                     if !sleep_until(due_ns, &ended) {
                         return (done, failed);
                     }
-                    match mix.call(number, &mut client) {
+                    let engine = number as usize % clients.len();
+                    match mix.call(number, &mut clients[engine]) {
                         Ok(change) => done.push(Call { due_ns, wait_ns: now_ns().saturating_sub(due_ns), change }),
                         Err(failure) => failed.push(failure.to_string()),
                     }

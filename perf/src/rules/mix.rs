@@ -35,6 +35,8 @@ struct Order {
 pub struct Mix {
     /// Sets the names of its rules apart from those of other mixes.
     label: String,
+    /// They are rules of a whole cluster.
+    shared: bool,
     /// Ids of those that are removed by their id.
     ids: Mutex<HashMap<u64, String>>,
 }
@@ -42,12 +44,21 @@ pub struct Mix {
 impl Mix {
     /// No rule yet.
     pub fn new(label: &str) -> Mix {
-        Mix { label: label.to_owned(), ids: Mutex::default() }
+        Mix { label: label.to_owned(), shared: false, ids: Mutex::default() }
+    }
+
+    /// No rule yet; each will be one of a whole cluster.
+    pub fn shared(label: &str) -> Mix {
+        Mix { shared: true, ..Mix::new(label) }
     }
 
     /// Makes call `number` and hears its answer.
     pub fn call(&self, number: u64, client: &mut Client) -> Result<Change> {
-        let order = self.order(number)?;
+        let mut order = self.order(number)?;
+        // KumoMTA's dialect removes by the id alone, which is that of one rule.
+        if self.shared && order.body["id"].is_null() {
+            order.body["cluster"] = json!(true);
+        }
         let answer = client.must(order.method, order.path, &order.body)?;
         if order.change == Change::Post && removed_by_id(order.path) {
             let id = answer["id"].as_str().ok_or_else(|| Failure(format!("{} answered {answer}", order.path)))?;

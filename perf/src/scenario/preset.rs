@@ -32,7 +32,9 @@ impl ScenarioName {
             | ScenarioName::Latency
             | ScenarioName::RuleChurn
             | ScenarioName::Gate
+            | ScenarioName::ClusterGate
             | ScenarioName::RuleLatency => &[],
+            ScenarioName::ClusterLatency => &["--rule-calls=500", "--rule-rate=25"],
             ScenarioName::Large => &["--messages=3000", "--size=102400", "--baseline", "--warm-up=200"],
             ScenarioName::ManyDomains => &["--messages=100000", "--domains=100000"],
             ScenarioName::OneHotDomain => &["--domains=1", "--lanes=2"],

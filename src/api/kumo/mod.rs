@@ -8,7 +8,7 @@ pub mod rebind;
 pub mod suspend;
 pub mod suspend_ready_q;
 
-use super::desk::{Ask, Common, Desk, Made, dry_run};
+use super::desk::{Ask, Common, Desk, Made, dry_run, pending, refusal};
 use super::fields::{Fields, Wrong};
 use crate::http::{Refusal, Response, media};
 use crate::json::{self, Json};
@@ -150,6 +150,7 @@ fn made(changed: &Changed, matched: &Matched) -> Json {
         ("matched", Some(matched.matched.into())),
         ("in_flight", Some(matched.in_flight.into())),
         ("counting", matched.counting.then_some(true.into())),
+        ("pending", pending(changed)),
     ])
 }
 
@@ -157,17 +158,30 @@ fn made(changed: &Changed, matched: &Matched) -> Json {
 async fn remove(desk: &Desk, mut ask: Ask<'_>, collection: Collection, what: &str) -> Result<Response, Refusal> {
     ask.query(&[])?;
     let fields = fields(&mut ask).await?;
-    let read = || -> Result<String, Wrong> {
+    let read = || -> Result<(String, Option<bool>), Wrong> {
         let id = fields.word("id")?.ok_or(Wrong::Missing("id"))?;
         let id = uuid::Uuid::parse_str(&id).map_err(|error| Wrong::Value("id", format!("is no UUID: {error}")))?;
-        Ok(id.to_string())
+        Ok((id.to_string(), fields.boolean("cluster")?))
     };
-    let id = read().map_err(wrong_shape)?;
+    let (id, cluster) = read().map_err(wrong_shape)?;
+    let not_found = || Refusal::new(404, format!("{what} entry {id} not found"));
+    if let Some(cluster) = cluster {
+        // Whoever says for whom the rule is means no other.
+        let wanted = id.clone();
+        let known = desk.authority.read(move |store| store.rule(&wanted)).await.map_err(refusal)?;
+        if known.is_some_and(|known| known.draft.cluster != cluster) {
+            return Err(not_found());
+        }
+    }
     let changed = desk.change(&ask.by, Change::RemoveId(Some(collection), id.as_str().into())).await?;
     if changed.removed == 0 {
-        return Err(Refusal::new(404, format!("{what} entry {id} not found")));
+        return Err(not_found());
     }
-    Ok(Response::text(200, format!("removed {id}")))
+    let text = match &*changed.pending {
+        [] => format!("removed {id}"),
+        nodes => format!("removed {id}; pending on {}", nodes.join(", ")),
+    };
+    Ok(Response::text(200, text))
 }
 
 /// The members that suspensions and bounces have in common; what is not set is null.

@@ -11,7 +11,7 @@ use mailrace_shards::event::Question;
 /// `POST`
 pub async fn post(call: Call<'_>) -> Result<Response, Refusal> {
     let cores = call.api.cores.clone();
-    let (_, mut ask) = call.at_desk();
+    let (_, mut ask) = call.at_desk()?;
     let fields = fields(&mut ask).await?;
     let read = || -> Result<_, Wrong> {
         let scope = criteria(&fields)?;

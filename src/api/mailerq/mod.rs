@@ -8,7 +8,7 @@ pub mod pauses;
 pub mod pools;
 pub mod suppressions;
 
-use super::desk::{Ask, Common, Desk, Made, dry_run};
+use super::desk::{Ask, Common, Desk, Made, dry_run, pending};
 use super::fields::{Fields, Wrong};
 use crate::http::{Refusal, Response, form, media};
 use crate::json::{self, Json};
@@ -108,6 +108,7 @@ fn made(changed: &Changed, matched: &Matched) -> Json {
         ("matched", Some(matched.matched.into())),
         ("in_flight", Some(matched.in_flight.into())),
         ("counting", matched.counting.then_some(true.into())),
+        ("pending", pending(changed)),
         ("warning", outlasts.map(warning)),
     ])
 }
@@ -127,18 +128,22 @@ async fn remove(
         let _ = fields.raw(name);
     }
     fields.finish()?;
-    let change = Change::RemoveIdentity(collection, identity(collection, &scope, cluster));
+    let identity = identity(collection, &scope, cluster);
+    let change = Change::RemoveIdentity { collection, identity, cluster };
     let changed = desk.change(&ask.by, change).await?;
     Ok(removed(&changed))
 }
 
 fn removed(changed: &Changed) -> Response {
-    Response::json(200, &Json::object([("removed", Some(changed.removed.into()))]))
+    let members = [("removed", Some(changed.removed.into())), ("pending", pending(changed))];
+    Response::json(200, &Json::object(members))
 }
 
 /// `{"id": …, "created": …}`.
 fn created(id: &str, changed: &Changed) -> Response {
-    Response::json(200, &Json::object([("id", Some(id.into())), ("created", Some((changed.created > 0).into()))]))
+    let created = Some((changed.created > 0).into());
+    let members = [("id", Some(id.into())), ("created", created), ("pending", pending(changed))];
+    Response::json(200, &Json::object(members))
 }
 
 /// A rule as its list shows it: what the dialect knows, then what is ours.

@@ -1,7 +1,7 @@
 //! `/v1/suppressions`: who must not be mailed, one by one. Streams of them: `native/suppression_stream`.
 
 use super::{errors, fields, removed};
-use crate::api::desk::{Ask, COUNTED_WITHIN, Desk, Format, PAGE, Pages, dry_run, send};
+use crate::api::desk::{Ask, COUNTED_WITHIN, Desk, Format, PAGE, Pages, dry_run, pending, send};
 use crate::api::fields::{Fields, Wrong, address};
 use crate::api::native::suppression_stream;
 use crate::config;
@@ -45,6 +45,7 @@ pub async fn post(desk: &Rc<Desk>, mut ask: Ask<'_>) -> Result<Response, Refusal
         ("matched", Some(matched.into())),
         ("in_flight", Some(in_flight.into())),
         ("counting", counting.then_some(true.into())),
+        ("pending", pending(&changed)),
     ]);
     Ok(Response::json(200, &answer))
 }

@@ -5,10 +5,12 @@ use super::{Store, StoreError};
 use crate::json::Json;
 use crate::rules::change::{Changed, Effect, ExternalMta, Pool, PoolIp, Refused, Request, Suppression};
 use crate::rules::entry::{Collection, Dialect, Draft, Origin, RuleEntry};
+use crate::rules::shared::Revision;
 use crate::rules::stored::{write_decree, write_scope, write_windows};
 use mailrace_shards::limits::AUDIT_ENTRIES_MAX;
 use mailrace_shards::time::Timestamp;
 use rusqlite::{OptionalExtension, Result, Transaction, params};
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -28,44 +30,48 @@ impl Store {
     /// # Errors
     /// The database cannot be written.
     pub fn carry_out(&mut self, requests: &[(Request, Origin)]) -> std::result::Result<Vec<Outcome>, StoreError> {
-        let mut rules = self.rules;
         let is_bulk = |(request, _): &(Request, Origin)| match request {
             Request::Suppress(entries) => entries.len() > BULK,
             Request::Unsuppress(values) => values.len() > BULK,
+            Request::Follow(follow) => follow.changes.len() > BULK,
             _ => false,
         };
         if requests.iter().any(is_bulk) {
             self.expand();
         }
+        let rules = Cell::new(self.rules);
+        let clustered = self.clustered;
         let outcomes = self.within(|transaction| {
-            let mut outcomes = Vec::with_capacity(requests.len());
-            for (request, origin) in requests {
-                let outcome = Group { transaction, origin }.carry_out(request, rules)?;
-                if let Ok(changed) = &outcome {
-                    let delta = |is: fn(&Effect) -> bool| changed.effects.iter().filter(|e| is(e)).count() as u64;
-                    let put = matches!(request, Request::Put { .. }).then_some(changed.created).unwrap_or(0);
-                    rules = (rules + put).saturating_sub(delta(|effect| matches!(effect, Effect::Remove(_))));
-                }
-                outcomes.push(outcome);
-            }
-            Ok(outcomes)
+            let of = |(request, origin)| Group { transaction, origin, rules: &rules, clustered }.carry_out(request);
+            requests.iter().map(|(request, origin)| of((request, origin))).collect()
         })?;
-        self.rules = rules;
+        self.rules = rules.get();
         Ok(outcomes)
     }
 }
 
 /// One change within a transaction.
-struct Group<'a> {
-    transaction: &'a Transaction<'a>,
-    origin: &'a Origin,
+pub(super) struct Group<'a> {
+    pub(super) transaction: &'a Transaction<'a>,
+    pub(super) origin: &'a Origin,
+    /// How many rules there are.
+    pub(super) rules: &'a Cell<u64>,
+    /// This engine is in a cluster: what etcd has ends there.
+    pub(super) clustered: bool,
+}
+
+/// What a rule's row says of etcd.
+#[derive(Clone, Copy, Default)]
+pub(super) struct InEtcd<'a> {
+    pub(super) key: Option<&'a str>,
+    pub(super) revision: Revision,
 }
 
 impl Group<'_> {
-    fn carry_out(&self, request: &Request, rules: u64) -> Result<Outcome> {
+    fn carry_out(&self, request: &Request) -> Result<Outcome> {
         match request {
-            Request::Put { .. } if rules >= RULES_MAX => {
-                Ok(Err(Refused { field: "", text: format!("there are {rules} rules, which is the most") }))
+            Request::Put { .. } if self.rules.get() >= RULES_MAX => {
+                Ok(Err(Refused { field: "", text: format!("there are {RULES_MAX} rules, which is the most") }))
             }
             Request::Put { id, draft } => self.put_rule(id, draft).map(Ok),
             Request::RemoveId(collection, id) => {
@@ -73,7 +79,7 @@ impl Group<'_> {
                     self.rule("id = ?1 AND ?2 IN ('', collection)", [id, collection.map_or("", Collection::as_str)])?;
                 self.remove_rule(found).map(Ok)
             }
-            Request::RemoveIdentity(collection, identity) => {
+            Request::RemoveIdentity { collection, identity, .. } => {
                 let found = self.rule("identity = ?1 AND collection = ?2", [identity.as_str(), collection.as_str()])?;
                 self.remove_rule(found).map(Ok)
             }
@@ -86,6 +92,7 @@ impl Group<'_> {
             Request::PutExternalMta(mta) => self.put_external_mta(mta).map(Ok),
             Request::RemoveExternalMta(ip) => self.remove_external_mta(*ip).map(Ok),
             Request::Sweep(most) => self.sweep(*most).map(Ok),
+            Request::Follow(follow) => self.follow(follow),
         }
     }
 
@@ -103,7 +110,7 @@ impl Group<'_> {
             Some(old) if keeps_id => {
                 changed.updated = 1;
                 let entry = RuleEntry { draft: draft.clone(), origin: self.origin.clone(), ..old.clone() };
-                self.update_rule(&entry)?;
+                self.update_rule(&entry, InEtcd::default())?;
                 entry
             }
             _ => {
@@ -111,7 +118,7 @@ impl Group<'_> {
                 if let Some(gone) = over.as_ref().or(old.as_ref()) {
                     self.delete_rule(gone)?;
                 }
-                self.insert_rule(id, draft, &identity)?
+                self.insert_rule(id, draft, self.origin.at, InEtcd::default())?
             }
         };
         let what = format!("{} {}", draft.collection.as_str(), if old.is_some() { "replaced" } else { "created" });
@@ -124,11 +131,17 @@ impl Group<'_> {
         Ok(changed)
     }
 
-    fn insert_rule(&self, id: &Arc<str>, draft: &Draft, identity: &str) -> Result<RuleEntry> {
+    pub(super) fn insert_rule(
+        &self,
+        id: &Arc<str>,
+        draft: &Draft,
+        created: Timestamp,
+        in_etcd: InEtcd<'_>,
+    ) -> Result<RuleEntry> {
         let mut statement = self.transaction.prepare_cached(
             "INSERT INTO rule (id, collection, identity, scope, decree, cluster, starts, ends, windows,
-                               created, token, peer, changed, node)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?10, ?13)",
+                               created, token, peer, changed, node, key, revision)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
         )?;
         let Origin { token, peer, at, node } = self.origin;
         let schedule = &draft.schedule;
@@ -139,26 +152,31 @@ impl Group<'_> {
         let row = params![
             &**id,
             collection,
-            identity,
+            draft.identity(),
             scope,
             decree,
             draft.cluster,
             starts,
             ends,
             windows,
-            at.0,
+            created.0,
             &**token,
             &**peer,
-            &**node
+            at.0,
+            &**node,
+            in_etcd.key,
+            in_etcd.revision
         ];
         let order = statement.insert(row)?.unsigned_abs();
-        Ok(RuleEntry { id: id.clone(), order, draft: draft.clone(), origin: self.origin.clone(), created: *at })
+        self.rules.set(self.rules.get() + 1);
+        Ok(RuleEntry { id: id.clone(), order, draft: draft.clone(), origin: self.origin.clone(), created })
     }
 
-    fn update_rule(&self, entry: &RuleEntry) -> Result<()> {
+    /// A change made here only, as one is outside a cluster, is none that etcd has: its row says so.
+    pub(super) fn update_rule(&self, entry: &RuleEntry, in_etcd: InEtcd<'_>) -> Result<()> {
         let mut statement = self.transaction.prepare_cached(
             "UPDATE rule SET decree = ?2, starts = ?3, ends = ?4, windows = ?5, token = ?6, peer = ?7, changed = ?8,
-                             node = ?9
+                             node = ?9, key = ?10, revision = ?11
              WHERE id = ?1",
         )?;
         let Origin { token, peer, at, node } = &entry.origin;
@@ -166,12 +184,16 @@ impl Group<'_> {
         let (starts, ends) = (schedule.start.map(|at| at.0), schedule.end.map(|at| at.0));
         let decree = write_decree(&entry.draft.decree);
         let windows = write_windows(schedule);
-        statement.execute(params![&*entry.id, decree, starts, ends, windows, &**token, &**peer, at.0, &**node])?;
+        let InEtcd { key, revision } = in_etcd;
+        let row = params![&*entry.id, decree, starts, ends, windows, &**token, &**peer, at.0, &**node, key, revision];
+        statement.execute(row)?;
         Ok(())
     }
 
-    fn delete_rule(&self, entry: &RuleEntry) -> Result<()> {
-        self.transaction.prepare_cached("DELETE FROM rule WHERE id = ?1")?.execute([&*entry.id]).map(drop)
+    pub(super) fn delete_rule(&self, entry: &RuleEntry) -> Result<()> {
+        let gone = self.transaction.prepare_cached("DELETE FROM rule WHERE id = ?1")?.execute([&*entry.id])?;
+        self.rules.set(self.rules.get().saturating_sub(gone as u64));
+        Ok(())
     }
 
     fn remove_rule(&self, found: Option<RuleEntry>) -> Result<Changed> {
@@ -184,10 +206,17 @@ impl Group<'_> {
     }
 
     fn sweep(&self, most: usize) -> Result<Changed> {
-        let query = format!("SELECT {PUBLIC} FROM rule WHERE ends <= ?1 ORDER BY ends LIMIT ?2");
-        let mut statement = self.transaction.prepare_cached(&query)?;
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let ended = statement.query_map(params![self.origin.at.0, most], rule_entry)?.collect::<Result<Vec<_>>>()?;
+        let mut ended = Vec::new();
+        // What etcd has ends there, a while later, so that no clock ends it for the others.
+        let rows = if self.clustered { &["revision = 0"][..] } else { &["revision = 0", "revision > 0"] };
+        for rows in rows {
+            let query = format!("SELECT {PUBLIC} FROM rule WHERE ends <= ?1 AND {rows} ORDER BY ends LIMIT ?2");
+            let mut statement = self.transaction.prepare_cached(&query)?;
+            let most = i64::try_from(most - ended.len()).unwrap_or(i64::MAX);
+            for entry in statement.query_map(params![self.origin.at.0, most], rule_entry)? {
+                ended.push(entry?);
+            }
+        }
         let mut changed = Changed::default();
         for entry in ended {
             self.delete_rule(&entry)?;
@@ -198,7 +227,7 @@ impl Group<'_> {
         Ok(changed)
     }
 
-    fn rule(&self, condition: &str, values: [&str; 2]) -> Result<Option<RuleEntry>> {
+    pub(super) fn rule(&self, condition: &str, values: [&str; 2]) -> Result<Option<RuleEntry>> {
         let query = format!("SELECT {PUBLIC} FROM rule WHERE {condition}");
         self.transaction.prepare_cached(&query)?.query_row(values, rule_entry).optional()
     }
@@ -213,7 +242,8 @@ impl Group<'_> {
             "INSERT OR IGNORE INTO suppression (value, code, extended, description, token) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?;
         let mut overwrite = self.transaction.prepare_cached(
-            "UPDATE suppression SET code = ?2, extended = ?3, description = ?4, token = ?5 WHERE value = ?1",
+            "UPDATE suppression SET code = ?2, extended = ?3, description = ?4, token = ?5, revision = 0
+             WHERE value = ?1",
         )?;
         // In the order of the table, so that each page of it is looked for once. Of a value that is there twice the
         // later one stays, since the order among equals is kept.
@@ -268,7 +298,7 @@ impl Group<'_> {
         Ok(changed)
     }
 
-    fn suppression(&self, value: &str) -> Result<Option<Json>> {
+    pub(super) fn suppression(&self, value: &str) -> Result<Option<Json>> {
         let query = "SELECT value, code, extended, description FROM suppression WHERE value = ?1";
         let mut statement = self.transaction.prepare_cached(query)?;
         Ok(statement.query_row([value], super::rows::suppression).optional()?.map(|entry| entry.to_json()))
@@ -279,7 +309,7 @@ impl Group<'_> {
         let old = self.transaction.prepare_cached(query)?.query_row([&*pool.name], super::rows::pool).optional()?;
         self.transaction.execute(
             "INSERT INTO pool (name, description) VALUES (?1, ?2)
-             ON CONFLICT (name) DO UPDATE SET description = excluded.description",
+             ON CONFLICT (name) DO UPDATE SET description = excluded.description, revision = 0",
             params![&*pool.name, pool.description.as_deref()],
         )?;
         let what = if old.is_some() { "pool changed" } else { "pool created" };
@@ -288,16 +318,21 @@ impl Group<'_> {
     }
 
     fn remove_pool(&self, name: &str) -> Result<Changed> {
+        let Some(before) = self.delete_pool(name)? else { return Ok(Changed::default()) };
+        self.audit("pool removed", Some(before), None)?;
+        Ok(Changed { removed: 1, effects: vec![Effect::Pools], ..Changed::default() })
+    }
+
+    /// The pool and its members, if there is such a one; what was there.
+    pub(super) fn delete_pool(&self, name: &str) -> Result<Option<Json>> {
         let mut statement = self.transaction.prepare_cached("SELECT ip, pool FROM pool_ip WHERE pool = ?1")?;
         let members = statement.query_map([name], super::rows::pool_ip)?.collect::<Result<Vec<_>>>()?;
         let removed = self.transaction.execute("DELETE FROM pool WHERE name = ?1", [name])?;
         if removed == 0 {
-            return Ok(Changed::default());
+            return Ok(None);
         }
         let members = members.iter().map(|member| member.ip.to_string().into()).collect::<Vec<Json>>();
-        let before = Json::object([("name", Some(name.into())), ("ips", Some(members.into()))]);
-        self.audit("pool removed", Some(before), None)?;
-        Ok(Changed { removed: 1, effects: vec![Effect::Pools], ..Changed::default() })
+        Ok(Some(Json::object([("name", Some(name.into())), ("ips", Some(members.into()))])))
     }
 
     fn put_pool_ip(&self, member: &PoolIp) -> Result<Outcome> {
@@ -361,7 +396,13 @@ impl Group<'_> {
 
     fn audit(&self, what: &str, before: Option<Json>, after: Option<Json>) -> Result<()> {
         let Origin { token, peer, at, .. } = self.origin;
-        audit(self.transaction, (*at, token, peer), what, before, after)
+        audit(self.transaction, (*at, token, peer, None), what, before, after)
+    }
+
+    /// The same, of a change that came through etcd.
+    pub(super) fn audit_shared(&self, what: &str, before: Option<Json>, after: Option<Json>) -> Result<()> {
+        let Origin { token, peer, at, node } = self.origin;
+        audit(self.transaction, (*at, token, peer, Some(node)), what, before, after)
     }
 }
 
@@ -371,20 +412,21 @@ fn put(was_there: bool, effects: Vec<Effect>) -> Changed {
 
 /// A change of tokens, which only commands make.
 pub(super) fn audit_token(transaction: &Transaction<'_>, at: Timestamp, what: &str, name: &str) -> Result<()> {
-    audit(transaction, (at, "", "command line"), what, None, Some(Json::object([("name", Some(name.into()))])))
+    audit(transaction, (at, "", "command line", None), what, None, Some(Json::object([("name", Some(name.into()))])))
 }
 
 fn audit(
     transaction: &Transaction<'_>,
-    (at, token, peer): (Timestamp, &str, &str),
+    (at, token, peer, node): (Timestamp, &str, &str, Option<&str>),
     what: &str,
     before: Option<Json>,
     after: Option<Json>,
 ) -> Result<()> {
-    let mut statement = transaction
-        .prepare_cached("INSERT INTO audit (at, token, peer, what, before, after) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO audit (at, token, peer, what, before, after, node) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
     let text = |json: Option<Json>| json.map(|json| json.to_text());
-    statement.execute(params![at.0, token, peer, what, text(before), text(after)])?;
+    statement.execute(params![at.0, token, peer, what, text(before), text(after), node])?;
     // The oldest goes, so that changes of rules do not fill the disk in the course of the years.
     let mut statement = transaction.prepare_cached("DELETE FROM audit WHERE sequence <= ?1")?;
     statement.execute([transaction.last_insert_rowid() - AUDIT_ENTRIES_MAX])?;

@@ -24,6 +24,7 @@ pub struct AuditEntry {
     at: Timestamp,
     token: String,
     peer: String,
+    node: Option<String>,
     what: String,
     before: Option<Json>,
     after: Option<Json>,
@@ -38,6 +39,7 @@ impl AuditEntry {
             ("time", Some(rfc3339(self.at).into())),
             ("token", Some(self.token.as_str().into())),
             ("peer", Some(self.peer.as_str().into())),
+            ("node", self.node.as_deref().map(Json::from)),
             ("what", Some(self.what.as_str().into())),
             ("before", self.before.clone()),
             ("after", self.after.clone()),
@@ -75,11 +77,17 @@ impl Store {
         read().map_err(|error| self.failed(error))
     }
 
-    /// The first moment at which some rule is over.
+    /// The first moment at which some rule is over that ends here: outside a cluster, every one.
     pub fn next_end(&self) -> std::result::Result<Option<Timestamp>, StoreError> {
-        let query = "SELECT min(ends) FROM rule WHERE ends IS NOT NULL";
-        let end = self.connection.query_row(query, [], |row| row.get::<_, Option<i64>>(0));
-        end.map(|end| end.map(Timestamp)).map_err(|error| self.failed(error))
+        let own = self.first_end("revision = 0")?;
+        let shared = if self.clustered { None } else { self.first_end("revision > 0")? };
+        Ok(own.into_iter().chain(shared).min())
+    }
+
+    pub(super) fn first_end(&self, rows: &str) -> std::result::Result<Option<Timestamp>, StoreError> {
+        let query = format!("SELECT min(ends) FROM rule WHERE ends IS NOT NULL AND {rows}");
+        let read = || self.connection.prepare_cached(&query)?.query_row([], |row| row.get::<_, Option<i64>>(0));
+        read().map(|end| end.map(Timestamp)).map_err(|error| self.failed(error))
     }
 
     /// Suppressions in the order of their values after `after`, `limit` at most, each with the token that made it.
@@ -115,7 +123,7 @@ impl Store {
     /// The audit trail after a number, `limit` lines at most.
     pub fn audit(&self, after: u64, limit: u32) -> std::result::Result<Vec<AuditEntry>, StoreError> {
         let after = i64::try_from(after).unwrap_or(i64::MAX);
-        let query = "SELECT sequence, at, token, peer, what, before, after FROM audit WHERE sequence > ?1
+        let query = "SELECT sequence, at, token, peer, what, before, after, node FROM audit WHERE sequence > ?1
                      ORDER BY sequence LIMIT ?2";
         self.all(query, params![after, limit], audit_entry)
     }
@@ -213,5 +221,6 @@ fn audit_entry(row: &Row<'_>) -> Result<AuditEntry> {
         what: row.get(4)?,
         before: json(5)?,
         after: json(6)?,
+        node: row.get(7)?,
     })
 }

@@ -8,9 +8,11 @@
 pub mod api;
 pub mod certificate;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod dns;
 pub mod engine;
+pub mod etcd;
 pub mod ledger;
 pub mod log;
 pub mod mail;
@@ -22,6 +24,7 @@ pub mod power;
 pub mod programs;
 pub mod random;
 pub mod received;
+pub mod relay;
 pub mod sink;
 pub mod strace;
 pub mod valve;
@@ -30,6 +33,7 @@ pub mod wire;
 
 pub use api::{Answer, Api};
 pub use client::Client;
+pub use cluster::{Cluster, Node};
 pub use config::Config;
 pub use engine::Engine;
 pub use log::Record;

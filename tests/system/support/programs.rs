@@ -16,6 +16,13 @@ fn program(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is not installed; tests/run installs it"))
 }
 
+/// The library that shifts the clocks of the programs that it is loaded into.
+pub fn faketime() -> PathBuf {
+    let places = std::fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
+    let mut files = places.map(|place| place.join("faketime/libfaketimeMT.so.1"));
+    files.find(|file| file.exists()).expect("libfaketime is not installed; tests/run installs it")
+}
+
 /// A child that is killed when dropped.
 struct Running(Child);
 

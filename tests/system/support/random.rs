@@ -15,6 +15,11 @@ impl Random {
         Self(seed as u64)
     }
 
+    /// From a seed.
+    pub fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// One of 0 to `bound` - 1.
     pub fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

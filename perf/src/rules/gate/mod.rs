@@ -9,6 +9,7 @@ mod judge;
 mod kind;
 mod results;
 mod round;
+mod servers;
 mod transport;
 
 use std::collections::VecDeque;
@@ -24,17 +25,15 @@ use clap::Args;
 use self::destination::Destinations;
 use self::inject::Injector;
 use self::kind::Kind;
-use self::results::{GateReport, Results};
+use self::results::{GateReport, Made, Results};
 use self::round::{Size, Worker};
+use self::servers::Servers;
 use self::transport::Transport;
-use super::api;
 use crate::cli::{RunArgs, ServerArgs, ShapeArgs};
 use crate::clock::now_ns;
 use crate::error::{Context, Failure, Result};
-use crate::mta::Mta;
 use crate::report;
 use crate::sampler::machine::Machine;
-use crate::scenario::begin;
 
 /// Between two lines of progress.
 const LINE_EVERY_NS: u64 = 5_000_000_000;
@@ -71,16 +70,25 @@ type Tasks = Arc<Mutex<VecDeque<Task>>>;
 
 /// `mailrace-perf run gate`.
 pub fn run(arguments: &RunArgs, machine: Machine) -> Result<ExitCode> {
+    run_on(arguments, machine, false)
+}
+
+/// `mailrace-perf run cluster_gate`: the mail is on one engine, and the rule is made on another. What that one says to be
+/// in flight is its own, so only large messages show anything: none of them can have left before the answer.
+pub fn run_in_cluster(arguments: &RunArgs, machine: Machine) -> Result<ExitCode> {
+    run_on(arguments, machine, true)
+}
+
+fn run_on(arguments: &RunArgs, machine: Machine, shared: bool) -> Result<ExitCode> {
     let gate = &arguments.rules.gate;
     let kinds = chosen(&gate.gate_kinds, &kind::ALL);
     let transports = chosen(&gate.gate_transports, &transport::ALL);
-    let sizes = chosen(&gate.gate_sizes, &[Size::Large, Size::Small]);
+    let sizes = if shared { vec![Size::Large] } else { chosen(&gate.gate_sizes, &[Size::Large, Size::Small]) };
     let lanes: Vec<Transport> =
         transports.iter().flat_map(|transport| (0..gate.gate_lanes).map(move |_| *transport)).collect();
     let destinations = Destinations::start(lanes.iter().map(|transport| transport.profile()).collect())?;
     let (shape, _config) = shape(&arguments.shape, &destinations)?;
-    let scene = begin(arguments.mta, &shape, "gate")?;
-    let mut mta = scene.mta;
+    let mut servers = Servers::start(arguments, &shape, shared)?;
     let results = Arc::new(Mutex::new(Results::new(&kinds, &transports, &sizes)));
     let tasks: Vec<(Transport, Tasks)> = transports
         .iter()
@@ -88,23 +96,22 @@ pub fn run(arguments: &RunArgs, machine: Machine) -> Result<ExitCode> {
         .collect();
     let mut threads = Vec::new();
     for (number, transport) in lanes.iter().enumerate() {
-        let worker = worker(&destinations, number, mta.as_ref())?;
+        let worker = worker(&destinations, number, &servers)?;
         let own = tasks.iter().find(|(of, _)| of == transport).map(|(_, tasks)| Arc::clone(tasks)).unwrap_or_default();
         threads.push(work(worker, *transport, own, Arc::clone(&results)));
     }
     let total = kinds.len() * transports.len() * sizes.len() * gate.gate_rounds as usize;
     let start_ns = now_ns();
-    watch(&threads, &results, total, mta.as_mut());
+    watch(&threads, &results, total, &mut servers);
     for thread in threads {
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }
     let results = std::mem::take(&mut *results.lock().unwrap_or_else(PoisonError::into_inner));
-    let ended = mta.exited();
     let mut failures = results.failures.clone();
-    failures.extend(ended.map(|how| format!("{} ended ({how}):\n{}", mta.version(), mta.log_tail())));
-    failures.extend(mta.stop().err().map(|failure| failure.to_string()));
-    let version = mta.version().to_owned();
-    let gate = GateReport::new(machine, version, gate.gate_rounds, start_ns, results, failures);
+    failures.extend(servers.exited());
+    failures.extend(servers.stop());
+    let asked = Made { scenario: arguments.scenario.name(), mta: servers.version(), rounds_of_each: gate.gate_rounds };
+    let gate = GateReport::new(machine, asked, start_ns, results, failures);
     gate.print();
     if let Some(path) = &arguments.shape.sending.json {
         report::write(&gate, path)?;
@@ -150,10 +157,11 @@ fn domain(lane: usize) -> String {
     format!("lane-{lane}.gate.test")
 }
 
-fn worker(destinations: &Destinations, number: usize, mta: &dyn Mta) -> Result<Worker> {
+fn worker(destinations: &Destinations, number: usize, servers: &Servers) -> Result<Worker> {
     let lane = destinations.lanes[number].clone();
-    let injector = Injector::connect(mta.address())?;
-    Ok(Worker::new(lane, domain(number), number as u32, send_buffer()?, api(mta)?, injector))
+    let ways = servers.ways(number)?;
+    let injector = Injector::connect(ways.smtp)?;
+    Ok(Worker::new(lane, domain(number), number as u32, send_buffer()?, ways, injector))
 }
 
 /// The most that Linux gives a socket that asks for nothing, octets (tcp(7), `tcp_wmem`).
@@ -183,9 +191,9 @@ fn work(mut worker: Worker, transport: Transport, tasks: Tasks, results: Arc<Mut
     })
 }
 
-fn watch(threads: &[JoinHandle<()>], results: &Mutex<Results>, total: usize, mta: &mut dyn Mta) {
+fn watch(threads: &[JoinHandle<()>], results: &Mutex<Results>, total: usize, servers: &mut Servers) {
     let (start_ns, mut last_ns) = (now_ns(), now_ns());
-    while threads.iter().any(|thread| !thread.is_finished()) && mta.exited().is_none() {
+    while threads.iter().any(|thread| !thread.is_finished()) && servers.exited().is_none() {
         sleep(Duration::from_millis(50));
         if now_ns() - last_ns > LINE_EVERY_NS {
             last_ns = now_ns();

@@ -94,10 +94,20 @@ impl Results {
     }
 }
 
+/// What was run.
+pub struct Made {
+    /// Its name.
+    pub scenario: String,
+    /// Name and version of the server.
+    pub mta: String,
+    /// Rounds of each kind, size and transport.
+    pub rounds_of_each: u32,
+}
+
 /// The result of `gate`.
 #[derive(Serialize)]
 pub struct GateReport {
-    scenario: &'static str,
+    scenario: String,
     machine: Machine,
     mta: String,
     rounds_of_each: u32,
@@ -117,20 +127,13 @@ pub struct GateReport {
 
 impl GateReport {
     /// Of finished rounds that began at `start_ns`.
-    pub fn new(
-        machine: Machine,
-        mta: String,
-        rounds_of_each: u32,
-        start_ns: u64,
-        results: Results,
-        failures: Vec<String>,
-    ) -> GateReport {
+    pub fn new(machine: Machine, made: Made, start_ns: u64, results: Results, failures: Vec<String>) -> GateReport {
         let (rounds, violations) = results.totals();
         GateReport {
-            scenario: "gate",
+            scenario: made.scenario,
             machine,
-            mta,
-            rounds_of_each,
+            mta: made.mta,
+            rounds_of_each: made.rounds_of_each,
             seconds: seconds_between(start_ns, now_ns()),
             rounds,
             too_late: results.cells.iter().map(|cell| u64::from(cell.too_late)).sum(),

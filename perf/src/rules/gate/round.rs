@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::super::http::{Api, Client};
+use super::super::http::Client;
 use super::destination::{Lane, READ_OCTETS};
 use super::inject::Injector;
 use super::judge::{Judgement, Seen, judge};
 use super::kind::{Kind, Names, RuleCall};
+use super::servers::Ways;
 use crate::clock::now_ns;
 use crate::error::{Context, Result, fail};
 use crate::stop;
@@ -59,23 +60,28 @@ pub struct Worker {
     lane: Lane,
     domain: String,
     number: u32,
-    rounds: u32,
+    /// Rounds so far.
+    made: u32,
     send_buffer: u64,
-    client: Client,
+    /// Of the engine that has the mail, and of the one by which rules are made.
+    mail: Client,
+    rules: Client,
+    shared: bool,
     injector: Injector,
 }
 
 impl Worker {
     /// For lane `number`, to which the server under test brings the mail for `domain`. No sender has more than
     /// `send_buffer` octets in its socket.
-    pub fn new(lane: Lane, domain: String, number: u32, send_buffer: u64, api: Api, injector: Injector) -> Worker {
-        Worker { lane, domain, number, rounds: 0, send_buffer, client: Client::new(api), injector }
+    pub fn new(lane: Lane, domain: String, number: u32, send_buffer: u64, ways: Ways, injector: Injector) -> Worker {
+        let (mail, rules) = (Client::new(ways.mail), Client::new(ways.rules));
+        Worker { lane, domain, number, made: 0, send_buffer, mail, rules, shared: ways.shared, injector }
     }
 
     /// One round; `turn` sets its criteria and its moment.
     pub fn round(&mut self, kind: Kind, size: Size, turn: u32) -> Result<Found> {
-        self.rounds += 1;
-        let run = self.number << 20 | self.rounds;
+        self.made += 1;
+        let run = self.number << 20 | self.made;
         let names = self.names(run);
         let count = match size {
             Size::Large => self.begin_large(run, &names)?,
@@ -84,12 +90,17 @@ impl Worker {
         // Not always at the same moment of the engine's turn. Small messages are all there soon.
         let moments = if size == Size::Large { 20_000 } else { 5_000 };
         std::thread::sleep(Duration::from_micros(u64::from(turn) * 777 % moments));
-        let call = kind.call(&names, turn);
+        let mut call = kind.call(&names, turn);
+        if self.shared {
+            call.body["cluster"] = json!(true);
+        }
         let (answer, put_off) = self.make(&call)?;
         let answered_ns = now_ns();
         let (before, early) = (self.lane.octets(), self.lane.completed());
         self.let_it_come(size)?;
-        let Some(in_flight) = answer["in_flight"].as_u64() else {
+        // What another engine has in flight, the answer does not know.
+        let in_flight = if self.shared { Some(u64::MAX) } else { answer["in_flight"].as_u64() };
+        let Some(in_flight) = in_flight else {
             return fail(format!("{} answered {answer}, without in_flight", call.path));
         };
         let buffers = self.send_buffer + self.lane.receive_buffer + READ_OCTETS as u64;
@@ -99,7 +110,7 @@ impl Worker {
         if size == Size::Large {
             found.unread = (LARGE_OCTETS as u64).saturating_sub(before.values().max().copied().unwrap_or(0));
         }
-        call.undo(&mut self.client, &answer)?;
+        call.undo(&mut self.rules, &answer)?;
         self.drain(kind)?;
         found.wrong = self.wrong(kind, count);
         if size == Size::Large {
@@ -115,7 +126,7 @@ impl Worker {
     fn make(&mut self, call: &RuleCall) -> Result<(Value, u32)> {
         let mut put_off = 0;
         loop {
-            let answer = self.client.call("POST", call.path, &call.body)?;
+            let answer = self.rules.call("POST", call.path, &call.body)?;
             match answer.status {
                 200 => return Ok((answer.body, put_off)),
                 503 if put_off < MAX_PUT_OFF => put_off += 1,
@@ -167,14 +178,14 @@ impl Worker {
         if kind == Kind::Error4xx {
             // What was deferred would wait for its retry.
             let flush = json!({"domain": self.domain, "reason": "next round", "data": {}, "always_flush": true});
-            self.client.must("POST", "/api/admin/rebind/v1", &flush)?;
+            self.mail.must("POST", "/api/admin/rebind/v1", &flush)?;
         }
         let question = format!("/v1/messages?domain={}&limit=1", self.domain);
         self.until_none("no mail is left", &question)
     }
 
     fn until_none(&mut self, what: &str, question: &str) -> Result<()> {
-        let client = &mut self.client;
+        let client = &mut self.mail;
         until(what, ASK_AGAIN, || {
             let answer = client.must("GET", question, &Value::Null)?;
             Ok(answer.as_array().is_some_and(Vec::is_empty))

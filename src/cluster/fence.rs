@@ -1,0 +1,175 @@
+//! Whether all mail of this engine has to wait, and why: because it has not caught up with etcd since it was not
+//! delivering, or because its lease is over and it announced that it then holds. Decides only; `presence` brings it into
+//! force as a rule over all mail, so that the gate itself keeps it and what was held is let go as after any rule.
+
+use crate::rules::shared::Revision;
+use mailrace_shards::time::{Instant, Now, Timestamp};
+use std::time::Duration;
+
+/// What stands before all mail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fence {
+    /// Nothing.
+    Open,
+    /// Nothing until that moment; from then on the lease is over. The cores know it beforehand, and so hold the mail
+    /// even if no thread of this engine comes to say so.
+    From(Timestamp),
+    /// All mail waits.
+    Shut(Why),
+}
+
+/// Why all mail waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Others do not wait for this engine until it has caught up.
+    Behind,
+    /// The lease is over.
+    NoLease,
+}
+
+impl Why {
+    /// For people.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Behind => {
+                "cluster: this engine has been out of the cluster and has not caught up with etcd yet; \
+                 it delivers as soon as it has"
+            }
+            Self::NoLease => {
+                "cluster: etcd cannot be reached and cluster.on_partition is \"hold\"; \
+                 it delivers again once etcd answers"
+            }
+        }
+    }
+}
+
+/// What the decision depends on.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// It holds when it is lost.
+    holds: bool,
+    /// How much earlier than etcd it takes a lease for over.
+    margin: Duration,
+    /// The others may not wait for it: it has to have applied this before it delivers. Everything, as long as it is
+    /// not known what that is.
+    behind: Option<Revision>,
+    /// Until when the lease is valid by the monotonic clock, and what the wall clock will show then.
+    lease: Option<Now>,
+}
+
+impl Gate {
+    /// At a start. `counted`: the others wait for this engine even when it is lost.
+    #[must_use]
+    pub fn new(holds: bool, margin: Duration, counted: bool) -> Self {
+        let behind = if counted && !holds { None } else { Some(Revision::MAX) };
+        Self { holds, margin, behind, lease: None }
+    }
+
+    /// The lease was granted or renewed for so long by an answer to what was sent then.
+    pub fn renewed(&mut self, sent: Now, ttl: Duration) {
+        self.lease = Some(sent.after(ttl.saturating_sub(self.margin)));
+    }
+
+    /// etcd says that the lease is over. For the others, this engine was lost meanwhile.
+    pub fn ended(&mut self) {
+        self.lease = None;
+        if self.holds {
+            self.behind = Some(Revision::MAX);
+        }
+    }
+
+    /// From this revision on the others count with this engine: up to it, it has to catch up by itself.
+    pub fn announced(&mut self, at: Revision) {
+        if let Some(behind) = &mut self.behind {
+            *behind = (*behind).min(at);
+        }
+    }
+
+    /// Everything up to a revision is in force.
+    pub fn applied(&mut self, revision: Revision) {
+        if self.behind.is_some_and(|behind| behind <= revision) {
+            self.behind = None;
+        }
+    }
+
+    /// What stands before all mail now.
+    #[must_use]
+    pub fn fence(&self, now: Now) -> Fence {
+        if self.behind.is_some() {
+            return Fence::Shut(if self.holds && !self.is_leased(now.instant) { Why::NoLease } else { Why::Behind });
+        }
+        match &self.lease {
+            _ if !self.holds => Fence::Open,
+            Some(until) if now.instant < until.instant => Fence::From(until.utc),
+            _ => Fence::Shut(Why::NoLease),
+        }
+    }
+
+    fn is_leased(&self, now: Instant) -> bool {
+        self.lease.is_some_and(|until| now < until.instant)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Fence, Gate, Why};
+    use mailrace_shards::time::{Instant, Now, Timestamp};
+    use std::time::Duration;
+
+    fn at(seconds: u64) -> Now {
+        Now { instant: Instant(seconds * 1_000_000), utc: Timestamp(1_000_000 + seconds as i64 * 1000) }
+    }
+
+    const TTL: Duration = Duration::from_secs(10);
+    const MARGIN: Duration = Duration::from_secs(2);
+
+    #[test]
+    fn who_delivers_when_lost_is_held_only_until_it_has_caught_up() {
+        let after_crash = Gate::new(false, MARGIN, true);
+        assert_eq!(after_crash.fence(at(0)), Fence::Open);
+        let mut gate = Gate::new(false, MARGIN, false);
+        gate.applied(50);
+        assert_eq!(gate.fence(at(0)), Fence::Shut(Why::Behind), "nobody knows how far is far enough");
+        gate.announced(60);
+        gate.applied(59);
+        assert_eq!(gate.fence(at(0)), Fence::Shut(Why::Behind));
+        gate.applied(60);
+        assert_eq!(gate.fence(at(0)), Fence::Open);
+        gate.ended();
+        assert_eq!(gate.fence(at(100)), Fence::Open, "the others wait for it");
+    }
+
+    #[test]
+    fn who_holds_when_lost_delivers_only_under_a_lease() {
+        let mut gate = Gate::new(true, MARGIN, true);
+        assert_eq!(gate.fence(at(0)), Fence::Shut(Why::NoLease));
+        gate.renewed(at(1), TTL);
+        assert_eq!(gate.fence(at(1)), Fence::Shut(Why::Behind));
+        gate.announced(7);
+        gate.applied(7);
+        assert_eq!(gate.fence(at(1)), Fence::From(at(9).utc));
+        assert_eq!(gate.fence(at(8)), Fence::From(at(9).utc));
+        assert_eq!(gate.fence(at(9)), Fence::Shut(Why::NoLease), "earlier than etcd would say so");
+        gate.renewed(at(9), TTL);
+        assert_eq!(gate.fence(at(9)), Fence::From(at(17).utc), "etcd had kept the lease: the others have waited");
+        gate.ended();
+        gate.renewed(at(30), TTL);
+        assert_eq!(gate.fence(at(30)), Fence::Shut(Why::Behind), "the others have not waited");
+        gate.applied(20);
+        gate.announced(21);
+        assert_eq!(gate.fence(at(30)), Fence::Shut(Why::Behind));
+        gate.applied(21);
+        assert_eq!(gate.fence(at(30)), Fence::From(at(38).utc));
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_back_does_not_make_a_lease_longer() {
+        let mut gate = Gate::new(true, MARGIN, false);
+        gate.renewed(at(1), TTL);
+        gate.announced(7);
+        gate.applied(7);
+        let back = Now { utc: Timestamp(0), ..at(9) };
+        assert_eq!(gate.fence(back), Fence::Shut(Why::NoLease));
+    }
+}

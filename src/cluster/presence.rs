@@ -1,0 +1,275 @@
+//! This node in the eyes of the others: its lease, what it announces, and what stands before its mail while they do not
+//! count with it. A thread of its own, so that a lease is renewed in time whatever else etcd is slow with.
+
+use super::board::{Board, Link};
+use super::etcd::{Answer, Compare, Etcd, EtcdError, Lease, Op, Txn};
+use super::fence::{Fence, Why};
+use super::record::{Keys, Said, read_said, write_member, write_said};
+use super::waiting::{Member, Name};
+use crate::report;
+use crate::rules::authority::Authority;
+use crate::rules::shared::Revision;
+use mailrace_shards::rules::{Kind, Rule, Scope, Validity};
+use mailrace_shards::runtime::clock;
+use mailrace_shards::time::{Instant, Timestamp};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The id of the rule that holds all mail.
+pub const FENCE: &str = "cluster-fence";
+
+/// How long a failed try is left alone.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// How often the thread looks about.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What is said of ourselves.
+#[derive(Clone)]
+pub struct Presence {
+    /// Where it says how it is.
+    pub board: Arc<Board>,
+    /// Where it has its lease.
+    pub etcd: Etcd,
+    /// What it is called there.
+    pub keys: Keys,
+    /// Where rules are brought into force.
+    pub authority: Authority,
+    /// This node.
+    pub node: Name,
+    /// Of this data directory.
+    pub uuid: Arc<str>,
+    /// It delivers while it is lost.
+    pub delivers_when_lost: bool,
+    /// The others wait for it even when it is lost, as far as is stored here.
+    pub counted: bool,
+    /// For how long a lease is wanted.
+    pub ttl: Duration,
+    /// What stands before all mail, as far as the cores know.
+    pub fence: Fence,
+}
+
+impl Presence {
+    /// Until the end.
+    pub fn run(mut self) {
+        let mut lease: Option<Lease> = None;
+        let mut due = clock::now().instant;
+        let mut said = String::new();
+        if let Fence::Shut(why) = self.fence {
+            report::notice(why.as_str());
+        }
+        while !self.board.is_stopping() {
+            self.set_fence();
+            let now = clock::now().instant;
+            if now >= due {
+                let (result, next) = self.renew(&mut lease);
+                due = clock::now().instant.after(next);
+                let why = result.err().unwrap_or_default();
+                if why != said && !why.is_empty() {
+                    report::warning(&format!("cluster: {why}"));
+                }
+                said = why;
+            }
+            let within = due.since(clock::now().instant).min(LOOK).min(self.fence_within());
+            let shown = self.fence.clone();
+            let wake = self.board.wait(within, |state| {
+                let other = state.fence(clock::now()) != shown;
+                let is_forgotten = std::mem::take(&mut state.forgotten);
+                (other || is_forgotten).then_some(is_forgotten)
+            });
+            if wake == Some(true) {
+                report::warning("cluster: this node was forgotten while it runs; it announces itself again");
+                lease = None;
+                due = clock::now().instant;
+            }
+        }
+    }
+
+    /// When the fence changes by time alone.
+    fn fence_within(&self) -> Duration {
+        match self.fence {
+            Fence::From(at) => at.since(clock::now().utc).max(Duration::from_millis(1)),
+            _ => LOOK,
+        }
+    }
+
+    /// Gets a lease or renews it; when to come again.
+    fn renew(&mut self, lease: &mut Option<Lease>) -> (Result<(), String>, Duration) {
+        if !self.board.with(|state| state.nodes_at > 0 && !matches!(state.link, Link::Refused(_))) {
+            return (Ok(()), AGAIN_AFTER / 5);
+        }
+        let sent = clock::now();
+        if let Some(known) = *lease {
+            return match self.etcd.keep_alive(known, self.ttl / 3) {
+                Ok(Some(ttl)) => {
+                    self.board.change(|state| state.gate.renewed(sent, ttl));
+                    (Ok(()), self.ttl / 3)
+                }
+                Ok(None) => {
+                    *lease = None;
+                    self.board.change(|state| {
+                        state.gate.ended();
+                        state.lease = None;
+                    });
+                    (Err("etcd has ended this node's lease; it announces itself again".to_owned()), Duration::ZERO)
+                }
+                Err(error) => (Err(format!("the lease cannot be renewed: {error}")), AGAIN_AFTER),
+            };
+        }
+        // Whatever lease there was, the others may have seen it end.
+        self.board.change(|state| {
+            state.gate.ended();
+            state.lease = None;
+        });
+        let granted = self.etcd.grant(self.ttl, self.ttl / 3);
+        let announced = granted.map_err(|error| format!("no lease: {error}")).and_then(|(new, ttl)| {
+            let at = self.announce(new)?;
+            Ok((new, ttl, at))
+        });
+        match announced {
+            Ok((new, ttl, at)) => {
+                *lease = Some(new);
+                self.board.change(|state| {
+                    state.lease = Some(new);
+                    state.gate.renewed(sent, ttl);
+                    state.gate.announced(at);
+                    state.speak_up(at);
+                });
+                (Ok(()), self.ttl / 3)
+            }
+            Err(why) => (Err(why), AGAIN_AFTER),
+        }
+    }
+
+    /// Says that this node runs. From that revision on, the others count with it.
+    fn announce(&mut self, lease: Lease) -> Result<Revision, String> {
+        let failed = |error: EtcdError| format!("this node cannot announce itself: {error}");
+        let (member_key, word_key) = (self.keys.member(&self.node), self.keys.word(&self.node));
+        let read = |key: &[u8]| Op::Range { from: key.to_vec(), end: Vec::new(), limit: 1 };
+        let both = Txn { success: vec![read(&member_key), read(&word_key)], ..Txn::default() };
+        let mut pages =
+            self.etcd.txn(&both, self.ttl / 3).map_err(failed)?.answers.into_iter().map(|answer| match answer {
+                Answer::Range(page) => page.kvs.into_iter().next(),
+                Answer::Put | Answer::Deleted(_) => None,
+            });
+        let known = pages.next().flatten().map_or(0, |member| member.mod_revision);
+        if let Some(word) = pages.next().flatten()
+            && read_said(&word.value).is_ok_and(|said| said.uuid != self.uuid)
+        {
+            return Err(format!("another engine runs under the name {:?}", self.node));
+        }
+        if !self.delivers_when_lost {
+            self.count(false)?;
+        }
+        let now = clock::now().utc;
+        let applied = self.board.with(|state| state.waiting.own());
+        let member = self.member(true);
+        let said = self.said(applied, now);
+        let txn = Txn {
+            compare: vec![Compare::unchanged(&member_key, known)],
+            success: vec![
+                Op::Put { key: member_key, value: write_member(&member, applied, now), lease: None },
+                Op::Put { key: word_key, value: write_said(&said), lease: Some(lease) },
+            ],
+            failure: Vec::new(),
+        };
+        if self.board.is_stopping() {
+            return Err("this engine is stopping".to_owned());
+        }
+        let answer = self.etcd.txn(&txn, self.ttl / 3).map_err(failed)?;
+        if !answer.succeeded {
+            return Err(format!("somebody else announces a node {:?} at the same time", self.node));
+        }
+        if self.delivers_when_lost {
+            self.count(true)?;
+        }
+        Ok(answer.header.revision)
+    }
+
+    /// Stores whether the others wait for this node even when it is lost: never true while they may not.
+    fn count(&mut self, counted: bool) -> Result<(), String> {
+        if self.counted != counted {
+            self.authority.note(move |store| store.set_counted(counted))?;
+            self.counted = counted;
+        }
+        Ok(())
+    }
+
+    fn member(&self, running: bool) -> Member {
+        Member { uuid: self.uuid.clone(), running, delivers_when_lost: self.delivers_when_lost }
+    }
+
+    fn said(&self, applied: Revision, clock: Timestamp) -> Said {
+        Said { uuid: self.uuid.clone(), applied, clock, version: env!("CARGO_PKG_VERSION").into() }
+    }
+
+    /// Brings into force what stands before all mail, if it is other than what the cores know.
+    fn set_fence(&mut self) {
+        let fence = self.board.with(|state| state.fence(clock::now()));
+        if fence == self.fence {
+            return;
+        }
+        match (&self.fence, &fence) {
+            (Fence::Shut(_), Fence::Open | Fence::From(_)) => report::notice("cluster: mail is delivered again"),
+            (Fence::Open | Fence::From(_), Fence::Shut(why)) => report::warning(why.as_str()),
+            _ => {}
+        }
+        self.authority.fence(fence_rule(&fence));
+        self.fence = fence;
+    }
+
+    /// Says the last word of a node that has stopped delivering: the others need not wait for it any more, and it has
+    /// to catch up before it delivers again. What could not be said, and was not for certain, is as after a crash.
+    ///
+    /// # Errors
+    /// Why the others still wait for it.
+    pub fn stop(&mut self, deadline: Instant) -> Result<(), String> {
+        let (applied, lease, is_known) = self.board.with(|state| {
+            let is_known = state.nodes_at > 0 && !matches!(state.link, Link::Refused(_));
+            (state.waiting.own(), state.lease, is_known)
+        });
+        if !is_known {
+            return Ok(());
+        }
+        let counted = self.authority.look(crate::rules::store::Store::membership)?.is_some_and(|known| known.counted);
+        self.counted = counted;
+        self.count(false)?;
+        let within = deadline.since(clock::now().instant).max(AGAIN_AFTER);
+        let value = write_member(&self.member(false), applied, clock::now().utc);
+        let txn = Txn {
+            compare: Vec::new(),
+            success: vec![
+                Op::Put { key: self.keys.member(&self.node), value, lease: None },
+                Op::Delete { key: self.keys.word(&self.node) },
+            ],
+            failure: Vec::new(),
+        };
+        match self.etcd.txn(&txn, within) {
+            Ok(_) => {
+                if let Some(lease) = lease {
+                    // Without it the lease ends by itself.
+                    let _ = self.etcd.revoke(lease, AGAIN_AFTER);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                if counted && !matches!(error, EtcdError::Unknown(_)) {
+                    self.count(true)?;
+                }
+                Err(format!("etcd was not told that this node has stopped: {error}; calls elsewhere wait for it"))
+            }
+        }
+    }
+}
+
+/// The rule that stands before all mail.
+#[must_use]
+pub fn fence_rule(fence: &Fence) -> Option<Rule> {
+    let (why, validity) = match fence {
+        Fence::Open => return None,
+        Fence::From(at) => (Why::NoLease, Validity::between(*at, Timestamp::NEVER)),
+        Fence::Shut(why) => (*why, Validity::always()),
+    };
+    let kind = Kind::Suspension { reason: why.as_str().into() };
+    Some(Rule { id: FENCE.into(), order: 0, kind, scope: Scope::default(), validity, by: "(cluster)".into() })
+}
