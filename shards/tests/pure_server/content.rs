@@ -162,7 +162,7 @@ fn one_wrong_octet_in_a_long_text() {
         for at in [0, 1, 39, 40, 41, 42, 500, 1259, 1260] {
             let (before, behind) = lines.split_at(at);
             let code = if before.ends_with('\r') { "550 5.6.11" } else { code };
-            let wire = format!("A: b\r\n\r\n{before}{wrong}{behind}.\r\n");
+            let wire = format!("A: b\r\n\r\n{before}{wrong}{behind}\r\n.\r\n");
             let (replies, messages) = inject(large(), FRIEND, wire.as_bytes(), Pieces::Whole);
             // A CR before a CRLF, or an LF behind one, is as alone as any; and what comes first is what is said.
             assert!(messages.is_empty() && replies[0].starts_with(&format!("S: {code} ")), "{at}: {replies:?}");
