@@ -236,7 +236,7 @@ impl Local {
 
     /// Until when the core does well without its executor.
     pub(super) fn leisure(&self) -> Option<Instant> {
-        (self.elsewhere.get() == 0 && !self.dns.is_busy()).then(|| self.next_tick.get())
+        (self.elsewhere.get() == 0 && !self.dns.is_awaited()).then(|| self.next_tick.get())
     }
 
     /// Runs a task of the core. A panic in it is the brain's or the runtime's own and ends the process.
