@@ -109,10 +109,10 @@ impl DnsClient {
         self.inner.resolver.borrow().stats()
     }
 
-    /// Whether a question is under way.
+    /// Whether anybody waits for an answer.
     #[must_use]
-    pub fn is_busy(&self) -> bool {
-        self.inner.ticking.get()
+    pub fn is_awaited(&self) -> bool {
+        !self.inner.waiting.borrow().is_empty()
     }
 
     async fn outcome(&self, progress: Progress) -> Outcome {

@@ -241,7 +241,7 @@ impl Local {
 
     /// Until when the core does well without its executor.
     pub(super) fn leisure(&self) -> Option<Instant> {
-        (self.elsewhere.get() == 0 && !self.dns.is_busy()).then(|| self.next_tick.get())
+        (self.elsewhere.get() == 0 && !self.dns.is_awaited()).then(|| self.next_tick.get())
     }
 
     /// Sleeps for less than a tick: only the executor hears of that end.

@@ -110,3 +110,31 @@ impl<I: Fn() -> bool, L: Fn() -> Option<Instant>> Round<'_, I, L> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    #[test]
+    fn it_does_not_sleep_while_a_task_is_ready() {
+        let executor = glommio::LocalExecutorBuilder::default().io_memory(0).make().unwrap();
+        executor.run(async {
+            let until = clock::now().instant.after(Duration::from_secs(30));
+            let leisure = Rc::new(Cell::new(Some(until)));
+            let of_task = leisure.clone();
+            let busy = async move {
+                for _ in 0..1000 {
+                    futures_lite::future::yield_now().await;
+                }
+                leisure.set(None);
+            };
+            let busy = glommio::spawn_local(tasks::counted(busy));
+            let ring = Ring::new().unwrap();
+            glommio::spawn_local(async move { ring.run(|| false, || of_task.get()).await.unwrap() }).detach();
+            busy.await;
+            assert!(clock::now().instant < until, "nobody has slept");
+        });
+    }
+}
