@@ -5,8 +5,13 @@
 use super::Shard;
 use super::session::{Phase, Session};
 use crate::event::{Command, SessionId};
+use crate::path::PermitState;
 use crate::time::Now;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
+
+/// Idle sessions that are looked at for one that ends for another's sake; those before it were asked to already.
+const IDLE_LOOKED_AT: usize = 16;
 
 /// Belongs to its shard.
 #[derive(Debug)]
@@ -55,13 +60,23 @@ impl Shard {
     pub(super) fn line_up(&mut self, id: SessionId) {
         let number = self.session(id).carrier.session;
         self.places.line.push_back((id, number));
-        while let Some(std::cmp::Reverse((at, idle))) = self.idle_deadlines.pop() {
+        // Their deadlines stay: one that waits for a rate, and has carried nothing yet, goes on until then.
+        let mut looked_at: SmallVec<[_; 4]> = SmallVec::new();
+        while looked_at.len() < IDLE_LOOKED_AT
+            && let Some(deadline) = self.idle_deadlines.pop()
+        {
+            let std::cmp::Reverse((at, idle)) = deadline;
             let Some(session) = self.sessions.get_mut(idle.0 as usize) else { continue };
-            let is_idle = matches!(session.phase, Phase::Idle(since) if since.after(session.idle_timeout) == at);
-            if is_idle && !std::mem::replace(&mut session.recalled, true) {
-                return self.commands.push_back(Command::Wake(idle));
+            if !matches!(session.phase, Phase::Idle(since) if since.after(session.idle_timeout) == at) {
+                continue;
+            }
+            looked_at.push(deadline);
+            if !std::mem::replace(&mut session.recalled, true) {
+                self.commands.push_back(Command::Wake(idle));
+                break;
             }
         }
+        self.idle_deadlines.extend(looked_at);
     }
 
     /// Lets those in line connect, as far as there are places. To be called whenever one was left.

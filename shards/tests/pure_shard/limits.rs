@@ -266,6 +266,28 @@ fn connections_keep_to_the_engines_share_of_descriptors() {
     }
 }
 
+/// An idle session that is to end for another's sake may wait for a rate, and then nobody else comes to end it.
+#[test]
+fn a_session_that_waits_for_a_rate_does_not_keep_its_place_for_ever() {
+    let connections = ConnectionSettings { injecting: 1, delivering: 1 };
+    let rate = Some(Rate { count: 1, period: Duration::from_secs(3600) });
+    let slow = LimitSettings { message_rate: rate, messages_per_connection: Some(1), ..limit(LimitPer::Path) };
+    let mut world = World::new(Settings { connections, ..with(vec![slow]) });
+    world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
+    world.everything_at(&["b.test"], &[("mx.b.test", peer(2))]);
+    // The second one's session finds no token; b.test lines up behind it.
+    world.post(&["r@a.test"]);
+    world.post(&["r@a.test"]);
+    world.run(seconds(1));
+    world.post(&["r@b.test"]);
+    world.run(Duration::from_millis(500));
+    let now = world.now;
+    let settings = Settings { connections, ..with(vec![]) };
+    world.ask(0, |shard| shard.handle_reload(Arc::new(settings), now));
+    world.run(seconds(20));
+    assert_eq!((world.delivered(), world.states()), (3, (0, 0, 0, 0)));
+}
+
 /// With equal weights, mail of one bucket does not overtake the other for ever.
 #[test]
 fn buckets_of_a_destination_take_turns() {
