@@ -10,6 +10,7 @@ mod greeting;
 mod harness;
 mod hostile;
 mod model;
+mod outgoing;
 mod reply;
 mod time;
 mod withdraw;
