@@ -10,7 +10,7 @@ use mailrace_shards::spool::journal::{Journal, JournalOptions};
 use mailrace_shards::spool::memory_disk::{Fault, MemoryDisk, Survival};
 use mailrace_shards::spool::record::{Kind, Mark, TRAILER_BYTES, begin_head, end_head, put_trailer, trailer_matches};
 use mailrace_shards::spool::recover::open;
-use mailrace_shards::spool::report::{Point, Progress, Recovered, SpoolCompletion, Standing};
+use mailrace_shards::spool::report::{DropReason, Point, Progress, Recovered, SpoolCompletion, Standing};
 use mailrace_shards::spool::segment::{segment_header, segment_name};
 use mailrace_shards::time::Timestamp;
 use smallvec::{SmallVec, smallvec};
@@ -364,5 +364,21 @@ fn progress_survives_a_copy_that_was_parted_from_it() {
             assert!(disk.content(&segment_name(1)).is_none(), "the older copy is gone");
             disk = disk.after_crash(Survival::Nothing);
         }
+    }
+}
+
+/// What a crash left of a creation goes; what else has no sign of a segment in it is kept for the operator and told.
+#[test]
+fn a_file_that_is_no_segment_is_removed_when_empty_and_set_aside_otherwise() {
+    for (octets, kept) in [(vec![], false), (vec![0; 5000], false), (vec![b'?'; 5000], true)] {
+        let disk = MemoryDisk::new();
+        let name = segment_name(7);
+        disk.put(&name, &octets);
+        let (_, recovered) = open(disk.clone(), 2, options(1)).unwrap();
+        let told: Vec<_> = recovered.dropped.iter().map(|of| (of.file.clone(), of.octets, of.why)).collect();
+        let expected = vec![("segment-00000007.damaged".to_owned(), octets.len() as u64, DropReason::BadSegment)];
+        assert_eq!(told, if kept { expected } else { vec![] }, "{} octets", octets.len());
+        assert_eq!(disk.content(&name), None, "{} octets", octets.len());
+        assert_eq!(disk.content("segment-00000007.damaged"), kept.then_some(octets));
     }
 }

@@ -1,12 +1,14 @@
 //! A spool whose disk refuses: what it says, how often, and how it finds that the disk works again.
 
 use bytes::Bytes;
+use mailrace_shards::limits::SPOOL_PENDING_ATTEMPTS;
 use mailrace_shards::message::{ContentFlags, Envelope, MessageId};
 use mailrace_shards::spool::journal::{Journal, JournalOptions};
 use mailrace_shards::spool::memory_disk::{MemoryDisk, Survival};
 use mailrace_shards::spool::recover::open;
-use mailrace_shards::spool::report::{Recovered, SpoolCompletion};
+use mailrace_shards::spool::report::{Point, Progress, Recovered, SpoolCompletion, Standing};
 use mailrace_shards::time::Timestamp;
+use smallvec::smallvec;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -16,9 +18,12 @@ fn opened(disk: &MemoryDisk) -> (Journal<MemoryDisk>, Recovered) {
     open(disk.clone(), 2, options).expect("the disk works")
 }
 
+fn id(sequence: u64) -> MessageId {
+    MessageId { generation: 1, core: 2, sequence }
+}
+
 fn store(journal: &mut Journal<MemoryDisk>, sequence: u64, body: &Bytes) -> Vec<SpoolCompletion> {
-    let id = MessageId { generation: 1, core: 2, sequence };
-    let envelope = Envelope::new(id, Timestamp(1), 9, ContentFlags::default(), "s@a", &["r@b"], None);
+    let envelope = Envelope::new(id(sequence), Timestamp(1), 9, ContentFlags::default(), "s@a", &["r@b"], None);
     let mut out = Vec::new();
     journal.store(sequence, Arc::new(envelope), body.clone(), &mut out);
     journal.commit(false, &mut out);
@@ -52,4 +57,71 @@ fn a_spool_that_failed_works_again_although_nothing_is_written() {
     let (_, recovered) = opened(&disk.after_crash(Survival::Nothing));
     let open: BTreeSet<u64> = recovered.messages.iter().map(|of| of.envelope.id().sequence).collect();
     assert_eq!(open, BTreeSet::from([1, 3]));
+}
+
+/// Retries go on while the disk refuses. What they leave to be written is bounded; the end of a message is never given up
+/// for it, and of the attempts the latest stay.
+#[test]
+fn a_failing_spool_forgets_the_oldest_attempts_and_no_end() {
+    let disk = MemoryDisk::new();
+    let options = JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::new(true, 42) };
+    let (mut journal, _) = open(disk.clone(), 2, options).expect("the disk works");
+    for sequence in 1..=3 {
+        assert!(is_stored(&store(&mut journal, sequence, &Bytes::new())));
+    }
+    let large = Bytes::from(vec![b'x'; 600 << 10]);
+    assert!(is_stored(&store(&mut journal, 4, &large)));
+    // The next one needs another segment.
+    disk.set_free(0);
+    assert!(!is_stored(&store(&mut journal, 5, &large)) && journal.is_failing());
+    let before = disk.octets();
+    let standing = |attempts| Standing { attempts, due: Timestamp(i64::from(attempts)), maybe_delivered: false };
+    let mut attempt = |sequence, attempts| {
+        journal.progress(Progress::Attempt {
+            id: id(sequence),
+            recipients: smallvec![0],
+            standing: standing(attempts),
+        });
+    };
+    attempt(1, 7);
+    let many = 3 * SPOOL_PENDING_ATTEMPTS as u64;
+    for turn in 0..many {
+        attempt(2, 1 + (turn % 60_000) as u16);
+    }
+    journal.progress(Progress::Done { id: id(3), recipients: smallvec![0] });
+    for _ in 0..many {
+        journal.progress(Progress::Attempt { id: id(2), recipients: smallvec![0], standing: standing(60_001) });
+    }
+    disk.set_free(1 << 30);
+    journal.commit(true, &mut Vec::new());
+    assert!(!journal.is_failing());
+    let written = disk.octets() - before;
+    // At most 128 octets for each of the attempts that may wait.
+    assert!(written < 128 * SPOOL_PENDING_ATTEMPTS as u64, "{written} octets for {many} attempts and as many again");
+    let (_, recovered) = opened(&disk.after_crash(Survival::Nothing));
+    let attempts = |sequence| {
+        let message = recovered.messages.iter().find(|of| of.envelope.id().sequence == sequence);
+        message.map(|of| of.open[0].standing.attempts)
+    };
+    assert_eq!((attempts(1), attempts(2), attempts(3)), (Some(0), Some(60_001), None));
+}
+
+/// A commit writes what there is to write, and where there is nothing it leaves the disk alone.
+#[test]
+fn an_idle_commit_touches_no_disk() {
+    let disk = MemoryDisk::new();
+    let (mut journal, _) = opened(&disk);
+    for sequence in 1..=2 {
+        journal.commit(true, &mut Vec::new());
+        let before = disk.operations();
+        journal.commit(true, &mut Vec::new());
+        journal.commit(false, &mut Vec::new());
+        assert_eq!(disk.operations(), before, "before message {sequence}");
+        assert!(is_stored(&store(&mut journal, sequence, &Bytes::new())));
+        let before = disk.operations();
+        // Written once, and not again by each commit that follows.
+        journal.progress(Progress::Recorded(Point { segment: 1, offset: sequence }));
+        journal.commit(true, &mut Vec::new());
+        assert_ne!(disk.operations(), before, "after message {sequence}");
+    }
 }

@@ -111,6 +111,7 @@ mod tests {
             idle.insert(path, share, session, Instant(u64::from(session) * 10));
         }
         idle.insert(path, own, 4, Instant(5));
+        assert_eq!((idle.len(), idle.is_empty()), (4, false));
         assert_eq!(idle.take(other, share), None);
         assert_eq!(idle.take(path, share), Some(3));
         assert_eq!(idle.next_deadline(), Some(Instant(5)));

@@ -103,3 +103,39 @@ impl Timers {
         live.for_each(|(at, place, entry)| self.push(at, place, entry));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_comes_out_in_order_and_nothing_else() {
+        let mut timers = Timers::default();
+        for (at, entry) in [(30, 3), (10, 1), (20, 2)] {
+            timers.push(Timestamp(at), 7, EntryId(entry));
+        }
+        assert_eq!((timers.next(), timers.pop_due(Timestamp(9))), (Some(Timestamp(10)), None));
+        assert_eq!(timers.pop_due(Timestamp(10)), Some((Timestamp(10), 7, EntryId(1))));
+        assert_eq!(timers.pop_due(Timestamp(40)), Some((Timestamp(20), 7, EntryId(2))));
+        timers.rebuild(|_, _, entry| entry != EntryId(3));
+        assert_eq!(timers.next(), None);
+    }
+
+    /// A few stale items are not worth a rebuild; beyond that they are bounded by what is alive.
+    #[test]
+    fn the_heap_is_overgrown_when_most_of_it_is_stale() {
+        let mut timers = Timers::default();
+        for place in 0..4096 {
+            timers.push(Timestamp(1), place, EntryId(0));
+        }
+        assert!(!timers.overgrown(0));
+        timers.push(Timestamp(1), 4096, EntryId(0));
+        assert!(timers.overgrown(0) && !timers.overgrown(1));
+        for place in 4097..4096 + 2 * 100 {
+            timers.push(Timestamp(1), place, EntryId(0));
+        }
+        assert!(!timers.overgrown(100));
+        timers.push(Timestamp(1), 5000, EntryId(0));
+        assert!(timers.overgrown(99) && !timers.overgrown(101));
+    }
+}

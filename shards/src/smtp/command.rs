@@ -122,7 +122,9 @@ mod tests {
         for good in ["", "a@b.example", "\"a b\"@c.example", "\"<>\\\"\"@c.example", "x@[192.0.2.1]", "ü@b.example"] {
             assert!(is_safe_address(good), "{good}");
         }
-        for bad in ["a@b\r\nDATA", "a@b> SIZE=1", "a b@c", "a\0@b", "\"a@b", "\"a\n\"@b", "\"a\\\"@b"] {
+        for bad in
+            ["a@b\r\nDATA", "a@b> SIZE=1", "a b@c", "a\0@b", "\"a@b", "\"a\n\"@b", "\"a\\\"@b", "a\\ b@c", "a\\> X@c"]
+        {
             assert!(!is_safe_address(bad), "{bad}");
         }
     }

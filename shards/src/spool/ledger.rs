@@ -400,3 +400,26 @@ fn full_bits(count: u16) -> Vec<u64> {
     }
     bits
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Ledger;
+
+    /// A record keeps a segment only for another one that exists.
+    #[test]
+    fn what_tells_of_the_own_or_of_no_segment_is_not_needed() {
+        let mut ledger = Ledger::default();
+        for segment in [1, 2] {
+            ledger.segment_mut(segment).sealed = true;
+        }
+        let needed = |ledger: &Ledger| ledger.segments[&2].needed();
+        ledger.refer(2, 2, 10);
+        ledger.refer(2, 7, 10);
+        assert_eq!((needed(&ledger), ledger.segment(7).is_none()), (0, true));
+        ledger.refer(2, 1, 10);
+        ledger.refer(2, 1, 5);
+        assert_eq!(needed(&ledger), 15);
+        ledger.forget_segment(1);
+        assert_eq!(needed(&ledger), 0);
+    }
+}

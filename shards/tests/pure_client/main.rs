@@ -10,6 +10,7 @@ mod greeting;
 mod harness;
 mod hostile;
 mod model;
+mod outgoing;
 mod referred;
 mod reply;
 mod time;

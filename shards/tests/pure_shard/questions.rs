@@ -1,10 +1,11 @@
 //! Questions about a deep queue: what is answered at once, and what waits for its slices.
 
-use crate::world::{Behaviour, KEY, World, peer, seconds, settings};
+use crate::world::{Behaviour, KEY, World, peer, reply, seconds, settings};
 use mailrace_shards::event::{Answer, Coverage, MessageFilter, Question, ReplyTo, Waits};
 use mailrace_shards::limits::{ASK_ENTRIES_PER_TICK, ASKS_MAX};
 use mailrace_shards::message::Extras;
-use mailrace_shards::rules::{Change, Kind, Rule, Scope, Validity};
+use mailrace_shards::outcome::Verb;
+use mailrace_shards::rules::{Answer as RuleAnswer, Change, Kind, Rule, Scope, Validity};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -127,4 +128,49 @@ fn more_questions_than_are_open_at_once_still_say_what_is_in_flight() {
         let coverage = covered(&answer).expect("answered in time");
         assert!(coverage.in_flight == 1 && coverage.matched > 0, "{coverage:?}");
     }
+}
+
+/// The view of the queues: how much there is, is held and waits for a retry, by age.
+#[test]
+fn the_view_of_the_queues_counts_what_is_held_and_what_waits() {
+    let mut world = World::new(settings());
+    world.everything_at(&["a.test", "b.test"], &[("mx.hoster.test", peer(1))]);
+    world.hosts.insert(peer(1), Behaviour::Refuses(reply(450, Verb::RcptTo)));
+    for _ in 0..3 {
+        world.post(&["r@b.test"]);
+    }
+    world.run(seconds(1));
+    world.put(pause("held", tag()));
+    world.put(pause("whole", domain("c.test")));
+    for recipient in ["r@a.test", "s@a.test", "r@c.test", "s@c.test"] {
+        world.post_with(&[recipient], Extras { tags: vec!["slow".into()], ..Extras::default() });
+    }
+    world.run(seconds(1));
+    let answer = ask(&mut world, Question::Queues);
+    world.run(seconds(1));
+    let Ok(Answer::Queues(mut views)) = answer.try_recv() else { panic!("it is answered") };
+    views.sort_by(|one, other| one.domain.cmp(&other.domain));
+    let told: Vec<_> = views.iter().map(|view| (&*view.domain, view.total, view.held, view.waiting)).collect();
+    assert_eq!(told, [("a.test", 2, 2, 0), ("b.test", 3, 0, 3), ("c.test", 2, 2, 0)]);
+    assert!(views.iter().all(|view| view.ages[0] == view.total), "all is young: {views:?}");
+}
+
+/// What a rule has ended is told with it, in all and by queue; what a suppression ended is counted elsewhere.
+#[test]
+fn of_an_ending_rule_is_told_how_much_it_has_ended_and_in_which_queues() {
+    let mut world = World::new(settings());
+    world.everything_at(&["a.test", "b.test"], &[("mx.hoster.test", peer(1))]);
+    let error = Rule { kind: Kind::Error(RuleAnswer::new(550, None, "no".into()).unwrap()), ..pause("end", tag()) };
+    world.put(error);
+    for recipient in ["r@a.test", "r@b.test", "s@a.test"] {
+        world.post_with(&[recipient], Extras { tags: vec!["slow".into()], ..Extras::default() });
+    }
+    world.post(&["t@a.test"]);
+    world.run(seconds(1));
+    let answer = ask(&mut world, Question::RuleCounts(vec!["end".into(), "other".into()]));
+    let Ok(Answer::RuleCounts(counts)) = answer.try_recv() else { panic!("it is answered at once") };
+    let mut by_queue = counts[0].ended_by_queue.clone();
+    by_queue.sort();
+    assert_eq!((counts[0].ended, by_queue), (3, vec![("a.test".into(), 2), ("b.test".into(), 1)]));
+    assert_eq!((counts[1].ended, counts[1].held), (0, 0));
 }

@@ -1,6 +1,7 @@
 //! Rules and mail: holds by bucket and by message, ends, deferrals, and the gate.
 
 use crate::world::{Behaviour, KEY, World, limit, own, peer, reply, seconds, settings};
+use mailrace_shards::limits::SWEEP_ENTRIES_PER_TICK;
 use mailrace_shards::message::{Extras, MessageId};
 use mailrace_shards::outcome::RecordType::{AdminBounce, Bounce, Delivery, Suppression, TransientFailure};
 use mailrace_shards::outcome::{EnhancedCode, Verb};
@@ -186,6 +187,23 @@ fn an_ending_rule_reaches_all_queued_mail() {
         let mark = world.of_type(record)[0].rule.clone().unwrap();
         assert_eq!((&*mark.id, &*mark.by), ("end", "tester"));
     }
+}
+
+/// A rule by tag looks at the whole queue, a slice each turn: no entry is passed over between two slices.
+#[test]
+fn an_ending_rule_reaches_each_entry_of_a_deep_queue() {
+    let mut world = world();
+    world.put(rule("p", 1, Kind::Pause, domain("a.test")));
+    let deep = 3 * SWEEP_ENTRIES_PER_TICK + 7;
+    for number in 0..deep {
+        // Another tag for the last one, to see that only what is meant ends.
+        world.post_with(&["r@a.test"], tagged(if number + 1 == deep { "good" } else { "bad" }));
+    }
+    world.run(seconds(1));
+    assert_eq!(world.states(), (deep as u64, 0, 0, 0));
+    world.put(rule("end", 2, Kind::Error(answer(551)), tag("bad")));
+    world.run(seconds(5));
+    assert_eq!((world.states(), world.of_type(Bounce).len()), ((1, 0, 0, 0), deep - 1));
 }
 
 #[test]

@@ -2,10 +2,11 @@
 //! behind a switch, and each is judged by the tests that meet it. Never touches the sources it is run on.
 //!
 //! ```text
-//! mailrace-mutants [--shard K/N] [--again] [--built] [--workers N] [PART…]
+//! mailrace-mutants [--shard K/N] [--quick] [--again] [--built] [--workers N] [PART…]
 //! ```
 //!
-//! `--shard 1/4` takes every fourth mutant from the second on; `--again` judges those anew that were missed; `--built`
+//! `--shard 1/4` takes every fourth mutant from the second on; `--quick` leaves the slow tests for a later run without
+//! it; `--again` judges those anew that were missed, and no others; `--built`
 //! takes the programs of the last build. What was
 //! judged before is kept in the work directory, `target/mutants` or `MAILRACE_MUTANTS_DIR`, and not judged twice.
 
@@ -16,7 +17,7 @@ mod report;
 mod tests;
 mod weave;
 
-use judge::Verdict;
+use judge::{Bench, Pass, Verdict};
 use report::Results;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -45,13 +46,15 @@ const FIRST: [&str; 14] = [
 struct Options {
     shard: (usize, usize),
     again: bool,
+    quick: bool,
     built: bool,
     workers: usize,
     globs: Vec<String>,
 }
 
 fn options() -> Options {
-    let mut options = Options { shard: (0, 1), again: false, built: false, workers: 2, globs: Vec::new() };
+    let mut options =
+        Options { shard: (0, 1), again: false, quick: false, built: false, workers: 2, globs: Vec::new() };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -61,6 +64,7 @@ fn options() -> Options {
                 options.shard = (k.parse().expect("K"), n.parse().expect("N"));
             }
             "--workers" => options.workers = arguments.next().and_then(|text| text.parse().ok()).expect("--workers N"),
+            "--quick" => options.quick = true,
             "--built" => options.built = true,
             "--again" => options.again = true,
             glob => options.globs.push(glob.to_owned()),
@@ -90,21 +94,39 @@ fn main() {
     }
     let tests = tests::survey(&built.programs, &built.tree, &scratch);
     println!("{} tests", tests.len());
+    let open: BTreeSet<usize> =
+        (0..all.len()).filter(|&number| results.verdict(&all[number].name) == Some("open")).collect();
     let mut chosen: Vec<usize> = (0..all.len())
         .filter(|number| number % options.shard.1 == options.shard.0)
         .filter(|&number| options.globs.is_empty() || options.globs.iter().any(|part| all[number].file.contains(part)))
         .filter(|&number| match results.verdict(&all[number].name) {
-            None => true,
+            None => !options.again,
+            Some("open") => !options.quick,
             Some(verdict) => options.again && verdict == "missed",
         })
         .collect();
-    chosen.sort_by_key(|&number| (!FIRST.iter().any(|part| all[number].file.contains(part)), scattered(number)));
+    chosen.sort_by_key(|&number| scattered(number));
+    // Two of the first files, one of the others: a run that is stopped leaves a fair sample of both.
+    let (first, others): (Vec<usize>, Vec<usize>) =
+        chosen.into_iter().partition(|&number| FIRST.iter().any(|part| all[number].file.contains(part)));
+    let mut chosen: Vec<(usize, usize)> = first.into_iter().enumerate().collect();
+    chosen.extend(others.into_iter().enumerate().map(|(at, number)| (at * 2 + 1, number)));
+    chosen.sort_by_key(|&(turn, _)| turn);
+    let bench = Bench { tests: &tests, tree: &built.tree, catches: Mutex::default() };
     let (next, results) = (AtomicUsize::new(0), Mutex::new(results));
     std::thread::scope(|scope| {
         for _ in 0..options.workers {
             scope.spawn(|| {
-                while let Some(&number) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (verdict, by) = judge::judge(number, &tests, &built.tree);
+                while let Some(&(_, number)) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let was_open = open.contains(&number);
+                    let pass = if options.quick {
+                        Pass::Quick
+                    } else if was_open {
+                        Pass::Slow
+                    } else {
+                        Pass::All
+                    };
+                    let (verdict, by) = judge::judge(number, &all[number].file, pass, &bench);
                     let name = &all[number].name;
                     results.lock().expect("no worker panics").put(name, verdict.word(), &by);
                     if verdict == Verdict::Missed {

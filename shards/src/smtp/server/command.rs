@@ -126,3 +126,23 @@ fn auth(arguments: &[u8]) -> Result<Command<'_>, CommandError> {
     }
     Ok(Command::Auth { mechanism, initial: (!initial.is_empty()).then_some(initial) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Command, parse};
+
+    /// How many octets are no command must never be guessed: what follows would be read as commands.
+    #[test]
+    fn a_chunk_says_how_many_octets_and_nothing_else() {
+        let chunk = |line: &[u8]| match parse(line) {
+            Ok(Command::Bdat { octets, last }) => Some((octets, last)),
+            _ => None,
+        };
+        assert_eq!(chunk(b"BDAT 86"), Some((86, false)));
+        assert_eq!(chunk(b"bdat 0 last"), Some((0, true)));
+        assert_eq!(chunk(b"BDAT 999999999999999999 LAST"), Some((999_999_999_999_999_999, true)));
+        for bad in ["", " LAST", " x", " -1", " 1x", " 5 FIRST", " 5 LAST LAST", " 1000000000000000000", " 5,5"] {
+            assert_eq!(chunk(format!("BDAT{bad}").as_bytes()), None, "BDAT{bad}");
+        }
+    }
+}

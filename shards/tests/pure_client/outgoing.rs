@@ -1,0 +1,74 @@
+//! The octets between session and `send(2)`: which of them complete a message, and that the gate takes all back.
+
+use super::harness::{config, transaction};
+use mailrace_shards::limits::FILL_BYTES;
+use mailrace_shards::settings::TlsPolicy;
+use mailrace_shards::smtp::client::{Outgoing, Session, Withdrawal};
+use mailrace_shards::time::Instant;
+
+const NOW: Instant = Instant(1_000_000);
+const PLAIN: &str = "MAIL FROM:<a@o.example>\r\nRCPT TO:<r@d.example>\r\nBDAT 4 LAST\r\nhi\r\n";
+
+/// A session that has message 1 and has sent nothing of it.
+fn ready() -> (Session, Outgoing) {
+    let (mut session, mut outgoing) = (Session::new(config(TlsPolicy::Disabled), NOW), Outgoing::default());
+    session.handle_bytes(b"220 mx\r\n", NOW);
+    outgoing.refill(&mut session, NOW);
+    assert_eq!((outgoing.unsent(), outgoing.completes_message()), (&b"EHLO me.example\r\n"[..], false));
+    assert!(outgoing.note_sent(outgoing.unsent().len(), &mut session, NOW).is_empty());
+    session.handle_bytes(b"250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n", NOW);
+    session.submit(transaction(1, "plain"), NOW);
+    (session, outgoing)
+}
+
+fn nobody(_: u64) -> Option<[u16; 0]> {
+    None
+}
+
+#[test]
+fn a_message_is_complete_with_its_last_octet_and_not_before() {
+    let (mut session, mut outgoing) = ready();
+    outgoing.refill(&mut session, NOW);
+    assert_eq!((outgoing.unsent(), outgoing.completes_message()), (PLAIN.as_bytes(), true));
+    assert!(outgoing.note_sent(PLAIN.len() - 1, &mut session, NOW).is_empty());
+    assert_eq!((outgoing.unsent(), outgoing.completes_message()), (&b"\n"[..], true));
+    assert!(outgoing.pass_gate(&mut session, NOW, nobody));
+    assert_eq!(outgoing.note_sent(1, &mut session, NOW).as_slice(), [1]);
+    assert!(outgoing.unsent().is_empty() && !outgoing.completes_message());
+    assert_eq!(session.withdraw(1, &[0], NOW), Withdrawal::TooLate, "the session has heard of it");
+}
+
+#[test]
+fn nothing_stays_to_be_sent_of_a_message_that_is_covered_at_the_gate() {
+    for sent in [0, PLAIN.len() - 1] {
+        let (mut session, mut outgoing) = ready();
+        outgoing.refill(&mut session, NOW);
+        assert!(outgoing.note_sent(sent, &mut session, NOW).is_empty());
+        let mut asked = Vec::new();
+        let may_go = outgoing.pass_gate(&mut session, NOW, |token| {
+            asked.push(token);
+            Some([0])
+        });
+        assert_eq!((may_go, asked), (false, vec![1]), "{sent} sent");
+        assert!(outgoing.unsent().is_empty() && !outgoing.completes_message(), "{sent} sent");
+        outgoing.refill(&mut session, NOW);
+        assert!(outgoing.unsent().is_empty(), "{sent} sent: {:?}", outgoing.unsent());
+    }
+}
+
+/// Nobody can read a TLS record before its last octet, so that one completes the message, wherever its text ends.
+#[test]
+fn under_tls_the_last_octet_of_the_records_completes_a_message() {
+    let (mut session, mut outgoing) = ready();
+    outgoing.refill_sealed(|octets, marks| {
+        session.fill(octets, FILL_BYTES, marks, NOW);
+        octets.extend_from_slice(b"the record's tag");
+    });
+    let tag = outgoing.unsent().len() - PLAIN.len();
+    assert_eq!((tag, outgoing.completes_message()), (16, true));
+    assert!(outgoing.note_sent(PLAIN.len() + tag - 1, &mut session, NOW).is_empty());
+    assert!(outgoing.completes_message() && outgoing.pass_gate(&mut session, NOW, nobody));
+    assert_eq!(outgoing.note_sent(1, &mut session, NOW).as_slice(), [1]);
+    outgoing.refill_sealed(|_, _| {});
+    assert!(outgoing.unsent().is_empty() && !outgoing.completes_message());
+}
