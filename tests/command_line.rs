@@ -335,3 +335,67 @@ fn inject_tells_refusals_by_its_exit_code() {
         assert_eq!(run(&directory.0, &arguments, message).status.code(), Some(code), "{arguments:?}");
     }
 }
+
+/// Answers one request with a status and JSON; what was asked is the request line.
+fn api_server(status: &'static str, json: &'static str) -> (String, std::thread::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let serve = move || {
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut reader = BufReader::new(stream);
+        let mut lines = Vec::new();
+        while lines.last().is_none_or(|line| line != "\r\n") {
+            let mut line = String::new();
+            assert!(reader.read_line(&mut line).unwrap() > 0, "the request is cut off");
+            lines.push(line);
+        }
+        let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}", json.len());
+        write!(reader.get_mut(), "{head}\r\nConnection: close\r\n\r\n{json}").unwrap();
+        lines.swap_remove(0).trim_end().to_owned()
+    };
+    (endpoint, std::thread::spawn(serve))
+}
+
+#[test]
+fn the_cluster_is_shown_and_judged_by_the_exit_code() {
+    let directory = Directory::new("cluster");
+    const WELL: &str = r#"{"node":"a","revision":7,"state":"following","nodes":[
+        {"node":"a","state":"live","applied":7,"lag":0,"clock_skew_ms":0},
+        {"node":"b","state":"live","applied":7,"lag":0,"clock_skew_ms":-12}]}"#;
+    const LOST: &str = r#"{"node":"a","revision":7,"state":"following","nodes":[
+        {"node":"b","state":"lost","on_partition":"deliver","applied":6,"lag":1,"clock_skew_ms":2500}]}"#;
+    const ALONE: &str = r#"{"error":"this engine is in no cluster"}"#;
+    for (arguments, status, json, code, asked, out, err) in [
+        (&["cluster"][..], "200 OK", WELL, 0, "GET /v1/cluster", "b     live         7    0  -0.012 s\n", ""),
+        (&["cluster"], "200 OK", LOST, 1, "GET /v1/cluster", "b     lost", "mailrace cluster forget b\n"),
+        (&["cluster", "--json"], "200 OK", LOST, 1, "GET /v1/cluster", LOST, "the clock of b is 2.500 s ahead of"),
+        (&["cluster"], "404 Not Found", ALONE, 1, "GET /v1/cluster", "", "this engine is in no cluster"),
+        (
+            &["cluster", "forget", "b"],
+            "200 OK",
+            r#"{"removed":1}"#,
+            0,
+            "DELETE /v1/cluster/nodes/b",
+            "removed  1\n",
+            "",
+        ),
+        (
+            &["cluster", "forget", "b"],
+            "409 Conflict",
+            r#"{"error":"b is there"}"#,
+            1,
+            "DELETE /v1/cluster/nodes/b",
+            "",
+            "b is there",
+        ),
+    ] {
+        let (endpoint, server) = api_server(status, json);
+        let output = run(&directory.0, &[arguments, &["--endpoint", &endpoint, "--token", "t"]].concat(), "");
+        assert_eq!(server.join().unwrap(), format!("{asked} HTTP/1.1"));
+        let (said, complained) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}{complained}");
+        assert!(said.contains(out) && (out.is_empty() == said.is_empty()), "{out:?} is missing in:\n{said}");
+        assert!(complained.contains(err) && (err.is_empty() == complained.is_empty()), "{err:?}: {complained}");
+    }
+}

@@ -42,6 +42,16 @@ pub enum ClientCommand {
         /// Only this one
         id: Option<String>,
     },
+    /// The engines that share their rules: what each has in force, and whether all is well
+    ///
+    /// Exits with 1 when something is not: this engine does not follow etcd, another one is lost, or clocks differ by
+    /// more than a second. What it is stands on stderr.
+    Cluster {
+        #[command(flatten)]
+        server: ServerArguments,
+        #[command(subcommand)]
+        action: Option<ClusterAction>,
+    },
     /// Who changed what
     Audit {
         #[command(flatten)]
@@ -78,6 +88,18 @@ pub struct ServerArguments {
     pub json: bool,
     #[command(flatten)]
     pub place: PlaceArguments,
+}
+
+/// Actions on the cluster.
+#[derive(Debug, Subcommand)]
+pub enum ClusterAction {
+    /// Wait no longer for a node that will not come back
+    ///
+    /// Refused while it is there. One that was cut off and still runs delivers by the rules that it knows: stop it first.
+    Forget {
+        /// Its name, as `mailrace cluster` shows it
+        node: String,
+    },
 }
 
 /// Actions on pauses.

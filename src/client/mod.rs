@@ -2,6 +2,7 @@
 //! words are passed on as they are.
 
 pub mod arguments;
+mod cluster;
 pub mod http;
 pub mod request;
 mod show;
@@ -59,7 +60,11 @@ fn carry_out(command: &ClientCommand) -> Result<(), Failure> {
         };
     };
     let body = server.ask(&request)?;
-    if arguments.json { print(&body, true) } else { print(show::answer(command, &body).as_bytes(), false) }
+    if arguments.json { print(&body, true) } else { print(show::answer(command, &body).as_bytes(), false) }?;
+    match command {
+        ClientCommand::Cluster { action: None, .. } => cluster::judge(&body).map_err(Failure::Refused),
+        _ => Ok(()),
+    }
 }
 
 /// To stdout. A reader that has seen enough is no failure.
@@ -85,6 +90,7 @@ impl ClientCommand {
             Self::Queue { server, .. }
             | Self::Message { server, .. }
             | Self::Rules { server, .. }
+            | Self::Cluster { server, .. }
             | Self::Audit { server, .. } => server,
         }
     }

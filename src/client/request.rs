@@ -2,8 +2,8 @@
 //! which fields go together) is left to it.
 
 use super::arguments::{
-    BounceAction, ClientCommand, Common, Criteria, ErrorAction, MessageAction, PauseAction, Queues, RemoveByCriteria,
-    SuppressAction, SuspendAction, Time, Verdict,
+    BounceAction, ClientCommand, ClusterAction, Common, Criteria, ErrorAction, MessageAction, PauseAction, Queues,
+    RemoveByCriteria, SuppressAction, SuspendAction, Time, Verdict,
 };
 use mailrace_shards::time::Timestamp;
 use serde_json::{Map, Value, json};
@@ -114,6 +114,10 @@ pub fn request(command: &ClientCommand, now: Timestamp) -> Option<Request> {
         }
         ClientCommand::Rules { id: None, .. } => Request::new(Get, "/v1/rules"),
         ClientCommand::Rules { id: Some(id), .. } => Request::new(Get, format!("/v1/rules/{}", encoded(id))),
+        ClientCommand::Cluster { action: None, .. } => Request::new(Get, "/v1/cluster"),
+        ClientCommand::Cluster { action: Some(ClusterAction::Forget { node }), .. } => {
+            Request::new(Method::Delete, format!("/v1/cluster/nodes/{}", encoded(node)))
+        }
         ClientCommand::Audit { after, limit, .. } => {
             Request::new(Get, "/v1/audit").and("after", *after).and("limit", *limit)
         }

@@ -102,6 +102,9 @@ const BY_ID: &[(&str, &str)] = &[
     ("rules", "GET /v1/rules"),
     ("rules i", "GET /v1/rules/i"),
     ("audit --after 3 --limit 2", "GET /v1/audit?after=3&limit=2"),
+    ("cluster", "GET /v1/cluster"),
+    ("cluster --json --endpoint http://h:1", "GET /v1/cluster"),
+    ("cluster forget b/c --token t", "DELETE /v1/cluster/nodes/b%2Fc"),
 ];
 
 #[test]

@@ -5,11 +5,11 @@ use super::arguments::ClientCommand;
 use serde_json::Value;
 
 /// A column: its head, and where its cells come from.
-type Column = (&'static str, Cell);
+pub(super) type Column = (&'static str, Cell);
 
 /// Where a cell comes from.
 #[derive(Clone, Copy)]
-enum Cell {
+pub(super) enum Cell {
     /// A member, or members inside each other.
     Of(&'static [&'static str]),
     /// The members named, as `name=value`, those that are set.
@@ -115,17 +115,18 @@ pub fn answer(command: &ClientCommand, body: &[u8]) -> String {
         ClientCommand::Queue { .. } => QUEUES,
         ClientCommand::Rules { .. } => RULES,
         ClientCommand::Audit { .. } => AUDIT,
-        ClientCommand::Message { .. } => &[],
+        ClientCommand::Message { .. } | ClientCommand::Cluster { .. } => &[],
     };
     match serde_json::from_slice(body) {
         Ok(Value::Array(items)) => rows(columns, &items),
+        Ok(status) if matches!(command, ClientCommand::Cluster { action: None, .. }) => super::cluster::show(status),
         Ok(object @ Value::Object(_)) => members(&object),
         // KumoMTA's dialect answers a removal with words.
         _ => printable(&String::from_utf8_lossy(body)).trim_end().to_owned() + "\n",
     }
 }
 
-fn rows(columns: &[Column], items: &[Value]) -> String {
+pub(super) fn rows(columns: &[Column], items: &[Value]) -> String {
     let cell = |item: &Value, cell: Cell| match cell {
         Of(path) => text(path.iter().try_fold(item, |value, name| value.get(name)).unwrap_or(&Value::Null)),
         Pairs(names) => pairs(names.iter().map(|name| (*name, item.get(name).unwrap_or(&Value::Null)))),
@@ -155,7 +156,7 @@ fn pairs<'a>(members: impl Iterator<Item = (&'a str, &'a Value)>) -> String {
 }
 
 /// The members of an object, one a line; those that are lists of objects below their name.
-fn members(object: &Value) -> String {
+pub(super) fn members(object: &Value) -> String {
     let mut out = String::new();
     let Some(object) = object.as_object() else { return text(object) + "\n" };
     let is_list = |value: &Value| value.as_array().is_some_and(|items| items.iter().any(Value::is_object));

@@ -1,6 +1,6 @@
 //! This engine's part in the cluster: begins and ends its threads, and takes the calls of the control core.
 
-use super::board::Board;
+use super::board::{Board, unknown};
 use super::etcd::{Etcd, EtcdSettings, EtcdTls};
 use super::fence::{Fence, Gate};
 use super::follow::Follower;
@@ -327,14 +327,14 @@ impl Cluster {
         let deadline = clock::now().instant.after(within);
         if orders.try_send(Order { call, task, origin, deadline }).is_err() {
             let given_up = self.board.with(|state| state.give_up(call));
-            let none = || Failure::Unavailable("this engine is stopping; nothing is stored".to_owned());
-            return Err(given_up.unwrap_or_else(none));
+            return Err(given_up.expect("nobody else knows of a call that was not given as an order"));
         }
         match answer.within(control, within).await {
             Ok(result) => result,
             Err(_) => {
-                let ended = || Failure::Unavailable("this engine is stopping".to_owned());
-                Err(self.board.with(|state| state.give_up(call)).unwrap_or_else(ended))
+                // It may have been answered in this very moment.
+                let late = || Failure::Unavailable(unknown("the answer came too late"));
+                Err(self.board.with(|state| state.give_up(call)).unwrap_or_else(late))
             }
         }
     }

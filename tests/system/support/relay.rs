@@ -138,9 +138,12 @@ fn carry(client: TcpStream, shared: &Arc<Shared>) {
 fn pump(mut from: TcpStream, mut to: TcpStream, answers: bool, shared: &Shared) {
     let _ = from.set_read_timeout(Some(LOOK_EVERY));
     let mut octets = vec![0; 64 << 10];
+    let mut has_swallowed = false;
     while !shared.over() {
         match shared.flow() {
             Flow::Cut => break,
+            // No net takes octets out of the middle of a connection: one that lacks some carries nothing more.
+            Flow::Pass | Flow::Late(_) if has_swallowed => break,
             Flow::Stall => {
                 std::thread::sleep(LOOK_EVERY);
                 continue;
@@ -154,7 +157,11 @@ fn pump(mut from: TcpStream, mut to: TcpStream, answers: bool, shared: &Shared) 
             Err(_) => break,
         };
         match shared.flow() {
-            Flow::Swallow if answers => continue,
+            Flow::Swallow if answers => {
+                has_swallowed = true;
+                continue;
+            }
+            Flow::Pass | Flow::Late(_) if has_swallowed => break,
             Flow::Late(time) => std::thread::sleep(time),
             _ => {}
         }
