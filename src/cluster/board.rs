@@ -120,6 +120,8 @@ pub struct State {
     pub about: BTreeMap<Name, About>,
     /// This node's lease, while it has one.
     pub lease: Option<Lease>,
+    /// What is known here cannot be what etcd has: everything is to be read anew.
+    pub doubtful: bool,
     /// As of when nodes were read; what the watch says of them up to then is older.
     pub nodes_at: Revision,
     /// This node is to announce itself again: somebody has forgotten it.
@@ -165,6 +167,7 @@ impl Board {
             cluster_id: None,
             about: BTreeMap::new(),
             lease: None,
+            doubtful: false,
             nodes_at: 0,
             forgotten: false,
             relevant: stored,

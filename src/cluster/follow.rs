@@ -102,7 +102,7 @@ impl Follower {
             let why = match self.follow() {
                 Over::Stopped => return,
                 Over::Forgotten => {
-                    report::notice("etcd has compacted what this engine has not heard yet; everything is read anew");
+                    report::notice("cluster: etcd cannot say any more what has changed; everything is read anew");
                     self.forgotten = true;
                     continue;
                 }
@@ -332,6 +332,10 @@ impl Follower {
             let now = clock::now().instant;
             if self.board.is_stopping() {
                 return Ok(());
+            }
+            if self.board.with(|state| std::mem::take(&mut state.doubtful)) {
+                report::warning("cluster: this engine has missed something that etcd said");
+                return Err(Over::Forgotten);
             }
             if let Some(why) = self.board.with(|state| state.broken()) {
                 return Err(Over::Again(format!("what etcd says cannot be stored here: {why}")));

@@ -69,6 +69,7 @@ pub struct Cluster {
     board: Arc<Board>,
     rules: Sender<Order>,
     suppressions: Sender<Order>,
+    etcd: Etcd,
     node: Arc<str>,
     delivers_when_lost: bool,
     answer_within: Duration,
@@ -181,10 +182,17 @@ impl Prepared {
             Speaker { board: board.clone(), etcd: etcd.clone(), keys: keys.clone(), node: node.clone(), uuid, every };
         let writer =
             Writer { board: board.clone(), etcd: etcd.clone(), keys: keys.clone(), authority: authority.clone() };
-        let tender =
-            Tender { board: board.clone(), etcd, keys, authority: authority.clone(), node: node.clone(), merging };
+        let tender = Tender {
+            board: board.clone(),
+            etcd: etcd.clone(),
+            keys,
+            authority: authority.clone(),
+            node: node.clone(),
+            merging,
+        };
         let answer_within = settings.answer_within;
-        let cluster = Cluster { board: board.clone(), rules, suppressions, node, delivers_when_lost, answer_within };
+        let cluster =
+            Cluster { board: board.clone(), rules, suppressions, etcd, node, delivers_when_lost, answer_within };
         let last = presence.clone();
         let mut running = Running { cluster: Some(cluster), board, presence: last, threads: Vec::new() };
         let orders = std::iter::repeat_n(&rule_orders, WRITERS).chain([&suppression_orders]);
@@ -255,7 +263,7 @@ impl Running {
         self.board.change(|state| state.stopping = true);
         for thread in self.threads.drain(..) {
             while !thread.is_finished() && clock::now().instant < deadline {
-                std::thread::sleep(LOOK);
+                std::thread::park_timeout(LOOK);
             }
             if thread.is_finished() {
                 // A panic was printed when it happened.
@@ -347,7 +355,7 @@ impl Cluster {
                 Fence::Shut(why) => Some(why.as_str()),
                 Fence::Open | Fence::From(_) => None,
             };
-            Status::of(state, &self.node, self.delivers_when_lost, holding)
+            Status::of(state, (&self.node, self.delivers_when_lost), self.etcd.endpoint(), holding)
         })
     }
 

@@ -2,7 +2,7 @@
 //! count with it. A thread of its own, so that a lease is renewed in time whatever else etcd is slow with.
 
 use super::board::{Board, Link};
-use super::etcd::{Compare, Etcd, EtcdError, Lease, Op, Txn};
+use super::etcd::{Answer, Compare, Etcd, EtcdError, Lease, Op, Txn};
 use super::fence::{Fence, Why};
 use super::record::{Keys, Said, read_said, write_member, write_said};
 use super::waiting::{Member, Name};
@@ -145,11 +145,16 @@ impl Presence {
     fn announce(&mut self, lease: Lease) -> Result<Revision, String> {
         let failed = |error: EtcdError| format!("this node cannot announce itself: {error}");
         let (member_key, word_key) = (self.keys.member(&self.node), self.keys.word(&self.node));
-        let member = self.etcd.range(&member_key, &[], None, 1).map_err(failed)?;
-        let word = self.etcd.range(&word_key, &[], None, 1).map_err(failed)?;
-        let known = member.kvs.first().map_or(0, |kv| kv.mod_revision);
-        if let Some(kv) = word.kvs.first()
-            && read_said(&kv.value).is_ok_and(|said| said.uuid != self.uuid)
+        let read = |key: &[u8]| Op::Range { from: key.to_vec(), end: Vec::new(), limit: 1 };
+        let both = Txn { success: vec![read(&member_key), read(&word_key)], ..Txn::default() };
+        let mut pages =
+            self.etcd.txn(&both, self.ttl / 3).map_err(failed)?.answers.into_iter().map(|answer| match answer {
+                Answer::Range(page) => page.kvs.into_iter().next(),
+                Answer::Put | Answer::Deleted(_) => None,
+            });
+        let known = pages.next().flatten().map_or(0, |member| member.mod_revision);
+        if let Some(word) = pages.next().flatten()
+            && read_said(&word.value).is_ok_and(|said| said.uuid != self.uuid)
         {
             return Err(format!("another engine runs under the name {:?}", self.node));
         }

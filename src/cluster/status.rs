@@ -15,6 +15,8 @@ pub struct Status {
     pub node: Arc<str>,
     /// etcd's cluster, once it has answered.
     pub cluster_id: Option<u64>,
+    /// The member of etcd that is asked.
+    pub endpoint: String,
     /// Everything that etcd says up to it has been heard.
     pub revision: Revision,
     /// Everything up to it is in force here.
@@ -67,7 +69,12 @@ fn word(state: waiting::State) -> &'static str {
 }
 
 impl Status {
-    pub(super) fn of(state: &State, node: &Arc<str>, delivers_when_lost: bool, holding: Option<&'static str>) -> Self {
+    pub(super) fn of(
+        state: &State,
+        (node, delivers_when_lost): (&Arc<str>, bool),
+        endpoint: &str,
+        holding: Option<&'static str>,
+    ) -> Self {
         let lag = |applied: Revision| (state.relevant - applied).max(0);
         let partition = |delivers: bool| if delivers { "deliver" } else { "hold" };
         let other = |(name, node): (&Arc<str>, &Node)| {
@@ -100,6 +107,7 @@ impl Status {
         Self {
             node: node.clone(),
             cluster_id: state.cluster_id,
+            endpoint: endpoint.to_owned(),
             revision: state.seen(),
             applied,
             state: state.link.as_str(),
@@ -132,6 +140,7 @@ impl Status {
         Json::object([
             ("node", Some(Json::from(&self.node))),
             ("cluster_id", self.cluster_id.map(|id| format!("{id:016x}").into())),
+            ("endpoint", Some(self.endpoint.as_str().into())),
             ("revision", number(self.revision)),
             ("applied", number(self.applied)),
             ("state", Some(self.state.into())),

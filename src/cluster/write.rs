@@ -98,6 +98,7 @@ impl Writer {
             self.ready(order)?;
         }
         let mut looked = false;
+        let mut refused = None;
         for _ in 0..TRIES {
             match self.plan(order)? {
                 Plan::Nothing if looked => return Ok((Vec::new(), Changed::default())),
@@ -116,7 +117,13 @@ impl Writer {
                     if answer.succeeded {
                         return Ok((vec![answer.header.revision], *changed));
                     }
+                    // What is known here is as of that moment or a later one. If it still is not what etcd has, something
+                    // of what etcd said did not arrive.
+                    if refused.as_ref() == Some(&txn.compare) {
+                        self.board.change(|state| state.doubtful = true);
+                    }
                     self.catch_up(answer.header.revision, order)?;
+                    refused = Some(txn.compare);
                 }
             }
         }

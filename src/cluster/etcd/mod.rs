@@ -13,8 +13,7 @@ mod tests;
 
 pub use http::EtcdTls;
 pub use types::{
-    Answer, Compare, EtcdError, Event, Events, Header, Is, KeyValue, Lease, Op, Page, Revision, Txn, TxnAnswer, What,
-    after_prefix,
+    Answer, Compare, EtcdError, Event, Events, KeyValue, Lease, Op, Page, Revision, Txn, TxnAnswer, after_prefix,
 };
 pub use watch::Watch;
 

@@ -60,62 +60,26 @@ pub struct Txn {
     pub failure: Vec<Op>,
 }
 
-/// One condition of a transaction.
+/// One condition of a transaction: nobody has put or removed the key since it was at that revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compare {
     /// Whose.
     pub key: Vec<u8>,
-    /// What of it; 0 where there is no such key.
-    pub what: What,
-    /// How it must stand to `than`.
-    pub is: Is,
-    /// Compared with.
-    pub than: i64,
-}
-
-/// What of a key is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
-    /// [`KeyValue::create_revision`].
-    CreateRevision,
-    /// [`KeyValue::mod_revision`].
-    ModRevision,
-    /// [`KeyValue::version`].
-    Version,
-    /// Its lease's number.
-    Lease,
-}
-
-/// How the two are to stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Is {
-    /// The same.
-    Equal,
-    /// Different.
-    NotEqual,
-    /// The key's is larger.
-    Greater,
-    /// The key's is smaller.
-    Less,
+    /// Its [`KeyValue::mod_revision`]; 0: there is no such key.
+    pub revision: Revision,
 }
 
 impl Compare {
     /// Nobody has put or removed the key since this revision of it; 0: there is no such key.
     #[must_use]
     pub fn unchanged(key: &[u8], mod_revision: Revision) -> Self {
-        Self { key: key.to_vec(), what: What::ModRevision, is: Is::Equal, than: mod_revision }
+        Self { key: key.to_vec(), revision: mod_revision }
     }
 
     /// There is no such key.
     #[must_use]
     pub fn absent(key: &[u8]) -> Self {
         Self::unchanged(key, 0)
-    }
-
-    /// There is such a key.
-    #[must_use]
-    pub fn present(key: &[u8]) -> Self {
-        Self { key: key.to_vec(), what: What::ModRevision, is: Is::Greater, than: 0 }
     }
 }
 

@@ -1,7 +1,7 @@
 //! etcd's JSON gateway: octets as base64, 64-bit numbers as strings, what is zero left out. Pure: turns requests into
 //! text and text into values; opens nothing.
 
-use super::types::{Answer, Compare, Event, Header, Is, KeyValue, Lease, Op, Page, Revision, Txn, TxnAnswer, What};
+use super::types::{Answer, Compare, Event, Header, KeyValue, Lease, Op, Page, Revision, Txn, TxnAnswer};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::de::{Error, Visitor};
@@ -47,19 +47,8 @@ fn encoded(octets: &[u8]) -> String {
 }
 
 fn comparison(compare: &Compare) -> Value {
-    let (target, field) = match compare.what {
-        What::CreateRevision => ("CREATE", "create_revision"),
-        What::ModRevision => ("MOD", "mod_revision"),
-        What::Version => ("VERSION", "version"),
-        What::Lease => ("LEASE", "lease"),
-    };
-    let result = match compare.is {
-        Is::Equal => "EQUAL",
-        Is::NotEqual => "NOT_EQUAL",
-        Is::Greater => "GREATER",
-        Is::Less => "LESS",
-    };
-    json!({ "key": encoded(&compare.key), "target": target, "result": result, field: compare.than.to_string() })
+    let Compare { key, revision } = compare;
+    json!({ "key": encoded(key), "target": "MOD", "result": "EQUAL", "mod_revision": revision.to_string() })
 }
 
 fn operation(op: &Op) -> Value {

@@ -95,22 +95,10 @@ impl Catalogue {
         self.by_age.values()
     }
 
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.by_age.len()
-    }
-
     /// Entries in all of them, those without a meaning included.
     #[must_use]
     pub fn entries(&self) -> u64 {
         self.segments().map(|known| known.entries).sum()
-    }
-
-    /// Octets of all of them.
-    #[must_use]
-    pub fn octets(&self) -> usize {
-        self.segments().map(|known| known.octets).sum()
     }
 
     /// How many entries there may be, given how many values are suppressed. Of more, too many say nothing any more.

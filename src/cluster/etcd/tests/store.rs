@@ -65,7 +65,7 @@ fn a_transaction_is_done_as_a_whole_or_not_at_all() {
     let second = etcd.txn(&guarded("/a", at, vec![delete("/a"), delete("/none"), put("/c", b"")]), PATIENT).unwrap();
     assert_eq!(second.answers, [Answer::Deleted(1), Answer::Deleted(0), Answer::Put]);
     assert_eq!(second.header.revision, at + 1);
-    let mut there = Txn { compare: vec![Compare::present(b"/c"), Compare::absent(b"/a")], ..Txn::default() };
+    let mut there = Txn { compare: vec![Compare::unchanged(b"/c", at + 1), Compare::absent(b"/a")], ..Txn::default() };
     assert!(etcd.txn(&there, PATIENT).unwrap().succeeded);
     there.compare.push(Compare::absent(b"/c"));
     assert!(!etcd.txn(&there, PATIENT).unwrap().succeeded);
