@@ -51,6 +51,7 @@ api.listen = "127.0.0.1:$api"
 [cluster]
 endpoints = ["${urls//,/\", \"}"]
 node = "$name"
+answer_within = "10s"
 END
     "$mailrace" --config "$work/$name.toml" >"$work/$name.log" 2>&1 & engine[$name]=$!
     until "$mailrace" cluster --config "$work/$name.toml" >"$work/said" 2>&1; do
