@@ -2,6 +2,8 @@
 //! only labels are a shard's number, words of a fixed list, and the names of the largest queues, so the number of
 //! series is bounded.
 
+mod cluster;
+
 use super::{Api, Call};
 use crate::http::{Refusal, Response};
 use mailrace_shards::limits::{LARGEST_QUEUES, OTHER_QUEUES};
@@ -150,6 +152,9 @@ fn collect(api: &Api) -> Vec<Metric> {
         labels: &["status"],
         series: classes.map(|(class, count)| (vec![(*class).to_owned()], count.get())).collect(),
     });
+    if let Some((cluster, _)) = &api.desk.cluster {
+        metrics.extend(cluster::of_status(&cluster.status()));
+    }
     metrics
 }
 

@@ -40,3 +40,4 @@ mod word;
 mod write;
 
 pub use node::{Cluster, Prepared, Running, prepare};
+pub use status::{NodeStatus, Status};

@@ -263,7 +263,7 @@ impl Running {
         self.board.change(|state| state.stopping = true);
         for thread in self.threads.drain(..) {
             while !thread.is_finished() && clock::now().instant < deadline {
-                std::thread::sleep(LOOK);
+                std::thread::park_timeout(LOOK);
             }
             if thread.is_finished() {
                 // A panic was printed when it happened.

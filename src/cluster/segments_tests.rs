@@ -1,5 +1,7 @@
 //! Segments in a real etcd.
 
+#![allow(dead_code, reason = "of what the system's tests need of etcd, some is not needed here")]
+
 #[path = "../../tests/system/support/ports.rs"]
 mod ports;
 #[path = "../../tests/system/support/etcd.rs"]

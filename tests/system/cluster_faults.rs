@@ -8,7 +8,7 @@
 
 use crate::support::random::Random;
 use crate::support::relay::Flow;
-use crate::support::{Api, Client, Cluster, Node, setting};
+use crate::support::{Api, Client, Cluster, Node, setting, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,6 +22,9 @@ const CONTESTED: usize = 12;
 
 /// Who makes changes at once.
 const MAKERS: usize = 3;
+
+/// Campaigns that are cancelled in any case.
+const CANCELLED_MIN: usize = 3;
 
 /// A message that was on its way when its rule was made may be read by the destination's thread this much later.
 const READ_LATE: Duration = Duration::from_millis(250);
@@ -358,8 +361,13 @@ fn random_faults_lose_no_answered_change_and_let_no_covered_message_out() {
             }
             cluster.etcd.start_all();
         }));
+        // However busy the machine is, something has to be cancelled.
+        let calm = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            cluster.await_together();
+            until("campaigns are cancelled", || history.cancelled.lock().unwrap().len() >= CANCELLED_MIN);
+        }));
         history.over.store(true, Ordering::SeqCst);
-        if let Err(panic) = faults {
+        if let Err(panic) = faults.and(calm) {
             std::panic::resume_unwind(panic);
         }
     });
@@ -375,7 +383,7 @@ fn random_faults_lose_no_answered_change_and_let_no_covered_message_out() {
         cancelled.len(),
         cluster.nodes.iter().map(|node| node.sink.count()).sum::<usize>()
     );
-    assert!(count(Fate::Stored) > 0 && !cancelled.is_empty(), "nothing was tried");
+    assert!(count(Fate::Stored) > 0, "nothing was tried");
     check_writes(&writes, &words(&rules));
     for one in &cancelled {
         assert!(rules.values().any(|rule| rule["scope"]["tag"] == one.tag), "{} is cancelled no more", one.tag);
