@@ -25,6 +25,7 @@ fn shard(cores: usize) -> Shard {
         shards: cores,
         stop_within: Duration::from_secs(1),
         memory_bytes: 1 << 30,
+        connections: ConnectionSettings { injecting: 1000, delivering: 1000 },
         smtp: SmtpSettings {
             listen: Vec::new(),
             relay_from: Vec::new(),

@@ -114,11 +114,32 @@ mod tests {
         for (at, entry) in [(30, 3), (10, 1), (20, 2)] {
             timers.push(Timestamp(at), 7, EntryId(entry));
         }
+        assert_eq!(timers.next(), Some(Timestamp(0)), "the span in which they ring");
+        assert_eq!(timers.pop_due(Timestamp(40)), None, "not gathered");
+        timers.gather(Timestamp(1), |EntryId(entry)| Some((Timestamp(i64::from(entry) * 10), 7)));
         assert_eq!((timers.next(), timers.pop_due(Timestamp(9))), (Some(Timestamp(10)), None));
         assert_eq!(timers.pop_due(Timestamp(10)), Some((Timestamp(10), 7, EntryId(1))));
         assert_eq!(timers.pop_due(Timestamp(40)), Some((Timestamp(20), 7, EntryId(2))));
-        timers.rebuild(|_, _, entry| entry != EntryId(3));
-        assert_eq!(timers.next(), None);
+        timers.rebuild(std::iter::empty());
+        assert_eq!((timers.next(), timers.pop_due(Timestamp(40))), (None, None));
+    }
+
+    /// An entry that is gone, or was moved to another span, does not ring for what was pushed before.
+    #[test]
+    fn what_is_stale_is_dropped_when_it_comes_near() {
+        let later = Timestamp(5 << SPAN_BITS);
+        let mut timers = Timers::default();
+        for entry in 1..=3 {
+            timers.push(Timestamp(10), 7, EntryId(entry));
+        }
+        timers.push(later, 7, EntryId(2));
+        timers.gather(Timestamp(1), |EntryId(entry)| match entry {
+            1 => Some((Timestamp(10), 7)),
+            2 => Some((later, 7)),
+            _ => None,
+        });
+        assert_eq!(timers.pop_due(later), Some((Timestamp(10), 7, EntryId(1))));
+        assert_eq!((timers.pop_due(later), timers.next()), (None, Some(later)));
     }
 
     /// A few stale items are not worth a rebuild; beyond that they are bounded by what is alive.

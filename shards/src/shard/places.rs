@@ -5,7 +5,6 @@
 use super::Shard;
 use super::session::{Phase, Session};
 use crate::event::{Command, SessionId};
-use crate::path::PermitState;
 use crate::time::Now;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
