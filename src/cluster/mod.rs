@@ -35,6 +35,8 @@ mod segments;
 mod status;
 pub mod suppressions;
 mod tend;
+#[cfg(test)]
+mod test_etcd;
 mod waiting;
 mod word;
 mod write;

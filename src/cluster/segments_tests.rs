@@ -1,14 +1,5 @@
 //! Segments in a real etcd.
 
-#![allow(dead_code, reason = "of what the system's tests need of etcd, some is not needed here")]
-
-#[path = "../../tests/system/support/ports.rs"]
-mod ports;
-#[path = "../../tests/system/support/etcd.rs"]
-mod server;
-#[path = "../../tests/system/support/wait.rs"]
-mod wait;
-
 use super::Segments as EtcdKeys;
 use crate::cluster::etcd::{Etcd, EtcdSettings};
 use crate::cluster::record;
@@ -17,6 +8,7 @@ use crate::cluster::suppressions::listener::{Known, Segments};
 use crate::cluster::suppressions::merging::{Done, Merging};
 use crate::cluster::suppressions::segment::of_suppressions;
 use crate::cluster::suppressions::{SEGMENT_BYTES_MAX, segment_tests};
+use crate::cluster::test_etcd::server;
 use segment_tests::{origin, read, suppression};
 use std::sync::Arc;
 

@@ -89,6 +89,7 @@ mod tests {
         let nodes = vec![node("a", "live", 44, 1, 0), node("b", "lost", 40, 5, -1_500), node("c", "live", 45, 0, 900)];
         let status = Status {
             node: "a".into(),
+            endpoint: "http://127.0.0.1:2379".into(),
             cluster_id: Some(7),
             revision: 46,
             applied: 44,

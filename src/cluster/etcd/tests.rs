@@ -2,20 +2,13 @@
 
 #![allow(clippy::disallowed_methods, reason = "the tests watch the client by the clock")]
 
-#[path = "../../../tests/system/support/ports.rs"]
-mod ports;
-#[path = "../../../tests/system/support/relay.rs"]
-mod relay;
-#[path = "../../../tests/system/support/etcd.rs"]
-mod server;
-#[path = "../../../tests/system/support/wait.rs"]
-mod wait;
-
 mod access;
 mod faults;
 mod pure;
 mod store;
 mod watching;
+
+use crate::cluster::test_etcd::{ports, relay, server, wait};
 
 use super::{Compare, Etcd, EtcdSettings, Event, Events, Op, Revision, Txn, TxnAnswer, Watch};
 use std::time::Duration;
