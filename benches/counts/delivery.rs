@@ -7,7 +7,7 @@ use mailrace_shards::message::{Body, ContentFlags, CoreId, Envelope, Location};
 use mailrace_shards::outcome::{Response, Verb};
 use mailrace_shards::rules::HashKey;
 use mailrace_shards::settings::{
-    DnsSettings, LogSettings, RetrySettings, Settings, SmtpSettings, SpoolSettings, SyncPolicy,
+    ConnectionSettings, DnsSettings, LogSettings, RetrySettings, Settings, SmtpSettings, SpoolSettings, SyncPolicy,
 };
 use mailrace_shards::shard::{Next, Shard, ShardConfig};
 use mailrace_shards::smtp::client::{RecipientResult, Results};
