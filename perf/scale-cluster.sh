@@ -51,6 +51,7 @@ api.listen = "127.0.0.1:$api"
 [cluster]
 endpoints = ["${urls//,/\", \"}"]
 node = "$name"
+answer_within = "10s"
 END
     "$mailrace" --config "$work/$name.toml" >"$work/$name.log" 2>&1 & engine[$name]=$!
     until "$mailrace" cluster --config "$work/$name.toml" >"$work/said" 2>&1; do
@@ -95,7 +96,7 @@ begun=$(now)
 kill -TERM "${engine[c]}"; wait "${engine[c]}" || true
 echo "c: stopped in $(since "$begun") s"
 start c 2
-revision=$(etcdctl endpoint status | head -1 | awk -F', ' '{ print $8 }')
+revision=$(etcdctl get --prefix /mailrace/ --limit 1 --keys-only -w json | grep -o '"revision":[0-9]*' | head -1 | cut -d: -f2)
 etcdctl compact "$revision" >/dev/null && etcdctl defrag >/dev/null
 echo 'compacted and defragmented:'
 database

@@ -169,7 +169,7 @@ impl World {
 
     async fn dispatch(&self, method: Method, path: &str, request: &mut Request) -> Result<Response, Refusal> {
         let by = Identity { name: "ops".into(), scope: Scope::Control, peer: request.peer };
-        let by = Caller::of(by, &request)?;
+        let by = Caller::of(by, request)?;
         let id = path.strip_prefix("/v1/rules/").map(str::to_owned);
         let parameters = id.iter().cloned().collect();
         let ask = Ask { by, parameters, request, body_max: 1 << 20 };

@@ -491,3 +491,7 @@ impl State {
 pub fn unknown(why: &str) -> String {
     format!("{why}: the change may be stored, or yet become so; to make the same call again does no harm")
 }
+
+#[cfg(test)]
+#[path = "board_tests.rs"]
+mod tests;

@@ -121,7 +121,8 @@ impl Catalogue {
     #[must_use]
     pub fn run_due(&self) -> Option<Run> {
         let all: Vec<&Known> = self.segments().collect();
-        let range = SMALL.iter().find_map(|size| few_small(&all, *size)).or_else(|| {
+        let sizes = SMALL.iter().enumerate().map(|(at, size)| (at.checked_sub(1).map_or(0, |at| SMALL[at]), *size));
+        let range = sizes.into_iter().find_map(|(least, size)| few_small(&all, least, size)).or_else(|| {
             let too_many = all.len() > KEYS_ENOUGH;
             too_many.then(|| cheapest(&all)).flatten()
         })?;
@@ -132,14 +133,15 @@ impl Catalogue {
 
 type Range = std::ops::Range<usize>;
 
-/// The oldest neighbours that are smaller than `size`, if they are a few.
-fn few_small(all: &[&Known], size: usize) -> Option<Range> {
+/// The oldest neighbours that are smaller than `size`, if there are a few among them that are not smaller than `least`:
+/// else a large one would be written again with each few small ones that come.
+fn few_small(all: &[&Known], least: usize, size: usize) -> Option<Range> {
     let mut start = 0;
     for end in 0..=all.len() {
         if all.get(end).is_some_and(|known| known.octets < size) {
             continue;
         }
-        if end - start >= FEW {
+        if all[start..end].iter().filter(|known| known.octets >= least).count() >= FEW {
             // Of the larger ones fewer go into one, which then is no small one any more.
             let range = start..start + fitting(&all[start..end]);
             if range.len() > 1 {
@@ -173,3 +175,7 @@ fn fitting(run: &[&Known]) -> usize {
     };
     run.iter().take(RUN_MAX).take_while(fits).count()
 }
+
+#[cfg(test)]
+#[path = "catalogue_tests.rs"]
+mod tests;

@@ -38,7 +38,7 @@ impl Keys for MemoryKeys {
     fn each(&self, at: Option<Revision>, take: &mut Take<'_>) -> Result<Revision, Missed> {
         let history = self.0.lock().unwrap().clone();
         let at = at.unwrap_or(history.len() as Revision);
-        let keys = (at > 0).then(|| history[at as usize - 1].clone()).unwrap_or_default();
+        let keys = if at > 0 { history[at as usize - 1].clone() } else { BTreeMap::default() };
         keys.into_values().try_for_each(take)?;
         Ok(at)
     }

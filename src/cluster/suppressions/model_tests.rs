@@ -30,12 +30,15 @@ enum Event {
     Delete(Vec<u8>),
 }
 
+/// What a change was, and the keys after it.
+type Past = (Vec<Event>, BTreeMap<Vec<u8>, Key>);
+
 /// As much of etcd as segments need: keys with revisions, transactions with guards, history.
 #[derive(Default)]
 struct Etcd {
     keys: BTreeMap<Vec<u8>, Key>,
     /// Of each revision, from 1 on: what happened, and what there was after.
-    history: Vec<(Vec<Event>, BTreeMap<Vec<u8>, Key>)>,
+    history: Vec<Past>,
     /// What the map held after each.
     expected: Vec<Set>,
 }
@@ -162,7 +165,7 @@ impl Node {
             let merged = Merged::new(parsed.iter().map(Segment::entries)).unwrap();
             let mut difference = Difference::new(merged, Rows(&before), pass);
             loop {
-                let steps = difference.steps(1 + random.below(5)).ok().expect("nothing is broken");
+                let Ok(steps) = difference.steps(1 + random.below(5)) else { panic!("nothing is broken") };
                 if steps.is_empty() {
                     break;
                 }
