@@ -270,6 +270,7 @@ fn one_engine_becomes_a_cluster_and_one_again_and_keeps_its_rules() {
     });
     assert!(!has(&fresh, &local) && has(&engine, &local) && has(&engine, &shared));
     Api::of(&fresh).post("/v1/pauses", &json!({"tag": "later", "cluster": true}));
+    until("the old one has caught up", || !has(&engine, &json!("cluster-fence")));
     let before = ids(&engine);
     // Alone again: everything stays, and can be changed without anybody.
     assert!(engine.stop().success());

@@ -60,6 +60,9 @@ fn a_spool_is_bounded_by_what_is_open() {
         log.read_on();
         told.all().keys().all(|recipient| log.ends.contains_key(recipient))
     });
-    assert!(log.ends.values().all(|ends| *ends == ["Delivery"]), "{:?}", log.ends);
+    // What was just delivered when it was killed may be so again: the two that can be on their way on one connection.
+    let repeated = |(name, ends): &(&String, &Vec<String>)| name.starts_with("p-") && **ends == ["Delivery"; 2];
+    assert!(log.ends.iter().filter(repeated).count() <= 2, "{:?}", log.ends);
+    assert!(log.ends.iter().filter(|ends| !repeated(ends)).all(|(_, ends)| *ends == ["Delivery"]), "{:?}", log.ends);
     assert!(engine.stop().success());
 }

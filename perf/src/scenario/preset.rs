@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, ValueEnum};
 
 use crate::cli::{Cli, Command, ScenarioName};
@@ -23,6 +24,11 @@ impl ScenarioName {
     /// Its name on the command line.
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// Whether it measures what no other server has.
+    fn judges_rules(self) -> bool {
+        matches!(self, Self::RuleChurn | Self::Gate | Self::RuleLatency | Self::ClusterLatency | Self::ClusterGate)
     }
 
     /// What it sets, as words of the command line.
@@ -87,6 +93,13 @@ fn parse_words(words: Vec<OsString>) -> Result<Cli, clap::Error> {
 fn with_scenario(mut words: Vec<OsString>) -> Result<Vec<OsString>, clap::Error> {
     let scenario = match &parse_words(words.clone())?.command {
         Command::Run(arguments) => arguments.scenario.words(),
+        Command::Compare(arguments) if arguments.scenario.judges_rules() => {
+            let text = format!(
+                "scenario {} judges rules, which only mailrace has; `run {0}` measures it alone\n",
+                arguments.scenario.name()
+            );
+            return Err(Cli::command().error(ErrorKind::InvalidValue, text));
+        }
         Command::Compare(arguments) => arguments.scenario.words(),
         Command::Limit(_) => LIMIT,
         _ => &[],
@@ -114,7 +127,13 @@ mod tests {
     fn each_scenario_is_a_valid_command_line() {
         for scenario in ScenarioName::value_variants() {
             shape(&format!("x run {}", scenario.name()));
-            shape(&format!("x compare postfix --scenario {}", scenario.name()));
+            let compare = format!("x compare postfix --scenario {}", scenario.name());
+            if scenario.judges_rules() {
+                let words = compare.split(' ').map(OsString::from).collect();
+                assert!(parse(words).is_err_and(|error| error.to_string().contains("judges rules")), "{compare}");
+            } else {
+                shape(&compare);
+            }
         }
     }
 
