@@ -58,10 +58,11 @@ impl Cluster {
     /// Waits until all engines that run follow etcd and know each other.
     pub fn await_together(&mut self) {
         let names: Vec<String> = self.running().map(|node| node.name.clone()).collect();
-        until("all engines follow etcd and know each other", || {
+        until("all engines follow etcd, know each other and hold nothing", || {
             self.running().all(|node| {
                 let view = node.view();
-                view["state"] == "following" && names.iter().all(|name| state_of(&view, name) == "live")
+                let follows = view["state"] == "following" && view["holding"].is_null();
+                follows && names.iter().all(|name| state_of(&view, name) == "live")
             })
         });
     }
