@@ -1,52 +1,25 @@
 //! A message's way through the brain of one core, without sockets and threads: what a delivery of a cached message executes
 //! and allocates there, and what accepting one does.
 
+#[path = "../../shards/tests/sample/mod.rs"]
+mod sample;
+
 use super::{MANY, NOW, envelope_of, letter};
 use mailrace_shards::event::{Command, Host, Resolved, SessionId, Submission};
 use mailrace_shards::message::{Body, ContentFlags, CoreId, Envelope, Location};
 use mailrace_shards::outcome::{Response, Verb};
 use mailrace_shards::rules::HashKey;
-use mailrace_shards::settings::{
-    ConnectionSettings, DnsSettings, LogSettings, RetrySettings, Settings, SmtpSettings, SpoolSettings, SyncPolicy,
-};
+use mailrace_shards::settings::Settings;
 use mailrace_shards::shard::{Next, Shard, ShardConfig};
 use mailrace_shards::smtp::client::{RecipientResult, Results};
 use mailrace_shards::time::{Instant, Now};
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
 const AT: Now = Now { instant: Instant(1_000_000), utc: NOW };
 
 fn shard(cores: usize) -> Shard {
-    let settings = Settings {
-        data_dir: "unused".into(),
-        hostname: "mailrace.test".into(),
-        shards: cores,
-        stop_within: Duration::from_secs(1),
-        memory_bytes: 1 << 30,
-        connections: ConnectionSettings { injecting: 1000, delivering: 1000 },
-        smtp: SmtpSettings {
-            listen: Vec::new(),
-            relay_from: Vec::new(),
-            users_file: None,
-            max_message_bytes: 1 << 20,
-            max_recipients: 100,
-            tls: None,
-            trust_headers_from: Vec::new(),
-            campaign_header: "X-Campaign".into(),
-            tenant_header: "X-Tenant".into(),
-        },
-        spool: SpoolSettings { sync: SyncPolicy::Always, body_memory_bytes: 1 << 20, min_free_bytes: 0 },
-        log: LogSettings { rotate_bytes: 1 << 30, keep_bytes: 0 },
-        dns: DnsSettings { servers: Vec::new() },
-        allow_private: true,
-        sources: Vec::new(),
-        pools: Vec::new(),
-        routes: Vec::new(),
-        limits: Vec::new(),
-        retry: RetrySettings { intervals: vec![Duration::from_secs(60)], max_age: Duration::from_secs(3_600) },
-    };
+    let settings = Settings { shards: cores, ..sample::settings() };
     Shard::new(ShardConfig {
         core: CoreId(0),
         cores,

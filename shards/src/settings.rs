@@ -227,6 +227,27 @@ pub struct LimitSettings {
     pub lanes: Option<u16>,
 }
 
+impl LimitSettings {
+    /// One that applies to all mail and limits nothing yet.
+    #[must_use]
+    pub fn new(per: LimitPer) -> Self {
+        Self {
+            per,
+            domain: None,
+            site: None,
+            source: None,
+            pool: None,
+            connections: None,
+            connection_rate: None,
+            message_rate: None,
+            messages_per_connection: None,
+            idle_timeout: None,
+            tls: None,
+            lanes: None,
+        }
+    }
+}
+
 /// `[retry]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetrySettings {

@@ -1,5 +1,8 @@
 //! Sites, sources, pools, limits and windows, by tables and properties.
 
+#[path = "sample/mod.rs"]
+mod sample;
+
 use mailrace_shards::limits::{
     PATH_CONNECTIONS_DEFAULT, WINDOW_BACKOFF_MIN_MS, WINDOW_DEAD_FAILURES, WINDOW_RAMP_STEP_MS, WINDOW_START,
 };
@@ -8,43 +11,13 @@ use mailrace_shards::path::{
     Arbiter, Combination, LimitTable, Limits, PoolError, Pools, Rotation, SourceIndex, Sources, UNSPECIFIED, Verdict,
     Window, site_name,
 };
-use mailrace_shards::settings::{
-    ConnectionSettings, DnsSettings, LimitPer, LimitSettings, LogSettings, PoolSettings, Rate, RetrySettings, Settings,
-    SmtpSettings, SourceSettings, SpoolSettings, SyncPolicy, TlsPolicy,
-};
+use mailrace_shards::settings::{LimitPer, LimitSettings, PoolSettings, Rate, Settings, SourceSettings, TlsPolicy};
 use mailrace_shards::time::Instant;
 use std::net::IpAddr;
 use std::time::Duration;
 
 fn settings(sources: Vec<SourceSettings>, pools: Vec<PoolSettings>) -> Settings {
-    Settings {
-        data_dir: "data".into(),
-        hostname: "host.example.net".into(),
-        shards: 1,
-        stop_within: Duration::from_secs(1),
-        memory_bytes: 1 << 30,
-        connections: ConnectionSettings { injecting: 1000, delivering: 1000 },
-        smtp: SmtpSettings {
-            listen: Vec::new(),
-            relay_from: Vec::new(),
-            users_file: None,
-            max_message_bytes: 1 << 20,
-            max_recipients: 100,
-            tls: None,
-            trust_headers_from: Vec::new(),
-            campaign_header: "X-Campaign".into(),
-            tenant_header: "X-Tenant".into(),
-        },
-        spool: SpoolSettings { sync: SyncPolicy::Always, body_memory_bytes: 1 << 20, min_free_bytes: 0 },
-        log: LogSettings { rotate_bytes: 1 << 20, keep_bytes: 0 },
-        dns: DnsSettings { servers: Vec::new() },
-        allow_private: false,
-        sources,
-        pools,
-        routes: Vec::new(),
-        limits: Vec::new(),
-        retry: RetrySettings { intervals: vec![Duration::from_secs(60)], max_age: Duration::from_secs(600) },
-    }
+    Settings { hostname: "host.example.net".into(), allow_private: false, sources, pools, ..sample::settings() }
 }
 
 fn source(name: &str, v4: Option<&str>, v6: Option<&str>) -> SourceSettings {
@@ -250,18 +223,11 @@ fn near(counts: &[u32], expected: &[u32]) -> bool {
 fn entry(per: LimitPer, matches: &[(&str, &str)]) -> LimitSettings {
     let find = |field: &str| matches.iter().find(|(name, _)| *name == field).map(|(_, value)| (*value).into());
     LimitSettings {
-        per,
         domain: find("domain"),
         site: find("site"),
         source: find("source"),
         pool: find("pool"),
-        connections: None,
-        connection_rate: None,
-        message_rate: None,
-        messages_per_connection: None,
-        idle_timeout: None,
-        tls: None,
-        lanes: None,
+        ..LimitSettings::new(per)
     }
 }
 

@@ -7,12 +7,12 @@ use mailrace_shards::message::CoreId;
 use mailrace_shards::path::permit::ToHome;
 use mailrace_shards::path::{PermitEvent, PermitId, PermitMessage, PermitState, Tokens};
 use mailrace_shards::settings::{LimitPer, LimitSettings, Rate};
-use permit_net::{MS, Net, entry, limits};
+use permit_net::{MS, Net, limits};
 use std::time::Duration;
 
 #[test]
 fn equals_leave_each_other_alone_until_patience_ends() {
-    let entries = [LimitSettings { connections: Some(2), ..entry(LimitPer::Path) }];
+    let entries = [LimitSettings { connections: Some(2), ..LimitSettings::new(LimitPer::Path) }];
     let path = limits(&entries, 1, "d.test", "mx.test", "s");
     let mut net = Net::new(2, 1, 0);
     let permits = [0, 1].map(|core| (net.request(core, &path, 0), net.request(core, &path, 1)));
@@ -41,9 +41,9 @@ fn a_request_that_waits_for_one_counter_blocks_nobody_on_another() {
     let path = |site: &str, connections| LimitSettings {
         connections: Some(connections),
         site: Some(site.into()),
-        ..entry(LimitPer::Path)
+        ..LimitSettings::new(LimitPer::Path)
     };
-    let source = LimitSettings { connections: Some(3), ..entry(LimitPer::Source) };
+    let source = LimitSettings { connections: Some(3), ..LimitSettings::new(LimitPer::Source) };
     let entries = [path("mx.a.test", 1), path("mx.b.test", 9), source];
     let (a, b) = (limits(&entries, 1, "a.test", "mx.a.test", "s"), limits(&entries, 1, "b.test", "mx.b.test", "s"));
     let mut net = Net::new(2, 1, 0);
@@ -61,9 +61,15 @@ fn a_request_that_waits_for_one_counter_blocks_nobody_on_another() {
 /// One destination needs path and source; many others keep the source busy, others the path.
 #[test]
 fn a_request_under_two_busy_counters_is_not_overtaken_for_ever() {
-    let path = LimitSettings { connections: Some(1), domain: Some("both.test".into()), ..entry(LimitPer::Domain) };
-    let rate =
-        |per, count| LimitSettings { message_rate: Some(Rate { count, period: Duration::from_secs(1) }), ..entry(per) };
+    let path = LimitSettings {
+        connections: Some(1),
+        domain: Some("both.test".into()),
+        ..LimitSettings::new(LimitPer::Domain)
+    };
+    let rate = |per, count| LimitSettings {
+        message_rate: Some(Rate { count, period: Duration::from_secs(1) }),
+        ..LimitSettings::new(per)
+    };
     let entries = [path, rate(LimitPer::Site, 1), rate(LimitPer::Source, 1)];
     let both = limits(&entries, 1, "both.test", "mx.x.test", "s");
     let site_only = limits(&entries[1..2], 1, "a.test", "mx.x.test", "t");
@@ -88,7 +94,7 @@ fn a_request_under_two_busy_counters_is_not_overtaken_for_ever() {
 
 #[test]
 fn a_withdrawn_request_and_a_grant_may_cross() {
-    let entries = [LimitSettings { connections: Some(1), ..entry(LimitPer::Path) }];
+    let entries = [LimitSettings { connections: Some(1), ..LimitSettings::new(LimitPer::Path) }];
     let path = limits(&entries, 1, "d.test", "mx.test", "s");
     let mut net = Net::new(2, 1, 0);
     let crossed = net.request(1, &path, 0);
@@ -108,7 +114,8 @@ fn a_withdrawn_request_and_a_grant_may_cross() {
 
 #[test]
 fn a_lowered_limit_recalls_what_is_beyond_it() {
-    let entries = |connections| [LimitSettings { connections: Some(connections), ..entry(LimitPer::Path) }];
+    let entries =
+        |connections| [LimitSettings { connections: Some(connections), ..LimitSettings::new(LimitPer::Path) }];
     let before = limits(&entries(4), 1, "d.test", "mx.test", "s");
     let after = limits(&entries(1), 2, "d.test", "mx.test", "s");
     let mut net = Net::new(2, 1, 0);
@@ -139,7 +146,13 @@ fn a_lowered_limit_recalls_what_is_beyond_it() {
 #[test]
 fn what_no_limit_counts_needs_no_word_between_cores() {
     let free = limits(&[], 1, "d.test", "mx.test", "s");
-    let own = limits(&[LimitSettings { connections: Some(1), ..entry(LimitPer::Domain) }], 1, "d.test", "mx.test", "s");
+    let own = limits(
+        &[LimitSettings { connections: Some(1), ..LimitSettings::new(LimitPer::Domain) }],
+        1,
+        "d.test",
+        "mx.test",
+        "s",
+    );
     let mut net = Net::new(2, 1, 0);
     let now = net.at();
     assert_eq!(net.cores[1].request(&free, 0, now), Some(PermitId::UNLIMITED));
@@ -157,10 +170,10 @@ fn what_no_limit_counts_needs_no_word_between_cores() {
 #[test]
 fn unused_tokens_lapse_and_go_to_others() {
     let rate = Rate { count: 1, period: Duration::from_secs(3600) };
-    let entries = [LimitSettings { message_rate: Some(rate), ..entry(LimitPer::Site) }];
+    let entries = [LimitSettings { message_rate: Some(rate), ..LimitSettings::new(LimitPer::Site) }];
     let site = limits(&entries, 1, "d.test", "mx.test", "s");
     let ten = Rate { count: 10, period: Duration::from_secs(1) };
-    let fast = [LimitSettings { message_rate: Some(ten), ..entry(LimitPer::Site) }];
+    let fast = [LimitSettings { message_rate: Some(ten), ..LimitSettings::new(LimitPer::Site) }];
     let fast = limits(&fast, 1, "d.test", "mx.test", "s");
     let mut net = Net::new(3, 1, 0);
     let now = net.at();
@@ -204,7 +217,7 @@ fn unused_tokens_lapse_and_go_to_others() {
 #[test]
 fn a_fast_rate_is_reached() {
     let rate = Rate { count: 20_000, period: Duration::from_secs(1) };
-    let entries = [LimitSettings { message_rate: Some(rate), ..entry(LimitPer::Site) }];
+    let entries = [LimitSettings { message_rate: Some(rate), ..LimitSettings::new(LimitPer::Site) }];
     let mut net = Net::new(4, 1, 500);
     let all: Vec<_> = (0..4).map(|n| limits(&entries, 1, &format!("d{n}.test"), "mx.test", "s")).collect();
     let mut taken = [0_u32; 4];
@@ -225,7 +238,8 @@ fn a_fast_rate_is_reached() {
 
 #[test]
 fn those_who_come_while_many_are_looked_at_stand_behind_them() {
-    let entries = |connections| [LimitSettings { connections: Some(connections), ..entry(LimitPer::Path) }];
+    let entries =
+        |connections| [LimitSettings { connections: Some(connections), ..LimitSettings::new(LimitPer::Path) }];
     let room = PERMIT_SCAN_MAX + 100;
     let (before, after) =
         (limits(&entries(1), 1, "d.test", "mx.test", "s"), limits(&entries(room), 2, "d.test", "mx.test", "s"));

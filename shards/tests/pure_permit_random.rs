@@ -6,7 +6,7 @@ mod permit_net;
 use mailrace_shards::limits::{PERMIT_HELD_MIN_MS, RATE_BURST_MS, TOKEN_LAPSE_MS};
 use mailrace_shards::path::{Counter, CounterKey, Limits, PermitEvent, PermitId, PermitState, Tokens};
 use mailrace_shards::settings::{LimitPer, LimitSettings, Rate};
-use permit_net::{MS, Net, Random, entry, limits};
+use permit_net::{MS, Net, Random, limits};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ fn random_entries(random: &mut Random) -> Vec<LimitSettings> {
         if random.chance(2) {
             continue;
         }
-        let mut entry = entry(per);
+        let mut entry = LimitSettings::new(per);
         entry.connections = (!random.chance(4)).then(|| 1 + random.below(6) as u32);
         let mut rate = |most: u64| Rate { count: 1 + random.below(most) as u32, period: Duration::from_millis(1000) };
         let rates = (rate(40), rate(300));
@@ -271,7 +271,7 @@ fn who_waits_behind_claims_is_served_after_them() {
 
 #[test]
 fn two_hundred_domains_share_two_connections_on_eight_cores() {
-    let entries = [LimitSettings { connections: Some(2), ..entry(LimitPer::Path) }];
+    let entries = [LimitSettings { connections: Some(2), ..LimitSettings::new(LimitPer::Path) }];
     let destinations = (0..200).map(|number: usize| Destination {
         core: number % 8,
         limits: limits(&entries, 1, &format!("d{number}.test"), "mx.shared.test", "s"),

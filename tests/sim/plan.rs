@@ -1,14 +1,16 @@
 //! What one seed plays: how many cores, which hosts, limits and faults, how much mail. Each kind of fault is on in
 //! some seeds and off in others, so that rare states are not always drowned by the same trouble.
 
+#[path = "../../shards/tests/sample/mod.rs"]
+mod sample;
+
 use crate::random::Random;
 use crate::sink::{Act, FAULTS, Manner};
 use mailrace_shards::settings::{
-    ConnectionSettings, DnsSettings, LimitPer, LimitSettings, LogSettings, Network, PoolSettings, Rate, RetrySettings,
-    RouteHost, RouteSettings, Settings, SmtpSettings, SourceSettings, SpoolSettings, SyncPolicy, TlsPolicy,
+    ConnectionSettings, LimitPer, LimitSettings, Network, PoolSettings, Rate, RetrySettings, RouteHost, RouteSettings,
+    Settings, SmtpSettings, SourceSettings, SpoolSettings, TlsPolicy,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Where clients come from.
@@ -226,30 +228,15 @@ fn settings(domains: &[DomainPlan], hosts: &[HostPlan], random: &mut Random) -> 
     if random.permille(250) {
         let domain = random.permille(500).then(|| random.pick(domains).name.as_str().into());
         let lanes = Some(random.between(2, 3) as u16);
-        limits.push(LimitSettings { lanes, ..unlimited(LimitPer::Pool, domain) });
+        limits.push(LimitSettings { lanes, domain, ..LimitSettings::new(LimitPer::Pool) });
     }
+    let settings = sample::settings();
+    let relay_from = vec![Network { address: CLIENT.ip(), prefix: 32 }];
     Settings {
-        data_dir: "unused".into(),
         hostname: "in.sim.test".into(),
-        shards: 1,
-        stop_within: Duration::from_secs(1),
-        memory_bytes: 1 << 30,
         connections: ConnectionSettings { injecting: 1000, delivering: *random.pick(&[1000, 1000, 1000, 12, 4]) },
-        smtp: SmtpSettings {
-            listen: Vec::new(),
-            relay_from: vec![Network { address: CLIENT.ip(), prefix: 32 }],
-            users_file: None,
-            max_message_bytes: 1 << 20,
-            max_recipients: 100,
-            tls: None,
-            trust_headers_from: vec![Network { address: CLIENT.ip(), prefix: 32 }],
-            campaign_header: "X-Campaign".into(),
-            tenant_header: "X-Tenant".into(),
-        },
-        spool: SpoolSettings { sync: SyncPolicy::Always, body_memory_bytes: 1 << 20, min_free_bytes: 4_000 },
-        log: LogSettings { rotate_bytes: 1 << 30, keep_bytes: 0 },
-        dns: DnsSettings { servers: Vec::new() },
-        allow_private: true,
+        smtp: SmtpSettings { trust_headers_from: relay_from.clone(), relay_from, ..settings.smtp },
+        spool: SpoolSettings { min_free_bytes: 4_000, ..settings.spool },
         sources,
         pools,
         routes: draw_routes(domains, hosts, random),
@@ -258,6 +245,7 @@ fn settings(domains: &[DomainPlan], hosts: &[HostPlan], random: &mut Random) -> 
             intervals: vec![Duration::from_secs(3), Duration::from_secs(10), Duration::from_secs(60)],
             max_age: MAX_AGE,
         },
+        ..settings
     }
 }
 
@@ -291,7 +279,7 @@ pub fn draw_routes(domains: &[DomainPlan], hosts: &[HostPlan], random: &mut Rand
 
 fn limit(domains: &[DomainPlan], sources: &[SourceSettings], random: &mut Random) -> LimitSettings {
     let per = *random.pick(&[LimitPer::Path, LimitPer::Domain, LimitPer::Site, LimitPer::Source]);
-    let mut limit = unlimited(per, None);
+    let mut limit = LimitSettings::new(per);
     if random.permille(300) {
         limit.domain = Some(random.pick(domains).name.as_str().into());
     } else if random.permille(200) && !sources.is_empty() {
@@ -307,21 +295,4 @@ fn limit(domains: &[DomainPlan], sources: &[SourceSettings], random: &mut Random
         _ => limit.messages_per_connection = Some(random.between(1, 4) as u32),
     }
     limit
-}
-
-fn unlimited(per: LimitPer, domain: Option<Arc<str>>) -> LimitSettings {
-    LimitSettings {
-        per,
-        domain,
-        site: None,
-        source: None,
-        pool: None,
-        connections: None,
-        connection_rate: None,
-        message_rate: None,
-        messages_per_connection: None,
-        idle_timeout: None,
-        tls: None,
-        lanes: None,
-    }
 }

@@ -8,7 +8,7 @@ use mailrace_shards::path::permit::ToHolder;
 use mailrace_shards::path::{
     Combination, CounterKey, LimitTable, Limits, PermitEvent, PermitId, PermitMessage, PermitState, Permits,
 };
-use mailrace_shards::settings::{LimitPer, LimitSettings};
+use mailrace_shards::settings::LimitSettings;
 use mailrace_shards::time::Instant;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -119,23 +119,6 @@ impl Net {
 
     pub fn events(&mut self, core: usize) -> Vec<PermitEvent> {
         std::iter::from_fn(|| self.cores[core].poll_event()).collect()
-    }
-}
-
-pub fn entry(per: LimitPer) -> LimitSettings {
-    LimitSettings {
-        per,
-        domain: None,
-        site: None,
-        source: None,
-        pool: None,
-        connections: None,
-        connection_rate: None,
-        message_rate: None,
-        messages_per_connection: None,
-        idle_timeout: None,
-        tls: None,
-        lanes: None,
     }
 }
 

@@ -1,11 +1,11 @@
 //! What the tests put into the world: settings, limits, failures, addresses.
 
+#[path = "../sample/mod.rs"]
+mod sample;
+
 use mailrace_shards::event::{Host, Resolved};
 use mailrace_shards::outcome::{EnhancedCode, Response, Verb};
-use mailrace_shards::settings::{
-    ConnectionSettings, DnsSettings, LimitPer, LimitSettings, LogSettings, RetrySettings, Settings, SmtpSettings,
-    SpoolSettings, SyncPolicy,
-};
+use mailrace_shards::settings::{RetrySettings, Settings, SmtpSettings};
 use mailrace_shards::smtp::classify::{Failure, FailureKind};
 use mailrace_shards::time::Instant;
 use std::net::SocketAddr;
@@ -13,53 +13,14 @@ use std::time::Duration;
 
 /// Retries after one, two and five minutes, an end after an hour; no limits, no sources.
 pub fn settings() -> Settings {
+    let settings = sample::settings();
     Settings {
-        data_dir: "unused".into(),
-        hostname: "mailrace.test".into(),
-        shards: 1,
-        stop_within: Duration::from_secs(1),
-        memory_bytes: 1 << 30,
-        connections: ConnectionSettings { injecting: 1000, delivering: 1000 },
-        smtp: SmtpSettings {
-            listen: vec!["192.0.2.1:2525".parse().unwrap()],
-            relay_from: Vec::new(),
-            users_file: None,
-            max_message_bytes: 1 << 20,
-            max_recipients: 100,
-            tls: None,
-            trust_headers_from: Vec::new(),
-            campaign_header: "X-Campaign".into(),
-            tenant_header: "X-Tenant".into(),
-        },
-        spool: SpoolSettings { sync: SyncPolicy::Always, body_memory_bytes: 1 << 20, min_free_bytes: 0 },
-        log: LogSettings { rotate_bytes: 1 << 30, keep_bytes: 0 },
-        dns: DnsSettings { servers: Vec::new() },
-        allow_private: true,
-        sources: Vec::new(),
-        pools: Vec::new(),
-        routes: Vec::new(),
-        limits: Vec::new(),
+        smtp: SmtpSettings { listen: vec!["192.0.2.1:2525".parse().unwrap()], ..settings.smtp },
         retry: RetrySettings {
             intervals: vec![Duration::from_secs(60), Duration::from_secs(120), Duration::from_secs(300)],
             max_age: Duration::from_secs(3600),
         },
-    }
-}
-
-pub fn limit(per: LimitPer) -> LimitSettings {
-    LimitSettings {
-        per,
-        domain: None,
-        site: None,
-        source: None,
-        pool: None,
-        connections: None,
-        connection_rate: None,
-        message_rate: None,
-        messages_per_connection: None,
-        idle_timeout: None,
-        tls: None,
-        lanes: None,
+        ..settings
     }
 }
 

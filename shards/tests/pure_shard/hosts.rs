@@ -1,6 +1,6 @@
 //! Hosts that fail, sites that recover, and connections that are kept, shared and closed.
 
-use crate::world::{Behaviour, World, limit, own, peer, reply, seconds, settings, site};
+use crate::world::{Behaviour, World, own, peer, reply, seconds, settings, site};
 use mailrace_shards::event::Lookup;
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::RecordType::{Bounce, Delivery, TransientFailure};
@@ -145,7 +145,7 @@ fn a_dead_site_is_left_alone_then_probed_and_recovers() {
 #[test]
 fn idle_sessions_are_used_again_and_closed_in_time() {
     let mut world = World::new(Settings {
-        limits: vec![LimitSettings { idle_timeout: Some(seconds(5)), ..limit(LimitPer::Path) }],
+        limits: vec![LimitSettings { idle_timeout: Some(seconds(5)), ..LimitSettings::new(LimitPer::Path) }],
         ..settings()
     });
     world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
@@ -274,7 +274,7 @@ fn a_source_that_cannot_be_used_defers_only_its_own_mail() {
 fn the_weights_of_a_pool_are_kept_to() {
     let mut world = World::new(Settings {
         pools: vec![pool("default", &[(0, 3), (1, 1)])],
-        limits: vec![LimitSettings { messages_per_connection: Some(1), ..limit(LimitPer::Path) }],
+        limits: vec![LimitSettings { messages_per_connection: Some(1), ..LimitSettings::new(LimitPer::Path) }],
         ..two_sources()
     });
     world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
@@ -350,7 +350,7 @@ fn a_reload_does_not_disturb_sessions_under_way() {
         Behaviour::Refuses(Failure { response: storage_full(), ..reply(452, Verb::MailFrom) }),
     ] {
         let mut world = World::new(Settings {
-            limits: vec![LimitSettings { connections: Some(3), ..limit(LimitPer::Path) }],
+            limits: vec![LimitSettings { connections: Some(3), ..LimitSettings::new(LimitPer::Path) }],
             ..two_sources()
         });
         world.everything_at(&["a.test"], &[("mx1.a.test", peer(1)), ("mx2.a.test", peer(2))]);

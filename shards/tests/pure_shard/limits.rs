@@ -1,6 +1,6 @@
 //! Limits: counted over cores, windows that grow, rates, and what may share a connection.
 
-use crate::world::{Behaviour, World, limit, own, peer, seconds, settings};
+use crate::world::{Behaviour, World, own, peer, seconds, settings};
 use mailrace_shards::event::Connect;
 use mailrace_shards::limits::{PATH_CONNECTIONS_DEFAULT, PERMIT_HELD_MIN_MS, WINDOW_START};
 use mailrace_shards::message::Extras;
@@ -35,8 +35,10 @@ fn a_window_begins_small_and_opens_with_success() {
 #[test]
 fn two_cores_share_two_connections_and_all_domains_are_served() {
     for cores in [1, 2, 5] {
-        let mut world =
-            World::with_cores(with(vec![LimitSettings { connections: Some(2), ..limit(LimitPer::Path) }]), cores);
+        let mut world = World::with_cores(
+            with(vec![LimitSettings { connections: Some(2), ..LimitSettings::new(LimitPer::Path) }]),
+            cores,
+        );
         let domains: Vec<String> = (0..200).map(|number| format!("d{number}.test")).collect();
         let names: Vec<&str> = domains.iter().map(String::as_str).collect();
         world.everything_at(&names, &[("mx.hoster.test", peer(1))]);
@@ -56,7 +58,10 @@ fn two_cores_share_two_connections_and_all_domains_are_served() {
 /// Limits of a domain's own keep its mail apart from the rest of its site; none may starve for it.
 #[test]
 fn domains_with_connections_of_their_own_are_all_served() {
-    let mut world = World::with_cores(with(vec![LimitSettings { connections: Some(1), ..limit(LimitPer::Domain) }]), 2);
+    let mut world = World::with_cores(
+        with(vec![LimitSettings { connections: Some(1), ..LimitSettings::new(LimitPer::Domain) }]),
+        2,
+    );
     let domains: Vec<String> = (0..100).map(|number| format!("d{number}.test")).collect();
     let names: Vec<&str> = domains.iter().map(String::as_str).collect();
     world.everything_at(&names, &[("mx.hoster.test", peer(1))]);
@@ -75,7 +80,8 @@ fn domains_with_connections_of_their_own_are_all_served() {
 /// A session that is being opened for one domain's own connection is none for another domain.
 #[test]
 fn the_second_of_two_domains_with_own_connections_does_not_wait_for_the_first() {
-    let mut world = World::new(with(vec![LimitSettings { connections: Some(1), ..limit(LimitPer::Domain) }]));
+    let mut world =
+        World::new(with(vec![LimitSettings { connections: Some(1), ..LimitSettings::new(LimitPer::Domain) }]));
     world.everything_at(&["a.test", "b.test"], &[("mx.hoster.test", peer(1))]);
     world.hosts.insert(peer(1), Behaviour::Sluggish(seconds(1)));
     for _ in 0..30 {
@@ -92,8 +98,8 @@ fn the_second_of_two_domains_with_own_connections_does_not_wait_for_the_first() 
 fn a_permit_that_is_recalled_during_a_long_greeting_still_carries_a_message() {
     for cores in [1, 2] {
         let limits = vec![
-            LimitSettings { connections: Some(1), ..limit(LimitPer::Site) },
-            LimitSettings { messages_per_connection: Some(5), ..limit(LimitPer::Domain) },
+            LimitSettings { connections: Some(1), ..LimitSettings::new(LimitPer::Site) },
+            LimitSettings { messages_per_connection: Some(5), ..LimitSettings::new(LimitPer::Domain) },
         ];
         let mut world = World::with_cores(with(limits), cores);
         let names: Vec<String> = (0..6).map(|number| format!("d{number}.test")).collect();
@@ -116,9 +122,9 @@ fn a_permit_that_is_recalled_while_a_rate_is_waited_for_still_carries_a_message(
     for cores in [1, 2] {
         let rate = Some(Rate { count: 1, period: seconds(1) });
         let limits = vec![
-            LimitSettings { connections: Some(1), ..limit(LimitPer::Site) },
-            LimitSettings { messages_per_connection: Some(5), ..limit(LimitPer::Domain) },
-            LimitSettings { message_rate: rate, ..limit(LimitPer::Source) },
+            LimitSettings { connections: Some(1), ..LimitSettings::new(LimitPer::Site) },
+            LimitSettings { messages_per_connection: Some(5), ..LimitSettings::new(LimitPer::Domain) },
+            LimitSettings { message_rate: rate, ..LimitSettings::new(LimitPer::Source) },
         ];
         let mut world = World::with_cores(with(limits), cores);
         let names: Vec<String> = (0..6).map(|number| format!("d{number}.test")).collect();
@@ -139,7 +145,8 @@ fn message_rates_hold_over_cores_and_nothing_is_left() {
     let rate = Some(Rate { count: 20, period: seconds(1) });
     for per in [LimitPer::Path, LimitPer::Domain, LimitPer::Site] {
         for cores in [1, 2] {
-            let mut world = World::with_cores(with(vec![LimitSettings { message_rate: rate, ..limit(per) }]), cores);
+            let mut world =
+                World::with_cores(with(vec![LimitSettings { message_rate: rate, ..LimitSettings::new(per) }]), cores);
             let domains: Vec<String> = match per {
                 LimitPer::Domain => vec!["a.test".into()],
                 _ => (0..100).map(|number| format!("d{number}.test")).collect(),
@@ -172,7 +179,11 @@ fn message_rates_hold_over_cores_and_nothing_is_left() {
 fn connection_rates_and_messages_per_connection_hold() {
     let rate = Some(Rate { count: 5, period: seconds(1) });
     let mut world = World::with_cores(
-        with(vec![LimitSettings { connection_rate: rate, messages_per_connection: Some(3), ..limit(LimitPer::Path) }]),
+        with(vec![LimitSettings {
+            connection_rate: rate,
+            messages_per_connection: Some(3),
+            ..LimitSettings::new(LimitPer::Path)
+        }]),
         2,
     );
     let domains: Vec<String> = (0..10).map(|number| format!("d{number}.test")).collect();
@@ -203,7 +214,8 @@ fn connection_rates_and_messages_per_connection_hold() {
 fn every_connection_of_an_attempt_takes_a_token_of_the_rate() {
     for cores in [1, 2] {
         let rate = Some(Rate { count: 2, period: seconds(1) });
-        let limits = vec![LimitSettings { connection_rate: rate, connections: Some(3), ..limit(LimitPer::Path) }];
+        let limits =
+            vec![LimitSettings { connection_rate: rate, connections: Some(3), ..LimitSettings::new(LimitPer::Path) }];
         let mut world = World::with_cores(with(limits), cores);
         let domains: Vec<String> = (0..6).map(|number| format!("d{number}.test")).collect();
         let names: Vec<&str> = domains.iter().map(String::as_str).collect();
@@ -238,8 +250,8 @@ fn connections_keep_to_the_engines_share_of_descriptors() {
     let rate = Some(Rate { count: 50, period: seconds(1) });
     let cases = [
         vec![],
-        vec![LimitSettings { idle_timeout: Some(seconds(3600)), ..limit(LimitPer::Path) }],
-        vec![LimitSettings { connections: Some(2), connection_rate: rate, ..limit(LimitPer::Path) }],
+        vec![LimitSettings { idle_timeout: Some(seconds(3600)), ..LimitSettings::new(LimitPer::Path) }],
+        vec![LimitSettings { connections: Some(2), connection_rate: rate, ..LimitSettings::new(LimitPer::Path) }],
     ];
     for limits in cases {
         for cores in [1, 2] {
@@ -271,7 +283,8 @@ fn connections_keep_to_the_engines_share_of_descriptors() {
 fn a_session_that_waits_for_a_rate_does_not_keep_its_place_for_ever() {
     let connections = ConnectionSettings { injecting: 1, delivering: 1 };
     let rate = Some(Rate { count: 1, period: Duration::from_secs(3600) });
-    let slow = LimitSettings { message_rate: rate, messages_per_connection: Some(1), ..limit(LimitPer::Path) };
+    let slow =
+        LimitSettings { message_rate: rate, messages_per_connection: Some(1), ..LimitSettings::new(LimitPer::Path) };
     let mut world = World::new(Settings { connections, ..with(vec![slow]) });
     world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
     world.everything_at(&["b.test"], &[("mx.b.test", peer(2))]);
@@ -291,7 +304,8 @@ fn a_session_that_waits_for_a_rate_does_not_keep_its_place_for_ever() {
 /// With equal weights, mail of one bucket does not overtake the other for ever.
 #[test]
 fn buckets_of_a_destination_take_turns() {
-    let mut world = World::new(with(vec![LimitSettings { connections: Some(1), ..limit(LimitPer::Path) }]));
+    let mut world =
+        World::new(with(vec![LimitSettings { connections: Some(1), ..LimitSettings::new(LimitPer::Path) }]));
     world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
     let of = |name: &str| Extras { campaign: Some(name.into()), ..Extras::default() };
     for _ in 0..100 {
@@ -311,7 +325,8 @@ fn buckets_of_a_destination_take_turns() {
 #[test]
 fn a_limit_that_a_reload_lowers_holds_for_connections_in_force() {
     for cores in [1, 2] {
-        let allowed = |connections| vec![LimitSettings { connections: Some(connections), ..limit(LimitPer::Path) }];
+        let allowed =
+            |connections| vec![LimitSettings { connections: Some(connections), ..LimitSettings::new(LimitPer::Path) }];
         let mut world = World::with_cores(with(allowed(8)), cores);
         let domains: Vec<String> = (0..20).map(|number| format!("d{number}.test")).collect();
         let names: Vec<&str> = domains.iter().map(String::as_str).collect();
@@ -340,7 +355,7 @@ fn a_limit_that_a_reload_lowers_holds_for_connections_in_force() {
 #[test]
 fn what_waits_for_leave_follows_the_limits_of_a_reload() {
     for cores in [1, 2] {
-        let few = vec![LimitSettings { connections: Some(2), ..limit(LimitPer::Path) }];
+        let few = vec![LimitSettings { connections: Some(2), ..LimitSettings::new(LimitPer::Path) }];
         let mut world = World::with_cores(with(few), cores);
         let domains: Vec<String> = (0..20).map(|number| format!("d{number}.test")).collect();
         let names: Vec<&str> = domains.iter().map(String::as_str).collect();
@@ -355,7 +370,7 @@ fn what_waits_for_leave_follows_the_limits_of_a_reload() {
         world.run(seconds(1));
         let (now, before) = (world.now, world.connects.len());
         let rate = Some(Rate { count: 1, period: seconds(1) });
-        let slow = vec![LimitSettings { connection_rate: rate, ..limit(LimitPer::Source) }];
+        let slow = vec![LimitSettings { connection_rate: rate, ..LimitSettings::new(LimitPer::Source) }];
         for core in 0..cores {
             let settings = Settings { shards: cores, ..with(slow.clone()) };
             world.ask(core, |shard| shard.handle_reload(Arc::new(settings), now));
@@ -372,7 +387,8 @@ fn what_waits_for_leave_follows_the_limits_of_a_reload() {
 /// The home of a limit grants its own requests at once; such a permit is recalled like any other.
 #[test]
 fn a_permit_that_was_granted_at_once_comes_back_when_another_site_waits() {
-    let mut world = World::new(with(vec![LimitSettings { connections: Some(1), ..limit(LimitPer::Source) }]));
+    let mut world =
+        World::new(with(vec![LimitSettings { connections: Some(1), ..LimitSettings::new(LimitPer::Source) }]));
     world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
     world.everything_at(&["b.test"], &[("mx.b.test", peer(2))]);
     for host in [peer(1), peer(2)] {

@@ -1,6 +1,6 @@
 //! Rules and mail: holds by bucket and by message, ends, deferrals, and the gate.
 
-use crate::world::{Behaviour, KEY, World, limit, own, peer, reply, seconds, settings};
+use crate::world::{Behaviour, KEY, World, own, peer, reply, seconds, settings};
 use mailrace_shards::limits::SWEEP_ENTRIES_PER_TICK;
 use mailrace_shards::message::{Extras, MessageId};
 use mailrace_shards::outcome::RecordType::{AdminBounce, Bounce, Delivery, Suppression, TransientFailure};
@@ -253,7 +253,7 @@ fn mail_that_is_deferred_when_a_rule_ends_it_already_does_not_wait_for_its_retry
 #[test]
 fn mail_that_is_given_back_when_a_rule_ends_it_does_not_wait_for_a_connection() {
     let once = Some(Rate { count: 1, period: seconds(3600) });
-    let limits = vec![LimitSettings { connection_rate: once, ..limit(LimitPer::Site) }];
+    let limits = vec![LimitSettings { connection_rate: once, ..LimitSettings::new(LimitPer::Site) }];
     let mut world = World::new(Settings { limits, ..settings() });
     world.everything_at(&["a.test"], &[("mx.hoster.test", peer(1))]);
     world.hosts.insert(peer(1), Behaviour::Sluggish(seconds(2)));

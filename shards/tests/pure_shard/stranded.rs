@@ -1,6 +1,6 @@
 //! Whatever happens, mail that may go goes: random operations, then quiet, then everything must be through.
 
-use crate::world::{Behaviour, World, limit, own, peer, reply, seconds, settings, site};
+use crate::world::{Behaviour, World, own, peer, reply, seconds, settings, site};
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::{RecordType, Verb};
 use mailrace_shards::rules::{Answer, Change, Kind, Rule, Scope, Validity};
@@ -55,7 +55,7 @@ fn random_settings(dice: &mut Dice) -> Settings {
             connection_rate: dice.one_in(4).then(|| Rate { count: 10, period: seconds(1) }),
             messages_per_connection: dice.one_in(3).then(|| 1 + u32::try_from(dice.throw(5)).unwrap()),
             idle_timeout: dice.one_in(3).then(|| seconds(1)),
-            ..limit(pers[dice.throw(pers.len())])
+            ..LimitSettings::new(pers[dice.throw(pers.len())])
         })
         .collect();
     let mut settings = Settings { limits, ..settings() };

@@ -12,7 +12,6 @@
 mod given;
 mod world;
 
-use given::limit;
 use mailrace_shards::settings::{LimitPer, LimitSettings};
 use std::time::Duration;
 use world::{Letters, Load, World, name};
@@ -128,7 +127,7 @@ fn a_few_large_domains_load_one_core_unless_they_have_lanes() {
     let lanes = |rank: u32| LimitSettings {
         domain: Some(name(rank).into()),
         lanes: Some(CORES as u16),
-        ..limit(LimitPer::Domain)
+        ..LimitSettings::new(LimitPer::Domain)
     };
     let spread =
         play("Zipf, the first 32 on 64 lanes", DOMAINS, (0..32).map(lanes).collect(), |number| zipf.pick(number));
@@ -137,7 +136,7 @@ fn a_few_large_domains_load_one_core_unless_they_have_lanes() {
 
 #[test]
 fn a_limit_across_cores_costs_few_letters() {
-    let limits = vec![LimitSettings { connections: Some(200), ..limit(LimitPer::Site) }];
+    let limits = vec![LimitSettings { connections: Some(200), ..LimitSettings::new(LimitPer::Site) }];
     let shown = play("uniform, 8 sites with 200 connections each", 8, limits, |number| {
         u32::try_from(mix(number) % u64::from(DOMAINS)).unwrap()
     });
