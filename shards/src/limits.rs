@@ -177,6 +177,8 @@ pub const PERMIT_PATIENCE_MS: u64 = 5_000;
 pub const RATE_BURST_MS: u64 = 100;
 /// Message tokens that a core has not used lapse after this time and go back.
 pub const TOKEN_LAPSE_MS: u64 = 100;
+/// A connection that waited longer than this for a place asks for the token of its rate anew.
+pub const CONNECT_TOKEN_LAPSE_MS: u64 = 50;
 /// Message tokens of a fast rate are granted in batches of at least what the rate yields in this time: so cores
 /// far from the home get their share, and a message between cores carries more than one token.
 pub const TOKEN_BATCH_MIN_MS: u64 = 5;
@@ -197,6 +199,7 @@ const _: () = assert!(WINDOW_START >= 1 && WINDOW_START <= PATH_CONNECTIONS_DEFA
 const _: () = assert!(WINDOW_BACKOFF_MIN_MS <= WINDOW_BACKOFF_MAX_MS);
 const _: () = assert!(PERMIT_HELD_MIN_MS < PERMIT_AGED_MS);
 const _: () = assert!(TOKEN_BATCH_MIN_MS <= RATE_BURST_MS && TOKEN_BATCH_MIN_MS < TOKEN_LAPSE_MS);
+const _: () = assert!(CONNECT_TOKEN_LAPSE_MS <= RATE_BURST_MS);
 const _: () = assert!(TOKEN_BATCH_MAX >= 1 && SOURCES_MAX <= u16::MAX as usize);
 
 // ── queue and shard ─────────────────────────────────────────────────────────────────────────────────

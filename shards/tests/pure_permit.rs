@@ -113,6 +113,30 @@ fn a_withdrawn_request_and_a_grant_may_cross() {
 }
 
 #[test]
+fn a_connection_that_was_never_opened_gives_its_token_back() {
+    for core in [0, 1] {
+        let rate = Some(Rate { count: 1, period: Duration::from_secs(3600) });
+        let entries = [LimitSettings { connection_rate: rate, ..LimitSettings::new(LimitPer::Path) }];
+        let path = limits(&entries, 1, "d.test", "mx.test", "s");
+        let mut net = Net::new(2, 1, 0);
+        for used in [false, false, true] {
+            let permit = net.request(core, &path, 0);
+            // There and back.
+            net.pass(MS);
+            net.pass(MS);
+            assert_eq!(net.state(core, permit), PermitState::Granted);
+            let now = net.at();
+            net.cores[core].release(permit, used, now);
+            net.collect();
+            net.pass(MS);
+        }
+        let permit = net.request(core, &path, 0);
+        net.pass(60_000 * MS);
+        assert_eq!(net.state(core, permit), PermitState::Waiting, "the token of this hour is used");
+    }
+}
+
+#[test]
 fn a_lowered_limit_recalls_what_is_beyond_it() {
     let entries =
         |connections| [LimitSettings { connections: Some(connections), ..LimitSettings::new(LimitPer::Path) }];
@@ -161,8 +185,8 @@ fn what_no_limit_counts_needs_no_word_between_cores() {
     assert_eq!(net.state(1, permit), PermitState::Granted, "at once");
     let second = net.cores[1].request(&own, 1, now).unwrap();
     assert_eq!(net.state(1, second), PermitState::Waiting);
-    net.cores[1].release(permit, now);
-    net.cores[1].release(PermitId::UNLIMITED, now);
+    net.cores[1].release(permit, true, now);
+    net.cores[1].release(PermitId::UNLIMITED, true, now);
     assert_eq!(net.state(1, second), PermitState::Granted);
     assert!(net.cores[1].poll_message().is_none());
 }

@@ -95,7 +95,7 @@ impl PermitHolder {
     }
 
     /// Gives back a permit, or withdraws the request.
-    pub fn release(&mut self, permit: PermitId) {
+    pub fn release(&mut self, permit: PermitId, used: bool) {
         if permit == PermitId::UNLIMITED {
             return;
         }
@@ -103,7 +103,7 @@ impl PermitHolder {
         if held.state == PermitState::Waiting {
             self.waiting -= 1;
         }
-        self.send(held.arbiter, ToHome::Return { permit });
+        self.send(held.arbiter, ToHome::Return { permit, used });
     }
 
     /// Takes a token when there is one; asks for more when few are left.

@@ -127,7 +127,7 @@ impl PermitHome {
                 let least = batch_min.map_or(1, |batch| batch.min(want)).max(1);
                 self.arrive(from, Ask::Messages { tokens: limits.tokens, want, least }, counters, now);
             }
-            ToHome::Return { permit } => self.take_back(from, permit, now),
+            ToHome::Return { permit, used } => self.take_back(from, permit, used, now),
             ToHome::TokensBack { limits, count, granted_at } => self.tokens_back(&limits, count, granted_at, now),
             ToHome::Changed { limits } => {
                 self.relearn(&limits.connections, limits.version, now);
@@ -291,7 +291,7 @@ impl PermitHome {
     }
 
     /// A permit is returned, or a request withdrawn.
-    fn take_back(&mut self, core: CoreId, permit: PermitId, now: Instant) {
+    fn take_back(&mut self, core: CoreId, permit: PermitId, used: bool, now: Instant) {
         let place = self.permits.remove(&(core, permit)).expect("a core returns only what it asked for, once");
         let counters = match place {
             Place::Waiting(ticket) => {
@@ -305,7 +305,11 @@ impl PermitHome {
             Place::Granted(number) => {
                 let grant = self.grants.remove(&number).expect("a granted permit is known");
                 for &index in &grant.counters {
-                    self.counters[index].remove_permit(grant.rank, number, grant.recalled);
+                    let counter = &mut self.counters[index];
+                    counter.remove_permit(grant.rank, number, grant.recalled);
+                    if !used {
+                        counter.put_tokens_back(1, grant.at, now);
+                    }
                 }
                 grant.counters
             }

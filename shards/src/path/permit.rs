@@ -78,6 +78,8 @@ pub enum ToHome {
     Return {
         /// Which.
         permit: PermitId,
+        /// A connection was opened with it; else what it took of rates goes back.
+        used: bool,
     },
     /// Tokens are wanted for `limits.messages`. One such request for each key and core at a time.
     Tokens {
@@ -173,9 +175,9 @@ impl Permits {
         self.holder.state(permit)
     }
 
-    /// The connection is closed, or the permit is no longer wanted. Once for each permit.
-    pub fn release(&mut self, permit: PermitId, now: Instant) {
-        self.holder.release(permit);
+    /// The connection is closed (`used`), or no longer wanted before it was opened. Once for each permit.
+    pub fn release(&mut self, permit: PermitId, used: bool, now: Instant) {
+        self.holder.release(permit, used);
         self.deliver_own(now);
     }
 

@@ -36,11 +36,11 @@ impl Shard {
         if self.stopping {
             return self.drop_session(id, now);
         }
-        if self.places.are_taken() {
-            return self.line_up(id);
+        if !self.session(id).has_place && self.places.are_taken() {
+            return self.line_up(id, now);
         }
         if !self.session(id).hosts.is_empty() {
-            self.places.take();
+            self.take_place(id);
             self.sessions[id.0 as usize].phase = Phase::Opening;
             return self.connect(id);
         }
@@ -63,7 +63,7 @@ impl Shard {
             return;
         }
         let hosts = self.open_hosts((session.destination, session.site, source), hosts, now);
-        self.places.take();
+        self.take_place(id);
         let session = &mut self.sessions[id.0 as usize];
         session.phase = Phase::Opening;
         session.hosts = hosts;
@@ -196,12 +196,20 @@ impl Shard {
         if !session.limits.has_connection_rate() {
             return self.connect(id);
         }
+        self.leave_place(id);
+        self.ask_anew(id, now);
+        self.serve_line(now);
+    }
+
+    /// Gives the leave to connect back and asks for another.
+    pub(super) fn ask_anew(&mut self, id: SessionId, now: Now) {
+        let session = self.session(id);
         let (limits, before) = (session.limits.clone(), session.permit);
+        let used = session.phase == Phase::Opening;
         // All that share with it, less itself.
         let held = self.sites.path(session.path).sharing(session.share) - 1;
         self.permit_sessions.remove(&before);
-        self.permits.release(before, now.instant);
-        self.places.leave();
+        self.permits.release(before, used, now.instant);
         let permit = self.permits.request(&limits, held, now.instant);
         let session = &mut self.sessions[id.0 as usize];
         (session.phase, session.recalled) = (Phase::AwaitingPermit, false);
@@ -209,7 +217,6 @@ impl Shard {
         session.permit = permit.unwrap_or(PermitId::UNLIMITED);
         let Some(permit) = permit else { return self.drop_session(id, now) };
         self.permit_sessions.insert(permit, id);
-        self.serve_line(now);
         self.carry_permits(now);
     }
 
@@ -341,9 +348,10 @@ impl Shard {
         }
         if session.permit != PermitId::UNLIMITED {
             self.permit_sessions.remove(&session.permit);
-            self.permits.release(session.permit, now.instant);
+            let used = session.phase != Phase::AwaitingPermit;
+            self.permits.release(session.permit, used, now.instant);
         }
-        if session.has_place() {
+        if session.has_place {
             self.places.leave();
             self.serve_line(now);
         }

@@ -103,7 +103,8 @@ impl Shard {
     }
 
     fn idle(&mut self, id: SessionId, now: Now) -> Next {
-        if self.session(id).recalled {
+        // Its place may be another's; while somebody stands in line, nobody keeps one for mail that may come.
+        if self.session(id).recalled || self.places.in_line() > 0 {
             return self.finish(id);
         }
         self.wait(id, now)

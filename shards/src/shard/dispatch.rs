@@ -353,6 +353,7 @@ impl Shard {
             share: limits.share,
             limits: limits.clone(),
             permit,
+            has_place: false,
             hosts: SmallVec::new(),
             host: 0,
             tls: limits.tls,
@@ -402,24 +403,36 @@ impl Shard {
         state.limits.iter().find(|(of, _)| *of == path).map(|(_, limits)| limits)
     }
 
-    /// What limits a bucket's messages on a path.
+    /// What limits a bucket's messages on a path of the site to which its destination is routed.
     pub(super) fn limits_for(&mut self, bucket: BucketId, path: PathId) -> Arc<Limits> {
         if let Some(limits) = self.limits_of(bucket, path) {
             return limits.clone();
         }
-        let of_path = self.sites.path(path);
-        let (domain, _) = self.queue.destination(self.queue.destination_of(bucket));
-        let pool = self.buckets.get(bucket).and_then(|state| state.eligible.pool.as_deref());
-        let limits = Arc::new(self.limits.resolve(&Combination {
-            domain,
-            site: &self.sites.site(of_path.site).name,
-            source: &self.sources.get(of_path.source).name,
-            pool,
-        }));
+        // Kept until the destination is routed anew. So long the site stays, and the path's number is not another's.
+        debug_assert!(self.is_routed_to(bucket, self.sites.path(path).site), "limits are kept for mail in its site");
+        let limits = Arc::new(self.resolve_limits(bucket, path));
         if let Some(state) = self.buckets.get_mut(bucket) {
             state.limits.push((path, limits.clone()));
         }
         limits
+    }
+
+    fn is_routed_to(&self, bucket: BucketId, site: SiteId) -> bool {
+        let route = self.routes.get(self.queue.destination_of(bucket));
+        matches!(route, Some(Route::Known { site: known, .. }) if known == site)
+    }
+
+    /// What limits a bucket's messages on any path, also of a site to which its destination is no longer routed.
+    pub(super) fn resolve_limits(&self, bucket: BucketId, path: PathId) -> Limits {
+        let of_path = self.sites.path(path);
+        let (domain, _) = self.queue.destination(self.queue.destination_of(bucket));
+        let pool = self.buckets.get(bucket).and_then(|state| state.eligible.pool.as_deref());
+        self.limits.resolve(&Combination {
+            domain,
+            site: &self.sites.site(of_path.site).name,
+            source: &self.sources.get(of_path.source).name,
+            pool,
+        })
     }
 }
 

@@ -5,9 +5,11 @@
 use super::Shard;
 use super::session::{Phase, Session};
 use crate::event::{Command, SessionId};
-use crate::time::Now;
+use crate::limits::CONNECT_TOKEN_LAPSE_MS;
+use crate::time::{Instant, Now};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Idle sessions that are looked at for one that ends for another's sake; those before it were asked to already.
 const IDLE_LOOKED_AT: usize = 16;
@@ -17,8 +19,8 @@ const IDLE_LOOKED_AT: usize = 16;
 pub(super) struct Places {
     most: usize,
     taken: usize,
-    /// Who has leave to connect and no place, in order of arrival, with its number: ids are used again.
-    line: VecDeque<(SessionId, u64)>,
+    /// Who has leave to connect and no place, in order of arrival, with its number, since ids are used again.
+    line: VecDeque<(SessionId, u64, Instant)>,
     /// The line is being served.
     serving: bool,
 }
@@ -33,32 +35,33 @@ impl Places {
         self.taken >= self.most
     }
 
+    /// One of those that are taken is free again.
+    pub fn leave(&mut self) {
+        self.taken = self.taken.checked_sub(1).expect("a place is left once, by whoever took it");
+    }
+
     /// Sessions that wait for a place; some may have given up since.
     pub fn in_line(&self) -> usize {
         self.line.len()
     }
-
-    pub fn take(&mut self) {
-        self.taken += 1;
-    }
-
-    pub fn leave(&mut self) {
-        self.taken = self.taken.checked_sub(1).expect("a place is left once, by whoever took it");
-    }
-}
-
-impl Session {
-    /// Whether it has a connection, or is about to make one.
-    pub(super) fn has_place(&self) -> bool {
-        self.phase != Phase::AwaitingPermit
-    }
 }
 
 impl Shard {
+    /// Gives a session a place, if it has none yet; one must be free.
+    pub(super) fn take_place(&mut self, id: SessionId) {
+        self.places.taken += usize::from(!std::mem::replace(&mut self.sessions[id.0 as usize].has_place, true));
+    }
+
+    /// A session leaves its place to others.
+    pub(super) fn leave_place(&mut self, id: SessionId) {
+        self.sessions[id.0 as usize].has_place = false;
+        self.places.leave();
+    }
+
     /// Puts a session that has leave to connect into the line, and has the idle one end that would do so next.
-    pub(super) fn line_up(&mut self, id: SessionId) {
+    pub(super) fn line_up(&mut self, id: SessionId, now: Now) {
         let number = self.session(id).carrier.session;
-        self.places.line.push_back((id, number));
+        self.places.line.push_back((id, number, now.instant));
         // Their deadlines stay: one that waits for a rate, and has carried nothing yet, goes on until then.
         let mut looked_at: SmallVec<[_; 4]> = SmallVec::new();
         while looked_at.len() < IDLE_LOOKED_AT
@@ -85,10 +88,18 @@ impl Shard {
             return;
         }
         while !self.places.are_taken()
-            && let Some((id, number)) = self.places.line.pop_front()
+            && let Some((id, number, since)) = self.places.line.pop_front()
         {
-            let waits = |session: &Session| session.phase == Phase::AwaitingPermit && session.carrier.session == number;
-            if self.sessions.get(id.0 as usize).is_some_and(waits) {
+            let waits =
+                |session: &&Session| session.phase == Phase::AwaitingPermit && session.carrier.session == number;
+            let Some(session) = self.sessions.get(id.0 as usize).filter(waits) else { continue };
+            let is_late = now.instant.since(since) > Duration::from_millis(CONNECT_TOKEN_LAPSE_MS);
+            if is_late && session.limits.has_connection_rate() {
+                // Those in line have their tokens from different times, and would use them all at once. This one keeps
+                // the place meanwhile, or it might never have both.
+                self.take_place(id);
+                self.ask_anew(id, now);
+            } else {
                 self.start_connecting(id, now);
             }
         }

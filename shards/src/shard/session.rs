@@ -56,6 +56,8 @@ pub(super) struct Session {
     /// Under which it was opened, and asks for leave to connect.
     pub limits: Arc<Limits>,
     pub permit: PermitId,
+    /// It has one of the core's places for connections.
+    pub has_place: bool,
     /// Hosts to try, in order, as (name, address); `host` is the one in use.
     pub hosts: SmallVec<[(Arc<str>, SocketAddr); 2]>,
     pub host: usize,

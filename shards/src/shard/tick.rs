@@ -195,8 +195,9 @@ impl Shard {
             self.sessions.iter().map(|(_, session)| (session.destination, session.path)).collect();
         for (destination, path) in in_force {
             for at in 0..self.queue.buckets(destination).len() {
-                let limits = self.limits_for(self.queue.buckets(destination)[at], path);
-                self.permits.changed(&limits, now.instant);
+                // The destination may go elsewhere by now.
+                let limits = self.resolve_limits(self.queue.buckets(destination)[at], path);
+                self.permits.changed(&Arc::new(limits), now.instant);
             }
         }
     }

@@ -68,7 +68,7 @@ impl Net {
 
     pub fn release(&mut self, core: usize, permit: PermitId) {
         let now = self.at();
-        self.cores[core].release(permit, now);
+        self.cores[core].release(permit, true, now);
         self.collect();
     }
 

@@ -278,6 +278,19 @@ fn connections_keep_to_the_engines_share_of_descriptors() {
     }
 }
 
+/// Whoever has nothing to carry leaves its place to those in line, though it became idle after they had lined up.
+#[test]
+fn nobody_stays_idle_while_others_stand_in_line() {
+    let connections = ConnectionSettings { injecting: 1, delivering: 1 };
+    let patient = LimitSettings { idle_timeout: Some(seconds(3600)), ..LimitSettings::new(LimitPer::Path) };
+    let mut world = World::new(Settings { connections, ..with(vec![patient]) });
+    for number in 0..8 {
+        world.post(&[&format!("r@d{number}.test")]);
+    }
+    world.run(seconds(5));
+    assert_eq!((world.delivered(), world.most_open), (8, 1));
+}
+
 /// An idle session that is to end for another's sake may wait for a rate, and then nobody else comes to end it.
 #[test]
 fn a_session_that_waits_for_a_rate_does_not_keep_its_place_for_ever() {
@@ -381,6 +394,66 @@ fn what_waits_for_leave_follows_the_limits_of_a_reload() {
         assert!(opened <= 12, "{cores} cores: {opened} connections in 10 s");
         world.run(seconds(300));
         assert_eq!((world.delivered(), world.states()), (60, (0, 0, 0, 0)), "{cores} cores");
+    }
+}
+
+/// A reload asks for the limits of paths in force, also of one to which the destination's mail will not go any more. When
+/// that path is gone and its number is another's, they are not taken for the other's.
+#[test]
+fn limits_of_a_path_that_is_gone_are_not_those_of_the_next() {
+    let one =
+        LimitSettings { connections: Some(1), idle_timeout: Some(seconds(2)), ..LimitSettings::new(LimitPer::Path) };
+    let settings = with(vec![one]);
+    let mut world = World::new(settings.clone());
+    world.everything_at(&["a.test"], &[("mx.old.test", peer(1))]);
+    world.post(&["r@a.test"]);
+    world.run(seconds(1));
+    let due = world.now.utc.after(seconds(60));
+    world.post_with(&["r@a.test"], Extras { not_before: Some(due), ..Extras::default() });
+    assert_eq!((world.delivered(), world.shards[0].open_sessions()), (1, 1));
+    let now = world.now;
+    world.ask(0, |shard| shard.handle_reload(Arc::new(settings), now));
+    world.run(seconds(10));
+    assert_eq!(world.shards[0].open_sessions(), 0);
+    // Now it goes where b.test goes, whose connection is the only one that is allowed.
+    world.everything_at(&["a.test", "b.test"], &[("mx.new.test", peer(2))]);
+    world.hosts.insert(peer(2), Behaviour::Sluggish(seconds(5)));
+    world.run(seconds(48));
+    for _ in 0..3 {
+        world.post(&["r@b.test"]);
+    }
+    world.run(seconds(60));
+    assert_eq!((world.delivered(), world.states()), (5, (0, 0, 0, 0)));
+    assert_eq!(world.most_open, 1);
+}
+
+/// Leave is given at the rate, and where no descriptor is free those who have it stand in line: when places become free at
+/// last, they must not all connect at once.
+#[test]
+fn connections_that_waited_for_a_place_keep_to_the_rate() {
+    for cores in [1, 2] {
+        let rate = Some(Rate { count: 1, period: seconds(1) });
+        let slow = LimitSettings { connection_rate: rate, ..LimitSettings::new(LimitPer::Source) };
+        let connections = ConnectionSettings { injecting: 1, delivering: 3 * cores };
+        let mut world = World::with_cores(Settings { connections, ..with(vec![slow]) }, cores);
+        let domains: Vec<String> = (0..40).map(|number| format!("d{number}.test")).collect();
+        for (number, domain) in (1..).zip(&domains) {
+            world.everything_at(&[domain], &[(&format!("mx.{domain}"), peer(number))]);
+            // Those that come first have all places for long.
+            if number <= 10 {
+                world.hosts.insert(peer(number), Behaviour::Sluggish(seconds(30)));
+            }
+            world.post(&[&format!("r@{domain}")]);
+        }
+        world.run(seconds(300));
+        assert_eq!((world.delivered(), world.states()), (40, (0, 0, 0, 0)), "{cores} cores");
+        for (at, _) in &world.connects {
+            let later = |(other, _): &&(Now, Connect)| {
+                other.instant >= at.instant && other.instant.since(at.instant) < seconds(5)
+            };
+            let within = world.connects.iter().filter(later).count();
+            assert!(within <= 7, "{cores} cores: {within} connections in 5 s from {at:?}");
+        }
     }
 }
 
