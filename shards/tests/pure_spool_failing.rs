@@ -106,6 +106,35 @@ fn a_failing_spool_forgets_the_oldest_attempts_and_no_end() {
     assert_eq!((attempts(1), attempts(2), attempts(3)), (Some(0), Some(60_001), None));
 }
 
+/// Who stops while the disk refuses is told how many messages will end once more, and that is how many are found.
+#[test]
+fn a_spool_that_closes_while_it_fails_says_which_ends_are_lost() {
+    for (free, unwritten, found) in [(1_u64 << 30, 0, vec![1]), (0, 2, vec![1, 2, 3])] {
+        let disk = MemoryDisk::new();
+        let options = JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::new(true, 42) };
+        let (mut journal, _) = open(disk.clone(), 2, options).expect("the disk works");
+        for sequence in 1..=3 {
+            assert!(is_stored(&store(&mut journal, sequence, &Bytes::new())));
+        }
+        let large = Bytes::from(vec![b'x'; 900 << 10]);
+        assert!(is_stored(&store(&mut journal, 4, &large)));
+        journal.progress(Progress::Done { id: id(4), recipients: smallvec![0] });
+        journal.commit(true, &mut Vec::new());
+        // The next one needs another segment.
+        disk.set_free(0);
+        assert!(!is_stored(&store(&mut journal, 5, &large)) && journal.is_failing());
+        disk.set_free(free);
+        for sequence in [2, 3] {
+            journal.progress(Progress::Done { id: id(sequence), recipients: smallvec![0] });
+        }
+        journal.progress(Progress::Attempt { id: id(1), recipients: smallvec![0], standing: Standing::default() });
+        assert_eq!(journal.close(&mut Vec::new()), unwritten);
+        let (_, recovered) = opened(&disk.after_crash(Survival::Nothing));
+        let open: Vec<u64> = recovered.messages.iter().map(|of| of.envelope.id().sequence).collect();
+        assert_eq!(open, found);
+    }
+}
+
 /// A commit writes what there is to write, and where there is nothing it leaves the disk alone.
 #[test]
 fn an_idle_commit_touches_no_disk() {

@@ -132,7 +132,7 @@ fn recover(archive: &Archive) {
     let failing =
         out.iter().any(|said| matches!(said, SpoolCompletion::Failing { .. } | SpoolCompletion::Failed { .. }));
     assert!(!failing, "the disk does all that is asked: {out:?}");
-    drop(journal.close(&mut out));
+    journal.close(&mut out);
 
     let (_, last) = opened(&disk).expect("what it has written itself can be read");
     let mut left = judged(&last, &disk, archive);

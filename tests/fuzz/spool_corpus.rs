@@ -73,7 +73,7 @@ fn directories() -> Vec<(&'static str, Vec<u8>)> {
     tell(&mut journal);
     commit(&mut journal);
     made.push(("two-messages-and-progress", packed(&disk)));
-    drop(journal.close(&mut Vec::new()));
+    journal.close(&mut Vec::new());
     made.push(("closed-in-order", packed(&disk)));
 
     let disk = MemoryDisk::new();

@@ -220,9 +220,9 @@ impl World {
                     Task::Progress(progress) => journal.progress(progress),
                 }
             }
-            journal.close(&mut out);
+            let forgotten = journal.close(&mut out);
             let failed = out.iter().any(|completion| matches!(completion, SpoolCompletion::Failing { .. }));
-            clean &= !failed && !self.faults.disk_has_stopped(*number, &spool.disk);
+            clean &= forgotten == 0 && !failed && !self.faults.disk_has_stopped(*number, &spool.disk);
             spool.disk = spool.disk.after_crash(Survival::Everything);
         }
         self.faults.forget_death();

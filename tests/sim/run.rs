@@ -62,7 +62,9 @@ impl World {
     fn is_settled(&self) -> bool {
         let is_empty = |core: &Core| {
             let counts = core.shard.queue().counts();
-            counts.ready + counts.waiting + counts.held + counts.in_flight == 0
+            let is_over = counts.ready + counts.waiting + counts.held + counts.in_flight == 0;
+            // A core that stands still has not heard yet of what others ended.
+            is_over && core.mail.is_empty() && core.orders.is_empty()
         };
         !self.cores.is_empty() && self.injections.is_empty() && self.cores.iter().all(is_empty)
     }

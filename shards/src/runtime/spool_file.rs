@@ -126,7 +126,7 @@ impl SpoolWriter {
         let (sender, commands) = bounded(SPOOL_QUEUE_COMMANDS);
         let flags = Arc::new(Flags { posting: AtomicBool::new(options.posting), ..Flags::default() });
         let handle = SpoolHandle { commands: sender, flags: flags.clone() };
-        let mut worker = Worker::new(journal, commands, flags, options, notify);
+        let mut worker = Worker::new(spool, journal, commands, flags, options, notify);
         worker.check_space(monotonic());
         let thread = std::thread::Builder::new()
             .name(format!("spool-{spool:03}"))
@@ -181,6 +181,7 @@ pub fn spool_directories(spool_root: &Path) -> io::Result<Vec<u16>> {
 const IDLE: Duration = Duration::from_millis(20);
 
 struct Worker {
+    spool: u16,
     journal: Journal<DirectoryDisk>,
     commands: Receiver<Command>,
     flags: Arc<Flags>,
@@ -200,6 +201,7 @@ struct Worker {
 
 impl Worker {
     fn new(
+        spool: u16,
         journal: Journal<DirectoryDisk>,
         commands: Receiver<Command>,
         flags: Arc<Flags>,
@@ -211,6 +213,7 @@ impl Worker {
             SyncPolicy::Interval(interval) => interval,
         };
         Self {
+            spool,
             journal,
             commands,
             flags,
@@ -244,7 +247,15 @@ impl Worker {
                 break;
             }
         }
-        self.journal.close(&mut self.out);
+        let forgotten = self.journal.close(&mut self.out);
+        if forgotten > 0 {
+            // The log has their ends; nothing else can say so before the next start.
+            super::report::report(&format!(
+                "spool {:03}: the ends of {forgotten} messages could not be written before the stop; the next start delivers \
+                 or ends them once more",
+                self.spool
+            ));
+        }
         if !self.out.is_empty() {
             (self.notify)(self.out);
         }

@@ -353,7 +353,6 @@ impl Shard {
         }
         if session.has_place {
             self.places.leave();
-            self.serve_line(now);
         }
         self.delist_empty(session.site);
         let ring = &mut self.sites.site_mut(session.site).ring;
@@ -361,7 +360,9 @@ impl Shard {
         // The others come first at the next time.
         ring.rotate_left(waiting.len());
         self.sites.drop_unused(session.site);
+        // Others may connect now, or end in turn; the site may go with the last of them.
         self.carry_permits(now);
+        self.serve_line(now);
         // The one that it was opened for may stand far behind the others.
         for destination in waiting.into_iter().chain([session.destination]) {
             self.attend(destination, now);

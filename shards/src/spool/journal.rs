@@ -200,15 +200,16 @@ impl<D: Disk> Journal<D> {
         }
     }
 
-    /// Commits, syncs and seals, so that the next start need not read the last segment.
-    pub fn close(mut self, out: &mut Vec<SpoolCompletion>) -> D {
+    /// Commits, syncs and seals, so that the next start need not read the last segment. Says for how many messages an
+    /// end could not be written: the next start finds them open, and they end once more.
+    pub fn close(mut self, out: &mut Vec<SpoolCompletion>) -> usize {
         self.commit(true, out);
         if self.current.as_ref().is_some_and(|current| current.synced == current.tail) {
             self.seal_current();
             // Without it the next start reads the last segment; nothing is lost.
             let _ = self.disk.sync_directory();
         }
-        self.disk
+        self.staged.iter().filter(|staged| matches!(staged, Staged::Small(Small::Done { .. }))).count()
     }
 
     fn write_staged(&mut self, sync: bool, out: &mut Vec<SpoolCompletion>) -> Result<(), GroupFailed> {

@@ -291,6 +291,28 @@ fn nobody_stays_idle_while_others_stand_in_line() {
     assert_eq!((world.delivered(), world.most_open), (8, 1));
 }
 
+/// One that ends makes room for the next in line, which may end as well, and be the last of its site.
+#[test]
+fn those_in_line_may_end_with_the_one_before_them() {
+    let connections = ConnectionSettings { injecting: 1, delivering: 1 };
+    let mut world = World::new(Settings { connections, ..settings() });
+    world.ttl = Some(seconds(2));
+    world.everything_at(&["a.test"], &[("mx.old.test", peer(1))]);
+    let failure = own(FailureKind::ConnectTimedOut, Verb::Connect);
+    world.hosts.insert(peer(1), Behaviour::Slow(failure, seconds(10)));
+    for _ in 0..100 {
+        world.post(&["r@a.test"]);
+        world.run(Duration::from_millis(10));
+    }
+    assert!(world.shards[0].open_sessions() > 1, "some stand in line");
+    // Meanwhile its mail goes elsewhere.
+    world.everything_at(&["a.test"], &[("mx.new.test", peer(2))]);
+    world.run(seconds(3));
+    world.post(&["r@a.test"]);
+    world.run(seconds(60));
+    assert_eq!((world.delivered(), world.states()), (101, (0, 0, 0, 0)));
+}
+
 /// An idle session that is to end for another's sake may wait for a rate, and then nobody else comes to end it.
 #[test]
 fn a_session_that_waits_for_a_rate_does_not_keep_its_place_for_ever() {
