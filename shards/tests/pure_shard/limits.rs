@@ -6,14 +6,14 @@ use mailrace_shards::limits::{PATH_CONNECTIONS_DEFAULT, PERMIT_HELD_MIN_MS, WIND
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::RecordType::TransientFailure;
 use mailrace_shards::outcome::Verb;
-use mailrace_shards::settings::{ConnectionSettings, LimitPer, LimitSettings, Rate, Settings};
+use mailrace_shards::settings::{LimitPer, LimitSettings, Rate, Settings};
 use mailrace_shards::smtp::classify::FailureKind;
 use mailrace_shards::time::Now;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-fn with(limits: Vec<LimitSettings>) -> Settings {
+pub fn with(limits: Vec<LimitSettings>) -> Settings {
     Settings { limits, ..settings() }
 }
 
@@ -243,99 +243,6 @@ fn every_connection_of_an_attempt_takes_a_token_of_the_rate() {
     }
 }
 
-/// The process has so many descriptors: deliveries keep to their share, and all mail gets its turn, whatever else
-/// limits it and however long idle connections might be kept.
-#[test]
-fn connections_keep_to_the_engines_share_of_descriptors() {
-    let rate = Some(Rate { count: 50, period: seconds(1) });
-    let cases = [
-        vec![],
-        vec![LimitSettings { idle_timeout: Some(seconds(3600)), ..LimitSettings::new(LimitPer::Path) }],
-        vec![LimitSettings { connections: Some(2), connection_rate: rate, ..LimitSettings::new(LimitPer::Path) }],
-    ];
-    for limits in cases {
-        for cores in [1, 2] {
-            let connections = ConnectionSettings { injecting: 1, delivering: 3 * cores };
-            let mut world = World::with_cores(Settings { connections, ..with(limits.clone()) }, cores);
-            let domains: Vec<String> = (0..40).map(|number| format!("d{number}.test")).collect();
-            for (number, domain) in (1..).zip(&domains) {
-                world.everything_at(&[domain], &[("mx.a.test", peer(number)), ("mx.b.test", peer(100 + number))]);
-                // Some take long, and some first hosts do not answer.
-                if number % 4 == 0 {
-                    world.hosts.insert(peer(number), Behaviour::Sluggish(seconds(1)));
-                } else if number % 4 == 1 {
-                    let failure = own(FailureKind::ConnectRefused, Verb::Connect);
-                    world.hosts.insert(peer(number), Behaviour::Unreachable(failure));
-                }
-            }
-            for domain in domains.iter().chain(&domains).chain(&domains) {
-                world.post(&[&format!("r@{domain}")]);
-            }
-            world.run(seconds(120));
-            assert_eq!((world.delivered(), world.states()), (120, (0, 0, 0, 0)), "{cores} cores, {limits:?}");
-            assert!(world.most_open <= 3 * cores, "{cores} cores, {limits:?}: {} connections", world.most_open);
-        }
-    }
-}
-
-/// Whoever has nothing to carry leaves its place to those in line, though it became idle after they had lined up.
-#[test]
-fn nobody_stays_idle_while_others_stand_in_line() {
-    let connections = ConnectionSettings { injecting: 1, delivering: 1 };
-    let patient = LimitSettings { idle_timeout: Some(seconds(3600)), ..LimitSettings::new(LimitPer::Path) };
-    let mut world = World::new(Settings { connections, ..with(vec![patient]) });
-    for number in 0..8 {
-        world.post(&[&format!("r@d{number}.test")]);
-    }
-    world.run(seconds(5));
-    assert_eq!((world.delivered(), world.most_open), (8, 1));
-}
-
-/// One that ends makes room for the next in line, which may end as well, and be the last of its site.
-#[test]
-fn those_in_line_may_end_with_the_one_before_them() {
-    let connections = ConnectionSettings { injecting: 1, delivering: 1 };
-    let mut world = World::new(Settings { connections, ..settings() });
-    world.ttl = Some(seconds(2));
-    world.everything_at(&["a.test"], &[("mx.old.test", peer(1))]);
-    let failure = own(FailureKind::ConnectTimedOut, Verb::Connect);
-    world.hosts.insert(peer(1), Behaviour::Slow(failure, seconds(10)));
-    for _ in 0..100 {
-        world.post(&["r@a.test"]);
-        world.run(Duration::from_millis(10));
-    }
-    assert!(world.shards[0].open_sessions() > 1, "some stand in line");
-    // Meanwhile its mail goes elsewhere.
-    world.everything_at(&["a.test"], &[("mx.new.test", peer(2))]);
-    world.run(seconds(3));
-    world.post(&["r@a.test"]);
-    world.run(seconds(60));
-    assert_eq!((world.delivered(), world.states()), (101, (0, 0, 0, 0)));
-}
-
-/// An idle session that is to end for another's sake may wait for a rate, and then nobody else comes to end it.
-#[test]
-fn a_session_that_waits_for_a_rate_does_not_keep_its_place_for_ever() {
-    let connections = ConnectionSettings { injecting: 1, delivering: 1 };
-    let rate = Some(Rate { count: 1, period: Duration::from_secs(3600) });
-    let slow =
-        LimitSettings { message_rate: rate, messages_per_connection: Some(1), ..LimitSettings::new(LimitPer::Path) };
-    let mut world = World::new(Settings { connections, ..with(vec![slow]) });
-    world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
-    world.everything_at(&["b.test"], &[("mx.b.test", peer(2))]);
-    // The second one's session finds no token; b.test lines up behind it.
-    world.post(&["r@a.test"]);
-    world.post(&["r@a.test"]);
-    world.run(seconds(1));
-    world.post(&["r@b.test"]);
-    world.run(Duration::from_millis(500));
-    let now = world.now;
-    let settings = Settings { connections, ..with(vec![]) };
-    world.ask(0, |shard| shard.handle_reload(Arc::new(settings), now));
-    world.run(seconds(20));
-    assert_eq!((world.delivered(), world.states()), (3, (0, 0, 0, 0)));
-}
-
 /// With equal weights, mail of one bucket does not overtake the other for ever.
 #[test]
 fn buckets_of_a_destination_take_turns() {
@@ -447,36 +354,6 @@ fn limits_of_a_path_that_is_gone_are_not_those_of_the_next() {
     world.run(seconds(60));
     assert_eq!((world.delivered(), world.states()), (5, (0, 0, 0, 0)));
     assert_eq!(world.most_open, 1);
-}
-
-/// Leave is given at the rate, and where no descriptor is free those who have it stand in line: when places become free at
-/// last, they must not all connect at once.
-#[test]
-fn connections_that_waited_for_a_place_keep_to_the_rate() {
-    for cores in [1, 2] {
-        let rate = Some(Rate { count: 1, period: seconds(1) });
-        let slow = LimitSettings { connection_rate: rate, ..LimitSettings::new(LimitPer::Source) };
-        let connections = ConnectionSettings { injecting: 1, delivering: 3 * cores };
-        let mut world = World::with_cores(Settings { connections, ..with(vec![slow]) }, cores);
-        let domains: Vec<String> = (0..40).map(|number| format!("d{number}.test")).collect();
-        for (number, domain) in (1..).zip(&domains) {
-            world.everything_at(&[domain], &[(&format!("mx.{domain}"), peer(number))]);
-            // Those that come first have all places for long.
-            if number <= 10 {
-                world.hosts.insert(peer(number), Behaviour::Sluggish(seconds(30)));
-            }
-            world.post(&[&format!("r@{domain}")]);
-        }
-        world.run(seconds(300));
-        assert_eq!((world.delivered(), world.states()), (40, (0, 0, 0, 0)), "{cores} cores");
-        for (at, _) in &world.connects {
-            let later = |(other, _): &&(Now, Connect)| {
-                other.instant >= at.instant && other.instant.since(at.instant) < seconds(5)
-            };
-            let within = world.connects.iter().filter(later).count();
-            assert!(within <= 7, "{cores} cores: {within} connections in 5 s from {at:?}");
-        }
-    }
 }
 
 /// The home of a limit grants its own requests at once; such a permit is recalled like any other.

@@ -8,6 +8,7 @@ mod given;
 mod hosts;
 mod largest;
 mod limits;
+mod places;
 mod questions;
 mod receptions;
 mod rules;
