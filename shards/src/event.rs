@@ -46,6 +46,8 @@ pub enum Mail {
     Progress(u16, Progress),
     /// Core of the spool → every core: compaction has moved a body.
     Moved(MessageId, Location),
+    /// Core of the spool → every core: too many ends wait to be written to it, or no longer.
+    Behind(u16, bool),
     /// Between the cores' permit keepers, with the sender.
     Permit(CoreId, PermitMessage),
 }

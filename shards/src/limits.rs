@@ -41,6 +41,9 @@ pub const SPOOL_RETRY_MS: u64 = 1000;
 /// recipient is tried once more often after a crash. Done-records are never forgotten: they are as many as
 /// there are open recipients.
 pub const SPOOL_PENDING_ATTEMPTS: usize = 65_536;
+/// Ends of messages that wait to be written while a spool's disk refuses. With so many, deliveries stop on every core:
+/// what was delivered and is not written would be delivered again after a crash.
+pub const SPOOL_PENDING_ENDS: usize = 1_000;
 
 /// Groups up to this many octets are written over zeros that were put there before; larger ones gain nothing.
 pub const SPOOL_SMALL_GROUP_BYTES: u64 = 128 << 10;

@@ -135,6 +135,34 @@ fn a_spool_that_closes_while_it_fails_says_which_ends_are_lost() {
     }
 }
 
+/// What was delivered and cannot be written down would be delivered again after a crash: with too much of that it is said,
+/// once, and once more when all is written.
+#[test]
+fn a_spool_that_cannot_write_many_ends_says_so() {
+    let disk = MemoryDisk::new();
+    let options = JournalOptions { segment_bytes: 1 << 12, pending_ends: 3, ..JournalOptions::new(true, 42) };
+    let (mut journal, _) = open(disk.clone(), 2, options).expect("the disk works");
+    for sequence in 1..=6 {
+        assert!(is_stored(&store(&mut journal, sequence, &Bytes::from(vec![b'x'; 500]))));
+    }
+    disk.set_free(0);
+    assert!(!is_stored(&store(&mut journal, 7, &Bytes::from(vec![b'x'; 3000]))) && journal.is_failing());
+    let mut said = Vec::new();
+    for sequence in 1..=5 {
+        journal.progress(Progress::Done { id: id(sequence), recipients: smallvec![0] });
+        journal.progress(Progress::Attempt { id: id(6), recipients: smallvec![0], standing: Standing::default() });
+        let mut out = Vec::new();
+        journal.commit(true, &mut out);
+        said.push(out);
+    }
+    let behind = vec![SpoolCompletion::Behind(true)];
+    assert_eq!(said, [vec![], vec![], behind, vec![], vec![]]);
+    disk.set_free(1 << 20);
+    let mut out = Vec::new();
+    journal.commit(true, &mut out);
+    assert_eq!(out, [SpoolCompletion::Working, SpoolCompletion::Behind(false)]);
+}
+
 /// A commit writes what there is to write, and where there is nothing it leaves the disk alone.
 #[test]
 fn an_idle_commit_touches_no_disk() {

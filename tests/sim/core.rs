@@ -95,6 +95,14 @@ impl World {
         self.on_core(to, delay, Happening::Turn);
     }
 
+    /// A core tells all, itself included.
+    fn post_to_all(&mut self, from: usize, mail: impl Fn() -> Mail) {
+        for other in (0..self.cores.len()).filter(|other| *other != from) {
+            self.post(other, mail());
+        }
+        self.with_shard(from, |shard, now| shard.handle_mail(mail(), now));
+    }
+
     /// What other threads have sent, orders first.
     pub fn mailbox_turn(&mut self, core: usize) {
         self.take_orders(core);
@@ -150,10 +158,11 @@ impl World {
                 }
                 SpoolCompletion::Moved { id, location } => {
                     self.report.count("spool", "body moved");
-                    for other in (0..self.cores.len()).filter(|other| *other != core) {
-                        self.post(other, Mail::Moved(id, location));
-                    }
-                    self.with_shard(core, |shard, now| shard.handle_mail(Mail::Moved(id, location), now));
+                    self.post_to_all(core, || Mail::Moved(id, location));
+                }
+                SpoolCompletion::Behind(behind) => {
+                    self.report.count("spool", if behind { "behind" } else { "behind no more" });
+                    self.post_to_all(core, || Mail::Behind(spool, behind));
                 }
                 SpoolCompletion::Failing { .. } | SpoolCompletion::Working => self.oracle.trouble(self.time, self.time),
                 SpoolCompletion::Housekeeping { .. } => {}

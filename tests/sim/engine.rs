@@ -83,6 +83,7 @@ impl World {
             let options = JournalOptions {
                 segment_bytes: self.plan.segment_bytes,
                 slack_bytes: self.plan.segment_bytes / 2,
+                pending_ends: 3,
                 ..JournalOptions::new(true, self.random.number())
             };
             let Ok((journal, recovered)) = recover::open(disk.clone(), number, options) else { return Err(()) };

@@ -158,6 +158,12 @@ impl Local {
                 report(&format!("new mail is refused: spool {spool:03} cannot be written: {why}"));
             }
             SpoolCompletion::Working => report(&format!("spool {spool:03} is written again, new mail is taken")),
+            SpoolCompletion::Behind(behind) => {
+                let what =
+                    if behind { "stand still: too many ends of messages wait" } else { "go on: none waits any more" };
+                report(&format!("deliveries {what} to be written to spool {spool:03}"));
+                self.tell_all(&Mail::Behind(spool, behind));
+            }
             SpoolCompletion::Damaged { id, .. } => {
                 report(&format!("spool {spool:03}: the body of message {id} is damaged on disk"));
             }

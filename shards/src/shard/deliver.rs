@@ -75,7 +75,7 @@ impl Shard {
             self.unsynced_waits = true;
             return self.idle(id, now);
         }
-        if self.log_failing {
+        if self.halted() {
             return self.idle(id, now);
         }
         match self.pick(id, now) {

@@ -32,7 +32,7 @@ const SERVED_LATER: Duration = Duration::from_millis(100);
 impl Shard {
     /// Sees to it that the ready mail of a destination is on its way, or will be looked at again.
     pub(super) fn attend(&mut self, destination: DestinationId, now: Now) {
-        if self.queue.ready(destination) == 0 || self.stopping || self.log_failing {
+        if self.queue.ready(destination) == 0 || self.stopping || self.halted() {
             return;
         }
         // What fails is not served before that is done; then it is attended to.

@@ -185,6 +185,7 @@ impl Shard {
             Mail::Post(post) => self.enqueue(post, now),
             Mail::Progress(spool, progress) => self.commands.push_back(Command::Progress(spool, progress)),
             Mail::Moved(id, location) => self.queue.relocate(id, location),
+            Mail::Behind(spool, behind) => self.handle_spool_behind(spool, behind, now),
             Mail::Permit(from, message) => {
                 self.permits.handle(from, message, now.instant);
                 self.carry_permits(now);

@@ -56,6 +56,7 @@ use places::Places;
 use session::Session;
 use site::{BucketStates, RouteTable, Sites};
 use slab::Slab;
+use smallvec::SmallVec;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -179,6 +180,8 @@ pub struct Shard {
     /// A session was turned away because too many records are not durable.
     unsynced_waits: bool,
     log_failing: bool,
+    /// Spools that cannot write what has ended, and have too much of that.
+    spools_behind: SmallVec<[u16; 2]>,
     stopping: bool,
     commands: VecDeque<Command>,
     counters: Counters,
@@ -232,6 +235,7 @@ impl Shard {
             receptions: Receptions::default(),
             unsynced_waits: false,
             log_failing: false,
+            spools_behind: SmallVec::new(),
             stopping: false,
             commands: VecDeque::new(),
             counters: Counters::default(),

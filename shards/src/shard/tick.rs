@@ -132,6 +132,22 @@ impl Shard {
         }
     }
 
+    /// A spool cannot write the ends of messages and has too many of them, or it can again. While one is behind no
+    /// delivery is begun: a crash would repeat it.
+    pub(super) fn handle_spool_behind(&mut self, spool: u16, behind: bool, now: Now) {
+        self.spools_behind.retain(|of| *of != spool);
+        if behind {
+            self.spools_behind.push(spool);
+        } else if !self.halted() {
+            self.attend_all(now);
+        }
+    }
+
+    /// Whether what is delivered could not be recorded, in the log or in the spools.
+    pub(super) fn halted(&self) -> bool {
+        self.log_failing || !self.spools_behind.is_empty()
+    }
+
     /// No message is picked any more, and sessions end when they have their answers.
     pub fn handle_stop(&mut self, now: Now) {
         self.stopping = true;

@@ -13,7 +13,8 @@ use super::record::{HEADER_BYTES, Mark};
 use super::report::{Point, Progress, SpoolCompletion};
 use super::segment::segment_name;
 use crate::limits::{
-    SEGMENT_BYTES, SPOOL_ENVELOPE_BYTES_MAX, SPOOL_PENDING_ATTEMPTS, SPOOL_RECORD_BYTES_MAX, SPOOL_SLACK_BYTES,
+    SEGMENT_BYTES, SPOOL_ENVELOPE_BYTES_MAX, SPOOL_PENDING_ATTEMPTS, SPOOL_PENDING_ENDS, SPOOL_RECORD_BYTES_MAX,
+    SPOOL_SLACK_BYTES,
 };
 use crate::message::{Body, Envelope, Location, MessageId};
 use std::collections::VecDeque;
@@ -31,13 +32,21 @@ pub struct JournalOptions {
     pub slack_bytes: u64,
     /// A random number, new at each start.
     pub seed: u64,
+    /// Ends of messages that may wait to be written while the disk refuses.
+    pub pending_ends: usize,
 }
 
 impl JournalOptions {
     /// The product's sizes.
     #[must_use]
     pub fn new(sync_before_answer: bool, seed: u64) -> Self {
-        Self { sync_before_answer, segment_bytes: SEGMENT_BYTES, slack_bytes: SPOOL_SLACK_BYTES, seed }
+        Self {
+            sync_before_answer,
+            segment_bytes: SEGMENT_BYTES,
+            slack_bytes: SPOOL_SLACK_BYTES,
+            seed,
+            pending_ends: SPOOL_PENDING_ENDS,
+        }
     }
 }
 
@@ -57,6 +66,8 @@ pub struct Journal<D: Disk> {
     /// What the last recorded-record says.
     marked: Point,
     failing: bool,
+    /// It fails, and too many ends wait.
+    behind: bool,
     pub(super) compaction: Option<Compaction<D::File>>,
     pub(super) removal_failed: bool,
     encoded: Encoded,
@@ -106,6 +117,7 @@ impl<D: Disk> Journal<D> {
             must_sync: false,
             marked: Point::default(),
             failing: false,
+            behind: false,
             compaction: None,
             removal_failed: false,
             encoded: Encoded::default(),
@@ -177,6 +189,19 @@ impl<D: Disk> Journal<D> {
     /// Writes what is staged and answers for it. With `sync`, or when the policy wants it for a message, all of it
     /// is durable on return; unless it failed, which the answers say. A failure fails every staged message.
     pub fn commit(&mut self, sync: bool, out: &mut Vec<SpoolCompletion>) {
+        self.write_group(sync, out);
+        let behind = self.failing && self.waiting_ends() >= self.options.pending_ends;
+        if std::mem::replace(&mut self.behind, behind) != behind {
+            out.push(SpoolCompletion::Behind(behind));
+        }
+    }
+
+    /// Messages whose end is staged.
+    fn waiting_ends(&self) -> usize {
+        self.staged.iter().filter(|staged| matches!(staged, Staged::Small(Small::Done { .. }))).count()
+    }
+
+    fn write_group(&mut self, sync: bool, out: &mut Vec<SpoolCompletion>) {
         let mut sync = sync || std::mem::take(&mut self.must_sync);
         if self.ledger.recorded() > self.marked {
             self.mark_recorded();
@@ -209,7 +234,7 @@ impl<D: Disk> Journal<D> {
             // Without it the next start reads the last segment; nothing is lost.
             let _ = self.disk.sync_directory();
         }
-        self.staged.iter().filter(|staged| matches!(staged, Staged::Small(Small::Done { .. }))).count()
+        self.waiting_ends()
     }
 
     fn write_staged(&mut self, sync: bool, out: &mut Vec<SpoolCompletion>) -> Result<(), GroupFailed> {

@@ -88,6 +88,8 @@ pub enum SpoolCompletion {
     },
     /// Written and synced again after `Failing`.
     Working,
+    /// While it fails, as many ends of messages wait to be written as may; or they wait no longer.
+    Behind(bool),
     /// An old segment could not be removed or compacted. Mail is stored all the same; the disk may fill.
     Housekeeping {
         /// What, with the file's name.

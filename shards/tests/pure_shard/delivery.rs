@@ -1,6 +1,7 @@
 //! What becomes of a message by what the peer, the resolver and time do to it.
 
 use crate::world::{Behaviour, World, own, peer, reply, seconds, settings};
+use mailrace_shards::event::Mail;
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::RecordType::{Bounce, Delivery, Expiration, TransientFailure};
 use mailrace_shards::outcome::{RecordType, Verb};
@@ -186,6 +187,30 @@ fn a_log_that_cannot_be_written_stops_picking_and_nothing_else() {
     world.ask(0, |shard| shard.handle_log_failing(false, now));
     world.run(seconds(1));
     assert_eq!((world.delivered(), world.states()), (3, (0, 0, 0, 0)));
+}
+
+/// Two cores, of which one owns a.test; spools 0 and 1 are behind, and neither core begins a delivery before both have
+/// caught up.
+#[test]
+fn spools_that_are_behind_with_their_ends_stop_picking_and_nothing_else() {
+    let mut world = World::with_cores(settings(), 2);
+    let tell = |world: &mut World, spool, behind| {
+        let now = world.now;
+        (0..2).for_each(|core| world.ask(core, |shard| shard.handle_mail(Mail::Behind(spool, behind), now)));
+    };
+    tell(&mut world, 0, true);
+    tell(&mut world, 1, true);
+    for domain in ["a.test", "b.test", "c.test", "d.test"] {
+        world.post(&[&format!("r@{domain}")]);
+    }
+    world.run(seconds(3));
+    assert_eq!((world.delivered(), world.states()), (0, (4, 0, 0, 0)));
+    tell(&mut world, 0, false);
+    world.run(seconds(3));
+    assert_eq!(world.delivered(), 0, "the other is behind still");
+    tell(&mut world, 1, false);
+    world.run(seconds(1));
+    assert_eq!((world.delivered(), world.states()), (4, (0, 0, 0, 0)));
 }
 
 #[test]

@@ -220,7 +220,7 @@ impl World {
             Mail::Post(_) => &mut self.letters.posts,
             Mail::Progress(..) => &mut self.letters.progress,
             Mail::Permit(..) => &mut self.letters.permits,
-            Mail::Moved(..) => &mut self.letters.moved,
+            Mail::Moved(..) | Mail::Behind(..) => &mut self.letters.moved,
         } += 1;
         self.outboxes[from].entry(to).or_default().push(mail);
         if !std::mem::replace(&mut self.flushing[from], true) {
