@@ -250,8 +250,11 @@ pub const ASK_ENTRIES_PER_SLICE: usize = 256;
 /// How long a core that has nothing else to do answers questions before others have their turn…
 pub const ASK_SLICE_MICROS: u64 = 1000;
 
-/// …and how long it waits then. Mail that moves meanwhile says that it has something else to do.
+/// …and how long it waits then. Mail that moves meanwhile says that it has something else to do…
 pub const ASK_PAUSE_MICROS: u64 = 200;
+
+/// …unless it is no more than this in a slice and a pause, some thousand messages a second. They wait as long as a slice.
+pub const ASK_MOVES_MAX: u64 = 2;
 
 /// How long mail that was found on disk is put into the queue at a start before others have their turn.
 pub const POSTING_SLICE_MICROS: u64 = 2000;

@@ -1,7 +1,7 @@
 //! Long work of a core in slices, beside its mail: questions over a deep queue. A slice is bounded by time, a pause
 //! follows each, and nothing here decides what is done.
 
-use crate::limits::{ASK_PAUSE_MICROS, ASK_SLICE_MICROS, TICK_MILLIS};
+use crate::limits::{ASK_MOVES_MAX, ASK_PAUSE_MICROS, ASK_SLICE_MICROS, TICK_MILLIS};
 use crate::runtime::clock;
 use crate::runtime::local::Local;
 use glommio::timer::sleep;
@@ -9,12 +9,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 impl Local {
-    /// Answers questions sooner than the ticks would, as long as no mail moves.
+    /// Answers questions sooner than the ticks would, as long as no mail moves, or little.
     pub async fn run_questions(self: Rc<Self>) {
         let moves = || {
             self.with_shard(|shard, _| {
                 let counters = shard.counters();
-                (counters.received, counters.delivered, counters.deferred, shard.storing())
+                counters.received + counters.delivered + counters.deferred
             })
         };
         let mut before = moves();
@@ -23,11 +23,15 @@ impl Local {
             while self.with_shard(|shard, _| shard.has_questions()) {
                 self.nap(Duration::from_micros(ASK_PAUSE_MICROS)).await;
                 let now = moves();
-                if std::mem::replace(&mut before, now) != now {
+                let moved = now - std::mem::replace(&mut before, now);
+                if moved > ASK_MOVES_MAX {
                     // What the ticks do for questions is what a busy core can spare.
                     sleep(Duration::from_millis(TICK_MILLIS)).await;
                     before = moves();
                     continue;
+                }
+                if moved > 0 {
+                    self.nap(Duration::from_micros(ASK_SLICE_MICROS)).await;
                 }
                 self.for_a_slice(ASK_SLICE_MICROS, || self.with_shard(|shard, now| shard.answer_more(now)));
             }
