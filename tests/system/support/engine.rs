@@ -116,7 +116,7 @@ impl Engine {
         // An API that speaks TLS does not tell it to this client; nobody here asks one for the queue after a restart.
         until("mail of earlier runs is in the queues", || {
             let metrics = api.try_call("GET", "/metrics", None);
-            !metrics.is_ok_and(|metrics| metrics.text.contains("mailrace_recovery_active 1"))
+            !metrics.is_ok_and(|metrics| metrics.text.contains("\nmailrace_recovery_active 1\n"))
         });
     }
 
