@@ -4,13 +4,14 @@
 #
 #   perf/scale.sh suppressions [ENTRIES]    import, import again, export, start with them
 #   perf/scale.sh depth [MESSAGES]          pause, release, tag rule and bulk bounce over a deep queue
+#   perf/scale.sh start [MESSAGES [DOMAINS]]  starts over a deep queue from a cold disk, and questions about it; needs root
 #   perf/scale.sh connections [COUNT]       memory of an idle connection, from injectors and to hosts
 #
 # MAILRACE and MAILRACE_PERF name the programs (default: target/release), WORK the directory (default: a new one below
 # /tmp), which must be on a real disk.
 set -euo pipefail
 
-what=${1:?suppressions, depth or connections}
+what=${1:?suppressions, depth, start or connections}
 mailrace=${MAILRACE:-target/release/mailrace}
 perf=${MAILRACE_PERF:-target/release/mailrace-perf}
 work=$(mktemp -d "${WORK:-/tmp}/mailrace-scale-XXXXXX")
@@ -158,6 +159,75 @@ depth() {
     grep -A4 -E '"(latency_ms|accepted_per_second|accepted|refused)"' "$work/generate.log" || tail -n 20 "$work/generate.log"
 }
 
+metric() { ask "http://$api/metrics" >"$work/metrics"; awk -v m="$1" '$1 == m { print $2 }' "$work/metrics"; }
+greets() { (exec 3<>"/dev/tcp/${smtp%:*}/${smtp#*:}" && read -r -t 5 line <&3 && [ "${line:0:4}" = '220 ' ]) 2>/dev/null; }
+
+# Starts the engine with nothing of its files in memory, and tells when it does what.
+cold_start() {
+    local begun greeted='' answered='' found='' taken=''
+    sync; echo 3 >/proc/sys/vm/drop_caches
+    : >"$work/log"
+    begun=$(now)
+    "$mailrace" --config "$work/mailrace.toml" >"$work/log" 2>&1 & engine=$!
+    until [ -n "$found" ]; do
+        kill -0 "$engine" || { cat "$work/log"; exit 1; }
+        if [ -z "$greeted" ]; then
+            greets && greeted=$(since "$begun") || { sleep 0.01; continue; }
+            # Mail is handed in from here on, until all is found.
+            "$perf" generate --target "$smtp" --domains 10 --messages 100000 --connections 4 --rate 200 --time-limit 5 \
+                >"$work/generate.log" 2>&1 & taken=$!
+            others="$others $taken"
+        fi
+        if [ -z "$answered" ]; then
+            ask -o "$work/answer" -D "$work/head" "http://$api/v1/queues?limit=1" 2>/dev/null || { sleep 0.01; continue; }
+            answered=$(since "$begun")
+            echo "  its first answer says: $(grep -i '^mailrace-recovery' "$work/head" | tr -d '\r' || echo 'all is there')"
+        fi
+        [ "$(metric mailrace_recovery_active)" = 0 ] && found=$(since "$begun")
+        sleep 0.02
+    done
+    echo "$1: greets after $greeted s, answers after $answered s, all found mail in the queues after $found s, $(cpu) s CPU; $(memory)"
+    wait "$taken" 2>/dev/null || true
+    grep -E '"accepted"|"refused"|"p50"|"p99"' "$work/generate.log" | tr -d '\n'; echo
+    grep -E 'segments are searched|messages found' "$work/log" | sed 's/^/  /'
+}
+
+start_deep() {
+    local count=${1:-1000000} domains=${2:-1000} before
+    "$perf" sink --listen "$quick" >"$work/quick.log" 2>&1 & others="$others $!"
+    start
+    ask -o "$work/answer" -d '{}' "http://$api/v1/pauses"
+    before=$(cpu)
+    "$perf" generate --target "$smtp" --size 4096 --domains "$domains" --messages "$count" --connections 50 >"$work/generate.log" 2>&1
+    echo "$count messages of 4 KiB to $domains domains taken, $(spent "$before"); $(memory)"
+    kill -KILL "$engine"; wait "$engine" 2>/dev/null || true
+    cold_start 'after SIGKILL'
+    stop
+    cold_start 'after SIGTERM'
+    questions 'nothing else running'
+    "$perf" generate --target "$smtp" --domains 10 --messages 100000 --connections 4 --rate 200 --time-limit 60 >"$work/generate.log" 2>&1 &
+    others="$others $!"
+    sleep 1
+    questions 'with 200 messages a second accepted'
+}
+
+# Each question some times over the queue as it stands.
+questions() {
+    local domain
+    domain=$(ask "http://$api/v1/queues?limit=1" | grep -o '"domain":"[^"]*"' | cut -d'"' -f4)
+    ask "http://$api/v1/messages?limit=1000" >"$work/messages"
+    local id; id=$(grep -o '"id":"[0-9a-f]*"' "$work/messages" | tail -1 | cut -d'"' -f4)
+    echo "questions, $1:"
+    for path in /v1/queues '/v1/queues?limit=1000' "/v1/messages/$id" '/v1/messages?limit=100' "/v1/messages?domain=$domain&limit=1000" \
+        '/v1/messages?domain=nobody.example' '/v1/messages?state=in_flight' /v1/rules /metrics; do
+        echo "  GET $path: $(times 5 timed "http://$api$path")"
+    done
+    echo "  dry run, domain: $(times 5 pause "{\"domain\":\"$domain\",\"dry_run\":true}") $(field matched) $(field counting)"
+    echo "  dry run, tag: $(times 5 pause '{"tag":"nobody","dry_run":true}') $(field matched) $(field counting)"
+    pairs "{\"domain\":\"$domain\"}" "  that domain"
+    echo "  cancel: $(times 1 timed -X POST "http://$api/v1/messages/$id/cancel")"
+}
+
 resident() { awk '/VmRSS/ { print $2 * 1024 }' "/proc/$engine/status"; }
 standing() { ss -Htn state established "$@" | wc -l; }
 each() { awk -v a="$1" -v b="$(resident)" -v n="$2" 'BEGIN { printf "%.0f octets each\n", (b - a) / n }'; }
@@ -192,5 +262,8 @@ connections() {
 }
 
 echo "load: $(cut -d' ' -f1-3 /proc/loadavg), $(nproc) cores, $(uname -r)"
-"$what" "${2:-}"
+case $what in
+    start) start_deep "${2:-}" "${3:-}" ;;
+    *) "$what" "${2:-}" ;;
+esac
 echo "load: $(cut -d' ' -f1-3 /proc/loadavg)"

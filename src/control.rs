@@ -67,7 +67,7 @@ impl ControlCore {
             let statistics = Rc::new(Statistics::default());
             let desk = Desk {
                 authority,
-                census: Box::new(Cores::new(control.clone(), reach.postbox.clone())),
+                census: Box::new(Cores::new(control.clone(), reach.postbox.clone(), reach.monitor.clone())),
                 configured,
                 clock: clock::now,
                 cluster: cluster.map(|cluster| (cluster, control.clone())),

@@ -5,6 +5,7 @@ use mailrace_shards::event::{Answer, Coverage, MessageView, Order, Question, Que
 use mailrace_shards::message::{Body, CoreId};
 use mailrace_shards::rules::{Rule, Scope};
 use mailrace_shards::runtime::control::Control;
+use mailrace_shards::runtime::engine::{Monitor, Recovery};
 use mailrace_shards::runtime::mailbox::Postbox;
 use mailrace_shards::runtime::reply::reply;
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ const QUEUES: usize = 1000;
 pub struct Cores {
     control: Control,
     postbox: Postbox,
+    monitor: Monitor,
 }
 
 /// The answers of all cores.
@@ -38,8 +40,14 @@ pub struct Answers {
 impl Cores {
     /// Over a running engine.
     #[must_use]
-    pub fn new(control: Control, postbox: Postbox) -> Self {
-        Self { control, postbox }
+    pub fn new(control: Control, postbox: Postbox, monitor: Monitor) -> Self {
+        Self { control, postbox, monitor }
+    }
+
+    /// Mail of earlier runs that is not in the queues yet: what the cores say of these is less than there is.
+    #[must_use]
+    pub fn recovery(&self) -> Option<Recovery> {
+        self.monitor.recovery()
     }
 
     /// Asks every core the same.
@@ -150,8 +158,9 @@ impl Census for Cores {
     fn matched<'a>(&'a self, rule: &'a Rule, within: Duration) -> Counting<'a, Matched> {
         Box::pin(async move {
             let question = Question::Covered { scope: rule.scope.clone(), within };
+            let recovering = self.recovery().is_some();
             let Answers { answers, missing } = self.ask(question).await;
-            let mut matched = Matched { counting: missing > 0, ..Matched::default() };
+            let mut matched = Matched { counting: missing > 0 || recovering, ..Matched::default() };
             let mut destinations: HashMap<Arc<str>, u64> = HashMap::new();
             let mut by_queue: HashMap<Arc<str>, u64> = HashMap::new();
             for answer in answers {

@@ -256,14 +256,29 @@ pub const ASK_ENTRIES_PER_SLICE: usize = 256;
 /// How long a core that has nothing else to do answers questions before others have their turn…
 pub const ASK_SLICE_MICROS: u64 = 1000;
 
-/// …and how long it waits then. Mail that moves meanwhile says that it has something else to do.
+/// …and how long it waits then. Mail that moves meanwhile says that it has something else to do…
 pub const ASK_PAUSE_MICROS: u64 = 200;
+
+/// …unless it is no more than this in a slice and a pause, some thousand messages a second. They wait as long as a slice.
+pub const ASK_MOVES_MAX: u64 = 2;
 
 /// How long mail that was found on disk is put into the queue at a start before others have their turn.
 pub const POSTING_SLICE_MICROS: u64 = 2000;
 
+/// Messages of it that are read together…
+pub const FOUND_BATCH_MESSAGES: usize = 256;
+
+/// …and how many such batches wait for the core; with more, the reading waits.
+pub const FOUND_BATCHES: usize = 32;
+
+/// How often it is told how far that is.
+pub const FOUND_TOLD_MILLIS: u64 = 1000;
+
 /// Messages of it that are put there before the clock is looked at.
 pub const POSTING_MESSAGES: usize = 32;
+
+/// Ticks that are waited at its end for the cores to take what was posted to them.
+pub const POSTING_SETTLING_TICKS: u32 = 50;
 
 /// A question is answered with what is known after this time.
 pub const ASK_MILLIS: u64 = 4_500;

@@ -9,12 +9,13 @@ use mailrace_shards::spool::envelope::encode;
 use mailrace_shards::spool::journal::{Journal, JournalOptions};
 use mailrace_shards::spool::memory_disk::{Fault, MemoryDisk, Survival};
 use mailrace_shards::spool::record::{Kind, Mark, TRAILER_BYTES, begin_head, end_head, put_trailer, trailer_matches};
-use mailrace_shards::spool::recover::open;
+use mailrace_shards::spool::recover::{begin, open};
 use mailrace_shards::spool::report::{DropReason, Point, Progress, Recovered, SpoolCompletion, Standing};
+use mailrace_shards::spool::search::search;
 use mailrace_shards::spool::segment::{segment_header, segment_name};
 use mailrace_shards::time::Timestamp;
 use smallvec::{SmallVec, smallvec};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -327,6 +328,104 @@ fn many_lives() {
         moved += model.moved;
     }
     assert!(moved > 1000, "compaction was at work: {moved} moved");
+}
+
+/// Mail is stored, and its reception told, while what an earlier run left is being searched for. A crash at any
+/// operation of that, and once all is known, loses neither of them.
+#[test]
+fn mail_that_comes_in_during_the_search_and_what_it_finds_survive_together() {
+    let stored = |journal: &mut Journal<MemoryDisk>, sequence: u64| {
+        let id = MessageId { generation: 7, core: 1, sequence };
+        let mut out = Vec::new();
+        journal.store(sequence, envelope_of(id, 2), body_of(id), &mut out);
+        journal.commit(true, &mut out);
+        let location = out.iter().find_map(|of| match of {
+            SpoolCompletion::Stored { location, .. } => Some(*location),
+            _ => None,
+        });
+        location.map(Point::from)
+    };
+    let first = MemoryDisk::new();
+    let (mut journal, _) = open(first.clone(), 3, options(1)).unwrap();
+    let old: Vec<u64> = (1..=12).filter(|sequence| stored(&mut journal, *sequence).is_some()).collect();
+    assert_eq!(old.len(), 12);
+    // Of the first, a recipient is finished; the reception of all but it is not known to be in the log.
+    let of_first = MessageId { generation: 7, core: 1, sequence: 1 };
+    journal.progress(Progress::Done { id: of_first, recipients: smallvec![1] });
+    journal.commit(true, &mut Vec::new());
+    let all = |recovered: &Recovered| recovered.messages.iter().map(|m| m.envelope.id().sequence).collect::<Vec<_>>();
+    for at in 0..60 {
+        for survival in survivals(at + 1) {
+            let disk = first.after_crash(Survival::Nothing);
+            disk.fail_at(at, Fault::Crash);
+            let mut expected = old.clone();
+            let Ok((mut journal, older)) = begin(disk.clone(), 3, options(2)) else { continue };
+            let mut told = Vec::new();
+            let mut take = |journal: &mut Journal<MemoryDisk>, sequence| {
+                if let Some(point) = stored(journal, sequence) {
+                    expected.push(sequence);
+                    told.push(point);
+                    journal.progress(Progress::Recorded(point));
+                }
+            };
+            take(&mut journal, 21);
+            let found = search(&disk, &older, |_| true);
+            take(&mut journal, 22);
+            if let Ok(Some(found)) = found {
+                assert_eq!(found.unrecorded.len(), 12, "what this run has recorded says nothing of an earlier one's");
+                assert_eq!(found.messages.left(), 12);
+                journal.adopt(found.findings);
+                journal.commit(true, &mut Vec::new());
+                take(&mut journal, 23);
+                journal.progress(Progress::Done { id: of_first, recipients: smallvec![0] });
+                journal.commit(true, &mut Vec::new());
+            }
+            let crashed = disk.after_crash(survival);
+            let (_, recovered) = open(crashed, 3, options(3)).unwrap();
+            let what = format!("crash at {at}, {survival:?}");
+            let found = all(&recovered);
+            let missing: Vec<_> = expected.iter().filter(|of| **of != 1 && !found.contains(of)).collect();
+            assert!(missing.is_empty(), "{what}: {missing:?} lost");
+            let unique: BTreeSet<_> = found.iter().collect();
+            assert_eq!(unique.len(), found.len(), "{what}: one twice");
+            let asked: BTreeSet<u64> = recovered.unrecorded.iter().map(|of| of.id().sequence).collect();
+            assert!(old.iter().all(|of| asked.contains(of)), "{what}: receptions are lost: {asked:?}");
+            for message in recovered.messages.iter().filter(|of| of.envelope.id() == of_first) {
+                assert_eq!(message.open.iter().map(|of| of.index).collect::<Vec<_>>(), [0], "{what}");
+            }
+        }
+    }
+}
+
+/// Once the log has the receptions of an earlier run, those of this run that were told before count too.
+#[test]
+fn receptions_told_during_the_search_count_when_the_older_ones_are_recorded() {
+    let id = |sequence| MessageId { generation: 7, core: 1, sequence };
+    for unrecorded in [true, false] {
+        let disk = MemoryDisk::new();
+        let (mut journal, _) = open(disk.clone(), 3, options(1)).unwrap();
+        journal.store(1, envelope_of(id(1), 1), body_of(id(1)), &mut Vec::new());
+        journal.commit(true, &mut Vec::new());
+        if !unrecorded {
+            journal.progress(Progress::Recorded(journal.ledger().behind_all()));
+            journal.commit(true, &mut Vec::new());
+        }
+        let disk = disk.after_crash(Survival::Nothing);
+        let (mut journal, older) = begin(disk.clone(), 3, options(2)).unwrap();
+        journal.store(2, envelope_of(id(2), 1), body_of(id(2)), &mut Vec::new());
+        journal.commit(true, &mut Vec::new());
+        journal.progress(Progress::Recorded(journal.ledger().behind_all()));
+        let found = search(&disk, &older, |_| true).unwrap().unwrap();
+        assert_eq!(found.unrecorded.len(), usize::from(unrecorded));
+        journal.adopt(found.findings);
+        match unrecorded {
+            true => journal.progress(Progress::Recorded(found.recorded)),
+            false => journal.older_are_recorded(found.recorded),
+        }
+        journal.commit(true, &mut Vec::new());
+        let (_, recovered) = open(disk.after_crash(Survival::Nothing), 3, options(3)).unwrap();
+        assert_eq!((recovered.messages.len(), recovered.unrecorded.len()), (2, 0));
+    }
 }
 
 /// A crash parted a moved message from the progress that was written with it: the copy is there, the progress

@@ -7,7 +7,7 @@ mod cluster;
 use super::{Api, Call};
 use crate::http::{Refusal, Response};
 use mailrace_shards::limits::{LARGEST_QUEUES, OTHER_QUEUES};
-use mailrace_shards::runtime::engine::CoreReport;
+use mailrace_shards::runtime::engine::{CoreReport, Recovery};
 use mailrace_shards::runtime::memory::resident_octets;
 use mailrace_shards::spool::report::Refusal as SpoolRefusal;
 use serde_json::{Map, Value, json};
@@ -136,6 +136,7 @@ fn collect(api: &Api) -> Vec<Metric> {
         let help = "Octets of memory that the process occupies.";
         metrics.push(single("mailrace_memory_resident_bytes", help, Kind::Gauge, octets));
     }
+    metrics.extend(of_recovery(api.monitor.recovery()));
     let open = statistics.connections.get() as u64;
     metrics.push(single("mailrace_api_connections", "Open connections of the REST API.", Kind::Gauge, open));
     let help = "Connections of the REST API turned away because there were too many.";
@@ -156,6 +157,18 @@ fn collect(api: &Api) -> Vec<Metric> {
         metrics.extend(cluster::of_status(&cluster.status()));
     }
     metrics
+}
+
+fn of_recovery(recovery: Option<Recovery>) -> [Metric; 2] {
+    let single =
+        |name, help, value| Metric { name, help, kind: Kind::Gauge, labels: &[], series: vec![(Vec::new(), value)] };
+    let active = "1 while mail of earlier runs is being put into the queues.";
+    let left = "Messages of earlier runs that are known and not in the queues yet.";
+    let known = recovery.and_then(|recovery| recovery.left).unwrap_or(0);
+    [
+        single("mailrace_recovery_active", active, u64::from(recovery.is_some())),
+        single("mailrace_recovery_messages", left, known),
+    ]
 }
 
 fn of_cores(cores: &[CoreReport]) -> Vec<Metric> {

@@ -185,7 +185,7 @@ impl Api {
     #[must_use]
     pub fn new(control: Control, reach: Reach, live: Live, statistics: Rc<Statistics>, desk: Rc<desk::Desk>) -> Self {
         let Reach { monitor, postbox, submitter, terms } = reach;
-        let cores = Cores::new(control.clone(), postbox);
+        let cores = Cores::new(control.clone(), postbox, monitor.clone());
         Self { control, monitor, cores, submitter, terms, live, statistics, desk, failures: RefCell::default() }
     }
 

@@ -230,7 +230,7 @@ fn nothing_acknowledged_is_lost_by_sigkill_under_load() {
         load.end();
         // Each start has another number of shards: spools of cores that are gone are found too.
         engine.configure(&Config::to(sink.address).shards([2, 1, 3][random.below(3)]));
-        engine.run();
+        engine.run_at_once();
         if random.below(2) == 0 {
             // Not even a start that is killed at once loses anything.
             linger(Duration::from_millis(random.below(100) as u64));

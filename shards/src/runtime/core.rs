@@ -13,12 +13,12 @@ use crate::runtime::report::report;
 use crate::runtime::ring::Ring;
 use crate::runtime::rule_feed::RuleFeed;
 use crate::runtime::spool_file::{SpoolOptions, SpoolWriter};
+use crate::runtime::spool_found::FoundMail;
 use crate::runtime::spool_reader::BodyReader;
 use crate::runtime::stream::Listener;
 use crate::runtime::{clock, injection, tasks};
 use crate::settings::Settings;
 use crate::shard::{Shard, ShardConfig};
-use crate::spool::report::Recovered;
 use crossbeam::channel::Sender;
 use futures_lite::FutureExt;
 use hashbrown::HashSet;
@@ -66,7 +66,7 @@ pub struct CoreStart {
 /// What a core opened before its executor runs.
 struct Opened {
     writers: Vec<(u16, SpoolWriter)>,
-    recovered: Vec<(u16, Recovered)>,
+    found: Vec<(u16, FoundMail)>,
     log: OutcomeLog,
     reader: BodyReader,
 }
@@ -89,7 +89,7 @@ pub fn run_core(start: CoreStart) {
 /// On the core's executor: all that it does.
 async fn run_opened(mut start: CoreStart, opened: Opened) {
     let ready = start.ready.clone();
-    let Opened { writers, recovered, log, reader } = opened;
+    let Opened { writers, found, log, reader } = opened;
     let dns = {
         let settings = &start.settings;
         let seed = u64::from(start.generation) << 16 | u64::from(start.mailbox.core().0);
@@ -129,7 +129,9 @@ async fn run_opened(mut start: CoreStart, opened: Opened) {
         local.spawn(injection::listen(local.clone(), listener, ours));
     }
     local.spawn(local.clone().run_questions());
-    local.spawn(local.clone().post_found(recovered, ready));
+    local.spawn(local.clone().post_found(found));
+    // The starter may have given up on another core; the stop order is on its way then.
+    let _ = ready.send(Ok(()));
     if AssertUnwindSafe(tasks::counted(turn(&local))).catch_unwind().await.is_err() {
         local.stop_for_panic();
     }
@@ -141,27 +143,15 @@ fn open(start: &CoreStart) -> Result<Opened, String> {
     let core = start.mailbox.core();
     let spool_root = settings.data_dir.join("spool");
     let mut writers = Vec::new();
-    let mut recovered = Vec::new();
+    let mut found = Vec::new();
     for &spool in &start.spools {
         let slot = start.mailbox.completion_slot();
         let options =
             SpoolOptions { sync: settings.spool.sync, min_free_bytes: settings.spool.min_free_bytes, posting: true };
         let notify = Box::new(move |completions| slot.put(Completion::Spool(spool, completions)));
-        let (writer, found) = SpoolWriter::start(&spool_root, spool, options, notify)
+        let (writer, of_spool) = SpoolWriter::start(&spool_root, spool, options, notify)
             .map_err(|error| format!("spool {spool:03}: {error}"))?;
-        for dropped in &found.dropped {
-            report(&format!("spool {spool:03}: {dropped}"));
-        }
-        if !found.messages.is_empty() {
-            report(&format!("spool {spool:03}: {} messages found, delivery goes on", found.messages.len()));
-        }
-        if !found.unrecorded.is_empty() {
-            let count = found.unrecorded.len();
-            report(&format!(
-                "spool {spool:03}: the outcome log may lack the reception of {count} messages, it is recorded again"
-            ));
-        }
-        recovered.push((spool, found));
+        found.push((spool, of_spool));
         writers.push((spool, writer));
     }
     let slot = start.mailbox.completion_slot();
@@ -173,7 +163,7 @@ fn open(start: &CoreStart) -> Result<Opened, String> {
     let slot = start.mailbox.completion_slot();
     let notify = Box::new(move |answers| slot.put(Completion::Body(answers)));
     let reader = BodyReader::start(&spool_root, notify).map_err(|error| format!("the body reader: {error}"))?;
-    Ok(Opened { writers, recovered, log, reader })
+    Ok(Opened { writers, found, log, reader })
 }
 
 fn assemble(

@@ -29,7 +29,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -65,8 +65,22 @@ pub struct Shared {
     quiet: Box<[AtomicBool]>,
     stop_by: AtomicU64,
     reports: Box<[Mutex<CoreReport>]>,
+    /// Of each core: messages found on disk that are not in a queue yet, [`SEARCHING`] before that is known.
+    to_post: Box<[AtomicU64]>,
+    /// Why the engine cannot go on.
+    failed: OnceLock<String>,
     /// What rules have ended, on its way to whoever keeps the counts.
     pub tallies: Tallies,
+}
+
+/// In the place of a number of messages: the spools are being searched.
+const SEARCHING: u64 = u64::MAX;
+
+/// Mail that was found on disk at the start is on its way into the queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// Messages that are not there yet, at least one; `None` as long as that is not known.
+    pub left: Option<u64>,
 }
 
 /// What a core says of itself ten times a second.
@@ -130,6 +144,19 @@ impl Monitor {
         self.0.memory_short()
     }
 
+    /// How far the mail of previous runs is; `None` when all of it is in the queues.
+    #[must_use]
+    pub fn recovery(&self) -> Option<Recovery> {
+        let add = |sum: Option<u64>, of: &AtomicU64| match of.load(Ordering::Acquire) {
+            SEARCHING => None,
+            left => sum.map(|sum| sum + left),
+        };
+        match self.0.to_post.iter().fold(Some(0), add) {
+            Some(0) => None,
+            left => Some(Recovery { left }),
+        }
+    }
+
     /// The first core that has not turned lately. (One that has ended does not turn either.)
     #[must_use]
     pub fn stalled(&self) -> Option<usize> {
@@ -186,6 +213,16 @@ impl Shared {
         clock::now().instant.0 >= self.stop_by.load(Ordering::Acquire)
     }
 
+    /// Says how many messages found on disk are not in a queue yet; `None` before that is known.
+    pub fn set_to_post(&self, core: CoreId, left: Option<u64>) {
+        self.to_post[usize::from(core.0)].store(left.unwrap_or(SEARCHING), Ordering::Release);
+    }
+
+    /// Says why the engine cannot go on; the first to say so is heard.
+    pub fn fail(&self, why: String) {
+        let _ = self.failed.set(why);
+    }
+
     /// Leaves a core's report; a log failure reported by [`Shared::log_failing`] is kept.
     pub fn leave_report(&self, core: CoreId, mut report: CoreReport) {
         let mut slot = self.report_slot(core);
@@ -229,7 +266,8 @@ impl Shared {
 }
 
 impl Engine {
-    /// Recovers the spools, opens the listeners and starts all cores. Returns when all of that has succeeded.
+    /// Opens the spools and the listeners and starts all cores. Returns when all of that has succeeded: mail is taken
+    /// then, and what is found in the spools goes into the queues beside it ([`Monitor::recovery`]).
     ///
     /// # Errors
     /// What could not be opened, read or bound.
@@ -267,6 +305,8 @@ impl Engine {
             quiet: (0..cores).map(|_| AtomicBool::new(false)).collect(),
             stop_by: AtomicU64::new(u64::MAX),
             reports: (0..cores).map(|_| Mutex::default()).collect(),
+            to_post: (0..cores).map(|_| AtomicU64::new(SEARCHING)).collect(),
+            failed: OnceLock::new(),
             tallies: (0..cores).map(|_| TallySlot::default()).collect(),
         });
         let (ready_sender, ready) = bounded(cores);
@@ -349,6 +389,9 @@ impl Engine {
     /// How it is with the cores. Does not wait.
     #[must_use]
     pub fn health(&self) -> Health {
+        if let Some(why) = self.shared.failed.get() {
+            return Health::Failed(why.clone());
+        }
         if let Some(core) = self.threads.iter().position(JoinHandle::is_finished) {
             return Health::Failed(format!("shard {core} has ended"));
         }

@@ -2,6 +2,7 @@
 //! of it. Never decides anything itself: that is [`crate::spool::journal::Journal`].
 
 use super::spool_disk::DirectoryDisk;
+use super::spool_found::{Finder, FoundMail};
 use crate::limits::{
     SPOOL_GROUP_BYTES, SPOOL_GROUP_COMMANDS, SPOOL_QUEUE_COMMANDS, SPOOL_RETRY_MS, SPOOL_SPACE_CHECK_MS,
     SPOOL_SYNC_LAG_MS,
@@ -10,8 +11,8 @@ use crate::message::{Body, Envelope};
 use crate::settings::SyncPolicy;
 use crate::spool::disk::Disk;
 use crate::spool::journal::{Journal, JournalOptions};
-use crate::spool::recover;
-use crate::spool::report::{Progress, Recovered, Refusal, SpoolCompletion, SpoolError};
+use crate::spool::recover::{self, Findings};
+use crate::spool::report::{Point, Progress, Refusal, SpoolCompletion, SpoolError};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
@@ -49,8 +50,14 @@ pub struct SpoolHandle {
 }
 
 enum Command {
-    Store { ticket: u64, envelope: Arc<Envelope>, body: Body },
+    Store {
+        ticket: u64,
+        envelope: Arc<Envelope>,
+        body: Body,
+    },
     Progress(Vec<Progress>),
+    /// What was found, and up to which point, when the outcome log has all of its receptions.
+    Adopt(Box<Findings>, Option<Point>),
     Stop,
 }
 
@@ -84,6 +91,12 @@ impl SpoolHandle {
         })
     }
 
+    /// What previous runs left; before anything is told of it. Waits for room in the queue.
+    pub(super) fn adopt(&self, findings: Findings, recorded: Option<Point>) {
+        // A thread that has ended wants to hear nothing.
+        let _ = self.commands.send(Command::Adopt(Box::new(findings), recorded));
+    }
+
     /// Everything that was found at the start is in the queues.
     pub fn all_posted(&self) {
         self.flags.posting.store(false, Ordering::Relaxed);
@@ -103,10 +116,12 @@ impl SpoolHandle {
 pub struct SpoolWriter {
     handle: SpoolHandle,
     thread: JoinHandle<()>,
+    finder: Finder,
 }
 
 impl SpoolWriter {
-    /// Opens (or makes) `spool_root/shard-NNN`, recovers it on the calling thread, and starts its thread.
+    /// Opens (or makes) `spool_root/shard-NNN` and starts its thread, which takes mail at once. What previous runs left
+    /// there comes by the other thing returned.
     ///
     /// # Errors
     /// See [`SpoolError`].
@@ -115,14 +130,16 @@ impl SpoolWriter {
         spool: u16,
         options: SpoolOptions,
         notify: SpoolNotify,
-    ) -> Result<(Self, Recovered), SpoolError> {
+    ) -> Result<(Self, FoundMail), SpoolError> {
         let path = spool_directory(spool_root, spool);
-        let disk = DirectoryDisk::open(&path)
-            .map_err(|error| SpoolError::Disk { doing: format!("opening {}", path.display()), error })?;
+        let open = || {
+            DirectoryDisk::open(&path)
+                .map_err(|error| SpoolError::Disk { doing: format!("opening {}", path.display()), error })
+        };
         // The standard library's hasher keys are the system's random numbers.
         let seed = RandomState::new().hash_one(spool);
         let strict = options.sync == SyncPolicy::Always;
-        let (journal, recovered) = recover::open(disk, spool, JournalOptions::new(strict, seed))?;
+        let (journal, older) = recover::begin(open()?, spool, JournalOptions::new(strict, seed))?;
         let (sender, commands) = bounded(SPOOL_QUEUE_COMMANDS);
         let flags = Arc::new(Flags { posting: AtomicBool::new(options.posting), ..Flags::default() });
         let handle = SpoolHandle { commands: sender, flags: flags.clone() };
@@ -132,7 +149,8 @@ impl SpoolWriter {
             .name(format!("spool-{spool:03}"))
             .spawn(move || worker.run())
             .map_err(SpoolError::Thread)?;
-        Ok((Self { handle, thread }, recovered))
+        let (finder, found) = Finder::start(open()?, spool, older, handle.clone())?;
+        Ok((Self { handle, thread, finder }, found))
     }
 
     /// A handle to it.
@@ -143,6 +161,7 @@ impl SpoolWriter {
 
     /// Writes and syncs what was handed over, answers it, and ends the thread. Waits for that.
     pub fn stop(self) {
+        self.finder.stop();
         // Both fail only when the thread has ended, which by then is what is wanted.
         let _ = self.handle.commands.send(Command::Stop);
         let _ = self.thread.join();
@@ -288,6 +307,10 @@ impl Worker {
                     self.journal.store(ticket, envelope, body, &mut self.out);
                 }
                 Command::Progress(batch) => batch.into_iter().for_each(|progress| self.journal.progress(progress)),
+                Command::Adopt(findings, recorded) => {
+                    self.journal.adopt(*findings);
+                    recorded.into_iter().for_each(|point| self.journal.older_are_recorded(point));
+                }
                 Command::Stop => stop = true,
             }
             commands += 1;

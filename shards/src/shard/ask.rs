@@ -3,8 +3,9 @@
 //! the two commands by message id (`Retry`, `Cancel`) and `Flush`, which are questions with an effect.
 
 use super::Shard;
+use super::count::Counts;
 use super::site::Route;
-use crate::event::{Answer, Coverage, MessageFilter, MessageView, Question, QueueView, ReplyTo, RuleCount, Waits};
+use crate::event::{Answer, Coverage, MessageFilter, MessageView, Question, ReplyTo, RuleCount, Waits};
 use crate::limits::ASK_DESTINATIONS_AT_ONCE;
 use crate::limits::{
     ASK_AT_ONCE_MILLIS, ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_SLICE, ASK_ENTRIES_PER_TICK, ASK_MILLIS, ASKS_MAX,
@@ -15,7 +16,6 @@ use crate::queue::{EntryId, State};
 use crate::rules::{Decision, Facts, Fields, MessageFacts, Moment, PathFacts, Scope};
 use crate::time::{Instant, Now, Timestamp};
 use hashbrown::HashMap;
-use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,16 +24,18 @@ use std::time::Duration;
 #[derive(Debug)]
 struct Ask {
     question: Question,
-    /// Of `Messages`: what its filter asks of a message.
+    /// What is asked of a message. Nothing that is not known of queued mail.
     wanted: Scope,
+    /// The same without what differs within a bucket.
+    of_bucket: Scope,
+    /// Whether these two are the same.
+    by_bucket: bool,
     after: Option<EntryId>,
     coverage: Coverage,
     /// What the scope certainly covers, by the totals of whole buckets; 0 when these do not tell.
     at_least: u64,
-    by_destination: HashMap<Arc<str>, u64>,
-    by_queue: HashMap<Arc<str>, u64>,
+    counts: Counts,
     in_flight_by_queue: HashMap<Arc<str>, u64>,
-    queues: HashMap<Arc<str>, QueueView>,
     messages: Vec<MessageView>,
     flushed: u64,
     /// What is known by then is the answer.
@@ -81,19 +83,21 @@ impl Shard {
             Question::Flush(scope) => *scope = of_queued(scope),
             _ => {}
         }
+        let wanted = match &question {
+            Question::Messages { filter, .. } => scope_of(filter),
+            Question::Covered { scope, .. } | Question::Flush(scope) => scope.clone(),
+            _ => Scope::default(),
+        };
         let ask = Ask {
-            wanted: match &question {
-                Question::Messages { filter, .. } => scope_of(filter),
-                _ => Scope::default(),
-            },
+            of_bucket: Scope { tag: None, address: None, ..wanted.clone() },
+            by_bucket: !wanted.fields().meets(Fields::OF_MESSAGE),
+            wanted,
             question,
             after: None,
             coverage,
             at_least,
-            by_destination: HashMap::new(),
-            by_queue: HashMap::new(),
+            counts: Counts::default(),
             in_flight_by_queue,
-            queues: HashMap::new(),
             messages: Vec::new(),
             flushed: 0,
             until: now.instant.after(within),
@@ -185,60 +189,52 @@ impl Shard {
 
     /// Whether nothing more is wanted.
     fn consider(&mut self, ask: &mut Ask, id: EntryId, now: Now) -> bool {
+        let (queue, entry) = (&self.queue, self.queue.entry(id));
+        let bucket = entry.bucket;
+        let (domain, _) = queue.destination(queue.destination_of(bucket));
+        let fits = || ask.of_bucket.covers(&Facts { bucket: self.facts_of(bucket), ..Facts::default() });
+        let count = ask.counts.of(bucket, queue.bucket_name(bucket), domain, fits);
+        let recipients = match (count.fits, ask.by_bucket) {
+            (false, _) => return false,
+            (true, true) => entry.recipients.len() as u64,
+            (true, false) => self.covered(id, &ask.wanted, PathFacts::default()),
+        };
+        if recipients == 0 {
+            return false;
+        }
+        let held = entry.state == State::Held || queue.bucket_held(bucket).is_some();
         match &ask.question {
-            Question::Covered { scope, .. } => {
-                let recipients = self.covered(id, scope, PathFacts::default());
-                if recipients > 0 {
-                    let entry = self.queue.entry(id);
-                    let held = entry.state == State::Held || self.queue.bucket_held(entry.bucket).is_some();
-                    ask.coverage.matched += recipients;
-                    ask.coverage.held += if held { recipients } else { 0 };
-                    ask.coverage.first_expiry =
-                        Some(ask.coverage.first_expiry.map_or(entry.expires, |at| at.min(entry.expires)));
-                    let (domain, _) = self.queue.destination(self.queue.destination_of(entry.bucket));
-                    add(&mut ask.by_destination, domain, recipients);
-                    add(&mut ask.by_queue, self.queue.bucket_name(entry.bucket), recipients);
-                }
-                false
+            Question::Covered { .. } => {
+                count.matched += recipients;
+                ask.coverage.matched += recipients;
+                ask.coverage.held += if held { recipients } else { 0 };
+                let first = ask.coverage.first_expiry.map_or(entry.expires, |at| at.min(entry.expires));
+                ask.coverage.first_expiry = Some(first);
             }
             Question::Messages { filter, limit } => {
-                if self.passes(id, filter, &ask.wanted) {
+                if self.passes(id, filter) {
                     ask.messages.push(self.view(id, now));
                 }
-                ask.messages.len() >= *limit
+                return ask.messages.len() >= *limit;
             }
-            Question::Flush(scope) => {
-                if self.queue.entry(id).state == State::Waiting && self.covered(id, scope, PathFacts::default()) > 0 {
+            Question::Flush(_) => {
+                if entry.state == State::Waiting {
                     self.make_due(id, now);
                     ask.flushed += 1;
                 }
-                false
             }
             Question::Queues => {
-                self.count_in(&mut ask.queues, id, now);
-                false
+                count.total += 1;
+                count.waiting += u64::from(entry.state == State::Waiting);
+                count.held += u64::from(held);
+                // As qshape does: 5 minutes, doubled nine times.
+                let minutes = now.utc.since(entry.envelope.received()).as_secs() / 60;
+                let age = (minutes / 5).checked_ilog2().map_or(0, |age| age as usize + 1);
+                count.ages[age.min(9)] += 1;
             }
-            _ => true,
+            _ => return true,
         }
-    }
-
-    fn count_in(&self, queues: &mut HashMap<Arc<str>, QueueView>, id: EntryId, now: Now) {
-        let entry = self.queue.entry(id);
-        let (domain, _) = self.queue.destination(self.queue.destination_of(entry.bucket));
-        let view = queues.entry_ref(&**domain).or_insert_with(|| QueueView {
-            domain: domain.clone(),
-            total: 0,
-            held: 0,
-            waiting: 0,
-            ages: [0; 10],
-        });
-        view.total += 1;
-        view.waiting += u64::from(entry.state == State::Waiting);
-        view.held += u64::from(entry.state == State::Held || self.queue.bucket_held(entry.bucket).is_some());
-        // As qshape does: 5 minutes, doubled nine times.
-        let minutes = now.utc.since(entry.envelope.received()).as_secs() / 60;
-        let age = (minutes / 5).checked_ilog2().map_or(0, |age| age as usize + 1);
-        view.ages[age.min(9)] += 1;
+        false
     }
 
     /// How many recipients of an entry a scope covers, given what is known of its attempt. Of queued mail that is
@@ -329,8 +325,8 @@ impl Shard {
         Waits::Rule { rule: rule.map(|(rule, _)| rule.clone()), until: Timestamp::NEVER }
     }
 
-    /// `wanted` is what [`scope_of`] makes of the filter.
-    fn passes(&self, id: EntryId, filter: &MessageFilter, wanted: &Scope) -> bool {
+    /// Whether an entry is what a filter asks for beside what [`scope_of`] makes of it.
+    fn passes(&self, id: EntryId, filter: &MessageFilter) -> bool {
         let entry = self.queue.entry(id);
         let state = match entry.state {
             State::InFlight => "in_flight",
@@ -341,7 +337,6 @@ impl Shard {
         };
         filter.state.as_deref().is_none_or(|wanted| wanted == state)
             && filter.after.is_none_or(|after| entry.envelope.id() > after)
-            && self.covered(id, wanted, PathFacts::default()) > 0
     }
 
     fn retry(&mut self, id: MessageId, now: Now) -> u64 {
@@ -398,13 +393,6 @@ impl Shard {
     }
 }
 
-fn add(counts: &mut HashMap<Arc<str>, u64>, name: &Arc<str>, more: u64) {
-    match counts.get_mut(&**name) {
-        Some(count) => *count += more,
-        None => drop(counts.insert(name.clone(), more)),
-    }
-}
-
 fn scope_of(filter: &MessageFilter) -> Scope {
     Scope {
         domain: filter.domain.clone(),
@@ -413,13 +401,6 @@ fn scope_of(filter: &MessageFilter) -> Scope {
         queues: filter.queue.iter().cloned().collect(),
         ..Scope::default()
     }
-}
-
-fn largest(counts: HashMap<Arc<str>, u64>) -> Vec<(Arc<str>, u64)> {
-    let mut counts: Vec<(Arc<str>, u64)> = counts.into_iter().filter(|(_, count)| *count > 0).collect();
-    counts.sort_unstable_by_key(|(_, count)| Reverse(*count));
-    counts.truncate(ASK_DESTINATIONS_MAX);
-    counts
 }
 
 /// What belongs to an attempt (own and remote address, path) is not known of queued mail and counts as fitting.
@@ -440,21 +421,12 @@ impl Ask {
                 if self.coverage.counting {
                     self.coverage.matched = self.coverage.matched.max(self.at_least);
                 }
-                for (queue, count) in &mut self.by_queue {
-                    let in_flight = self.in_flight_by_queue.get(queue).copied().unwrap_or(0);
-                    *count = count.saturating_sub(in_flight);
-                }
-                self.coverage.destinations = largest(self.by_destination);
-                self.coverage.queues = largest(self.by_queue);
+                self.coverage.destinations = self.counts.by_domain(ASK_DESTINATIONS_MAX);
+                self.coverage.queues = self.counts.by_queue(&self.in_flight_by_queue, ASK_DESTINATIONS_MAX);
                 Answer::Covered(self.coverage)
             }
             Question::Messages { .. } => Answer::Messages(self.messages),
-            Question::Queues => {
-                let mut queues: Vec<QueueView> = self.queues.into_values().collect();
-                queues.sort_unstable_by_key(|view| Reverse(view.total));
-                queues.truncate(ASK_DESTINATIONS_MAX);
-                Answer::Queues(queues)
-            }
+            Question::Queues => Answer::Queues(self.counts.queues(ASK_DESTINATIONS_MAX)),
             _ => Answer::Count(self.flushed),
         };
         self.reply.send(answer);

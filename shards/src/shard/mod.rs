@@ -21,6 +21,7 @@
 
 mod ask;
 mod connection;
+mod count;
 mod deliver;
 mod dispatch;
 mod gate;

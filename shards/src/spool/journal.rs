@@ -10,6 +10,7 @@ use super::disk::Disk;
 use super::group::{Encoded, Small, Staged, message_bytes_bound};
 use super::ledger::{Ledger, Place};
 use super::record::{HEADER_BYTES, Mark};
+use super::recover::Findings;
 use super::report::{Point, Progress, SpoolCompletion};
 use super::segment::segment_name;
 use crate::limits::{
@@ -65,6 +66,9 @@ pub struct Journal<D: Disk> {
     pub(super) must_sync: bool,
     /// What the last recorded-record says.
     marked: Point,
+    /// As long as the outcome log may lack receptions of previous runs: the first segment of this one, and up to which
+    /// point the log has those of this run. A recorded-record would speak of all that lies before it.
+    withheld: Option<(u32, Point)>,
     failing: bool,
     /// It fails, and too many ends wait.
     behind: bool,
@@ -116,6 +120,7 @@ impl<D: Disk> Journal<D> {
             unsynced: Vec::new(),
             must_sync: false,
             marked: Point::default(),
+            withheld: None,
             failing: false,
             behind: false,
             compaction: None,
@@ -176,13 +181,39 @@ impl<D: Disk> Journal<D> {
                 place.map(|place| Small::Attempt { id, segment: place.segment, recipients, standing })
             }
             Progress::Recorded(point) => {
-                self.ledger.note_recorded(point);
+                self.note_recorded(point);
                 None
             }
         };
         self.staged.extend(small.map(Staged::Small));
         if self.failing && self.staged.len() > SPOOL_PENDING_ATTEMPTS {
             self.forget_oldest_attempts();
+        }
+    }
+
+    /// Whether there are segments of previous runs. Before the first segment of this one.
+    pub(super) fn expect_older(&mut self, some: bool) {
+        self.withheld = some.then(|| (self.next_segment, Point::default()));
+    }
+
+    /// What previous runs left is known from here on; `commit` must follow. Before it, the journal must be told nothing
+    /// of these messages.
+    pub fn adopt(&mut self, findings: Findings) {
+        self.ledger.absorb(findings.ledger);
+        self.staged.extend(findings.repair.into_iter().map(Staged::Small));
+        self.must_sync = true;
+    }
+
+    /// The outcome log has the receptions of all that previous runs left, which lies before `point`.
+    pub fn older_are_recorded(&mut self, point: Point) {
+        let held = self.withheld.take().map(|(_, held)| held).unwrap_or_default();
+        self.ledger.note_recorded(point.max(held));
+    }
+
+    fn note_recorded(&mut self, point: Point) {
+        match &mut self.withheld {
+            Some((first, held)) if point.segment >= *first => *held = point.max(*held),
+            _ => self.older_are_recorded(point),
         }
     }
 

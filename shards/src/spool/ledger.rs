@@ -120,6 +120,16 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Takes over what another one knows of other messages, in other segments.
+    pub(super) fn absorb(&mut self, other: Self) {
+        let Self { messages, rare, segments, recorded, last_message } = other;
+        self.messages.absorb(messages);
+        self.rare.extend(rare);
+        self.segments.extend(segments);
+        self.recorded = self.recorded.max(recorded);
+        self.last_message = self.last_message.max(last_message);
+    }
+
     /// Open messages.
     #[must_use]
     pub fn open_messages(&self) -> usize {
@@ -309,16 +319,21 @@ impl Ledger {
         }
     }
 
+    /// How many recipients an open message has, finished ones with the others.
+    #[must_use]
+    pub fn recipients(&self, id: MessageId) -> u16 {
+        match self.messages.get(id).map(|open| open.recipients) {
+            Some(MANY) => self.rare.get(&id).map_or(0, |rare| rare.recipients),
+            few => few.unwrap_or(0).into(),
+        }
+    }
+
     /// What became of a message so far.
     #[must_use]
     pub fn snapshot(&self, id: MessageId) -> Snapshot {
         let Some(open) = self.messages.get(id) else { return Snapshot::default() };
         let rare = self.rare.get(&id);
-        let recipients = match open.recipients {
-            MANY => rare.map_or(0, |rare| rare.recipients),
-            few => few.into(),
-        };
-        let done = (0..recipients).filter(|&index| !self.is_open(id, open, index)).collect();
+        let done = (0..self.recipients(id)).filter(|&index| !self.is_open(id, open, index)).collect();
         Snapshot { done, tried: rare.map(|rare| rare.standings.clone()).unwrap_or_default() }
     }
 

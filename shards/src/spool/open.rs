@@ -84,6 +84,28 @@ impl OpenMessages {
         }
     }
 
+    /// Takes over other messages.
+    pub(super) fn absorb(&mut self, other: Self) {
+        // The smaller one moves.
+        let (more, less) = if other.pages.len() > self.pages.len() {
+            (other, std::mem::take(self))
+        } else {
+            (std::mem::take(self), other)
+        };
+        *self = more;
+        self.len += less.len;
+        for (key, mut page) in less.pages {
+            match self.pages.entry(key) {
+                Entry::Vacant(place) => drop(place.insert(page)),
+                // Ids go on in the page in which another run's end, or where a test wants it so.
+                Entry::Occupied(mut known) => {
+                    known.get_mut().append(&mut page);
+                    known.get_mut().sort_unstable_by_key(|open| open.low);
+                }
+            }
+        }
+    }
+
     pub(super) fn remove(&mut self, id: MessageId) {
         let (key, low) = parts(id);
         let Entry::Occupied(mut page) = self.pages.entry(key) else { return };

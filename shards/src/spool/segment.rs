@@ -222,15 +222,27 @@ pub fn scan(octets: &[u8]) -> Result<Option<Scan>, u64> {
     Ok(Some(Scan { contents, dropped }))
 }
 
+/// The mark in the header with which `octets` begin.
+///
+/// # Errors
+/// See [`BadRecord`].
+pub fn header_mark(octets: &[u8]) -> Result<Mark, BadRecord> {
+    let Some(header) = octets.get(..SEGMENT_HEADER_BYTES) else { return Err(BadRecord::Invalid) };
+    if header[..7] != SEGMENT_MAGIC || crc32fast::hash(&header[..24]) != le32(&header[24..]) {
+        return Err(BadRecord::Invalid);
+    }
+    match header[7] {
+        VERSION => Ok(Mark(le64(&header[16..]))),
+        _ => Err(BadRecord::NewerVersion),
+    }
+}
+
 /// The segment's mark from its header, or else from its first record, which repeats it.
 fn find_mark(octets: &[u8], dropped: &mut Vec<(u64, u64, DropReason)>) -> Result<Option<Mark>, u64> {
-    if let Some(header) = octets.get(..SEGMENT_HEADER_BYTES) {
-        let valid = header[..7] == SEGMENT_MAGIC && crc32fast::hash(&header[..24]) == le32(&header[24..]);
-        match (valid, header[7]) {
-            (true, VERSION) => return Ok(Some(Mark(le64(&header[16..])))),
-            (true, _) => return Err(0),
-            _ => {}
-        }
+    match header_mark(octets) {
+        Err(BadRecord::NewerVersion) => return Err(0),
+        Err(BadRecord::Invalid) => {}
+        Ok(mark) => return Ok(Some(mark)),
     }
     let Some(candidate) = octets.get(SEGMENT_HEADER_BYTES..SEGMENT_HEADER_BYTES + 8).map(|m| Mark(le64(m))) else {
         return Ok(None);

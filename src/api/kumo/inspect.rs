@@ -3,6 +3,7 @@
 
 use super::super::Call;
 use crate::api::desk::refusal;
+use crate::api::native::queues::not_found;
 use crate::http::{Refusal, Response};
 use crate::json::Json;
 use crate::rules::entry::{Decree, rfc3339};
@@ -33,7 +34,7 @@ pub async fn message(call: Call<'_>) -> Result<Response, Refusal> {
         return Err(if incomplete {
             Refusal::unavailable("a shard did not answer in time", 1)
         } else {
-            Refusal::new(404, format!("message {id} not found"))
+            not_found(&call, format!("message {id} not found"))
         });
     };
     let data = if want_body { Some(body(&call, first).await?) } else { None };
@@ -58,7 +59,7 @@ pub async fn scheduled_queue(call: Call<'_>) -> Result<Response, Refusal> {
         return Err(Refusal::unavailable("a shard did not answer in time", 1));
     }
     let Some(last_changed) = views.iter().map(|view| view.envelope.received()).max() else {
-        return Err(Refusal::new(404, format!("no queue named {name}")));
+        return Err(not_found(&call, format!("no queue named {name}")));
     };
     let scope = Scope { queues: [Arc::<str>::from(name)].into(), ..Scope::default() };
     let total = call.api.cores.covered(scope).await;

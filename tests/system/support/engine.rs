@@ -1,5 +1,6 @@
 //! The engine as a child process with a directory of its own.
 
+use super::api::Api;
 use super::client::Client;
 use super::config::Config;
 use super::log::{self, Record};
@@ -108,8 +109,19 @@ impl Engine {
         })
     }
 
-    /// Starts the process and waits until it greets.
+    /// Starts the process, waits until it greets, and until the mail of earlier runs is in its queues.
     pub fn run(&mut self) {
+        self.run_at_once();
+        let api = Api::of(self);
+        // An API that speaks TLS does not tell it to this client; nobody here asks one for the queue after a restart.
+        until("mail of earlier runs is in the queues", || {
+            let metrics = api.try_call("GET", "/metrics", None);
+            !metrics.is_ok_and(|metrics| metrics.text.contains("\nmailrace_recovery_active 1\n"))
+        });
+    }
+
+    /// Starts the process and waits until it greets.
+    pub fn run_at_once(&mut self) {
         self.spawn();
         until("the engine greets", || {
             if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
