@@ -1,5 +1,6 @@
 //! What was found, one line a mutant, kept over runs; and the table of it.
 
+use crate::judge::Catches;
 use crate::list::Mutant;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -10,6 +11,8 @@ use std::path::Path;
 /// Verdicts by the name of the mutant. Later lines of the file count.
 pub struct Results {
     verdicts: HashMap<String, String>,
+    /// The tests that caught it, by the name of the mutant.
+    by: HashMap<String, String>,
     file: File,
 }
 
@@ -17,17 +20,31 @@ impl Results {
     pub fn load(scratch: &Path) -> Self {
         let path = scratch.join("results.tsv");
         let text = fs::read_to_string(&path).unwrap_or_default();
-        let lines = text.lines().filter_map(|line| {
-            let mut fields = line.split('\t');
-            Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
-        });
-        let verdicts = lines.map(|(verdict, name)| (name, verdict)).collect();
+        let (mut verdicts, mut by) = (HashMap::new(), HashMap::new());
+        for line in text.lines() {
+            let mut fields = line.split('\t').map(str::to_owned);
+            if let (Some(verdict), Some(name), Some(tests)) = (fields.next(), fields.next(), fields.next()) {
+                verdicts.insert(name.clone(), verdict);
+                by.insert(name, tests);
+            }
+        }
         let file = OpenOptions::new().append(true).create(true).open(path).expect("the work directory can be written");
-        Self { verdicts, file }
+        Self { verdicts, by, file }
     }
 
     pub fn verdict(&self, name: &str) -> Option<&str> {
         self.verdicts.get(name).map(String::as_str)
+    }
+
+    /// Which tests have caught mutants of which file, and how often.
+    pub fn catches(&self, all: &[Mutant]) -> Catches {
+        let mut catches = Catches::new();
+        for mutant in all {
+            for test in self.by.get(&mutant.name).into_iter().flat_map(|tests| tests.split_whitespace()) {
+                *catches.entry((mutant.file.clone(), test.to_owned())).or_default() += 1;
+            }
+        }
+        catches
     }
 
     pub fn put(&mut self, name: &str, verdict: &str, by: &str) {
