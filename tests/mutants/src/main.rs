@@ -18,7 +18,7 @@ mod tests;
 mod weave;
 
 use judge::{Bench, Pass, Verdict};
-use report::Results;
+use report::{Accepted, Results};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -114,7 +114,7 @@ fn main() {
             });
         }
     });
-    print!("{}", results.into_inner().expect("no worker panics").table(&all));
+    print!("{}", results.into_inner().expect("no worker panics").table(&all, &Accepted::load(&root)));
 }
 
 /// An order that is the same each time and has nothing to do with that of the files, so that what is judged first is a
