@@ -25,25 +25,24 @@ pub enum Verdict {
     Caught,
     Timeout,
     Missed,
-    /// No quick test fails; the others were not run yet.
+    /// None of the tests fails that the passes so far have run; the slower ones were not run yet.
     Open,
 }
 
-/// Which of the tests are run.
+/// Which of the tests are run, by what they take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Pass {
-    All,
-    Quick,
-    /// Those that the quick pass left out.
-    Slow,
+pub struct Pass {
+    /// They take more: an earlier pass has run the others.
+    pub above: Option<Duration>,
+    pub up_to: Duration,
 }
 
 /// A quick test takes no longer.
-const QUICK: Duration = Duration::from_millis(300);
+pub const QUICK: Duration = Duration::from_millis(300);
 
 impl Pass {
     fn takes(self, test: &Test) -> bool {
-        self == Self::All || (test.takes <= QUICK) == (self == Self::Quick)
+        test.takes <= self.up_to && self.above.is_none_or(|above| test.takes > above)
     }
 }
 
@@ -92,7 +91,7 @@ pub fn judge(number: usize, file: &str, pass: Pass, bench: &Bench<'_>) -> (Verdi
             return (verdict, by.join(" "));
         }
     }
-    let more = pass == Pass::Quick && tests.iter().any(|test| test.meets.contains(&number) && !pass.takes(test));
+    let more = tests.iter().any(|test| test.meets.contains(&number) && test.takes > pass.up_to);
     (if more { Verdict::Open } else { Verdict::Missed }, String::new())
 }
 

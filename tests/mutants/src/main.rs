@@ -2,11 +2,11 @@
 //! behind a switch, and each is judged by the tests that meet it. Never touches the sources it is run on.
 //!
 //! ```text
-//! mailrace-mutants [--shard K/N] [--quick] [--again] [--built] [--workers N] [PART…]
+//! mailrace-mutants [--shard K/N] [--quick] [--up-to SECONDS] [--again] [--built] [--workers N] [PART…]
 //! ```
 //!
 //! `--shard 1/4` takes every fourth mutant from the second on; `--quick` leaves the slow tests for a later run without
-//! it; `--again` judges those anew that were missed, and no others; `--built`
+//! it, `--up-to 7` those that take more than seven seconds; `--again` judges those anew that were missed, and no others; `--built`
 //! takes the programs of the last build. What was
 //! judged before is kept in the work directory, `target/mutants` or `MAILRACE_MUTANTS_DIR`, and not judged twice.
 
@@ -17,12 +17,13 @@ mod report;
 mod tests;
 mod weave;
 
-use judge::{Bench, Pass, Verdict};
+use judge::{Bench, Pass, QUICK, Verdict};
 use report::{Accepted, Results};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// The modules that decide.
 const GLOBS: [&str; 6] = ["queue", "path", "spool", "rules", "smtp", "shard"];
@@ -31,14 +32,22 @@ struct Options {
     shard: (usize, usize),
     again: bool,
     quick: bool,
+    up_to: Duration,
     built: bool,
     workers: usize,
     globs: Vec<String>,
 }
 
 fn options() -> Options {
-    let mut options =
-        Options { shard: (0, 1), again: false, quick: false, built: false, workers: 2, globs: Vec::new() };
+    let mut options = Options {
+        shard: (0, 1),
+        again: false,
+        quick: false,
+        up_to: Duration::MAX,
+        built: false,
+        workers: 2,
+        globs: Vec::new(),
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -48,7 +57,11 @@ fn options() -> Options {
                 options.shard = (k.parse().expect("K"), n.parse().expect("N"));
             }
             "--workers" => options.workers = arguments.next().and_then(|text| text.parse().ok()).expect("--workers N"),
-            "--quick" => options.quick = true,
+            "--quick" => (options.quick, options.up_to) = (true, QUICK),
+            "--up-to" => {
+                let seconds = arguments.next().and_then(|text| text.parse().ok()).expect("--up-to SECONDS");
+                options.up_to = Duration::from_secs(seconds);
+            }
             "--built" => options.built = true,
             "--again" => options.again = true,
             glob => options.globs.push(glob.to_owned()),
@@ -96,14 +109,8 @@ fn main() {
         for _ in 0..options.workers {
             scope.spawn(|| {
                 while let Some(&number) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let was_open = open.contains(&number);
-                    let pass = if options.quick {
-                        Pass::Quick
-                    } else if was_open {
-                        Pass::Slow
-                    } else {
-                        Pass::All
-                    };
+                    let above = (open.contains(&number) && !options.again).then_some(QUICK);
+                    let pass = Pass { above, up_to: options.up_to };
                     let (verdict, by) = judge::judge(number, &all[number].file, pass, &bench);
                     let name = &all[number].name;
                     results.lock().expect("no worker panics").put(name, verdict.word(), &by);

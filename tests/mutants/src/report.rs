@@ -48,7 +48,7 @@ impl Results {
     }
 
     pub fn put(&mut self, name: &str, verdict: &str, by: &str) {
-        if self.verdict(name) != Some(verdict) {
+        if self.verdict(name) != Some(verdict) || !by.is_empty() {
             writeln!(self.file, "{verdict}\t{name}\t{by}").expect("the work directory can be written");
             self.verdicts.insert(name.to_owned(), verdict.to_owned());
         }
