@@ -322,6 +322,12 @@ fn other_settings_combine() {
     assert_eq!(rates, [(Path, rate(60, 60)), (Domain, rate(100, 1))], "an entry that is silent lifts nothing");
     assert_eq!(resolve(&entries, "a.test", "mx.a.test", "s2", None).tls, TlsPolicy::Disabled, "the most specific");
     assert_eq!(resolve(&entries, "b.test", "mx.b.test", "s2", None).tls, TlsPolicy::Opportunistic);
+    // Two that count the same: the slower one, however it is written and whichever comes first.
+    let rated = |count, seconds| LimitSettings { message_rate: rate(count, seconds), ..entry(Path, &[]) };
+    for pair in [[rated(60, 60), rated(3, 2)], [rated(3, 2), rated(60, 60)]] {
+        let limits = resolve(&pair, "a.test", "mx.a.test", "s1", None);
+        assert_eq!((limits.messages.len(), limits.messages[0].rate), (1, rate(60, 60)));
+    }
 }
 
 #[test]

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use mailrace_shards::message::{ContentFlags, Envelope, Extras, MessageId};
 use mailrace_shards::spool::envelope::{BadEnvelope, decode, encode};
 use mailrace_shards::spool::journal::{Journal, JournalOptions};
-use mailrace_shards::spool::ledger::{Ledger, Place};
 use mailrace_shards::spool::memory_disk::{Fault, MemoryDisk, Survival};
 use mailrace_shards::spool::recover::open;
 use mailrace_shards::spool::report::{DropReason, Point, Progress, Recovered, SpoolCompletion, SpoolError, Standing};
@@ -421,73 +420,4 @@ fn a_damaged_body_is_reported_when_it_is_moved() {
     }
     assert!(out.iter().any(|c| matches!(c, SpoolCompletion::Damaged { id: found, .. } if *found == id(1))));
     assert!(out.iter().any(|c| matches!(c, SpoolCompletion::Moved { id: found, .. } if *found == id(1))));
-}
-
-#[test]
-fn segments_go_in_an_order_that_a_crash_cannot_turn_around() {
-    let place = |segment| Place { segment, offset: 0, head: 50, body: 0 };
-    let mut ledger = Ledger::default();
-    ledger.note_recorded(ALL_RECORDED);
-    for segment in 1..=5 {
-        ledger.segment_mut(segment).sealed = true;
-    }
-    assert_eq!(ledger.removable(), [1, 2, 3, 4], "the last stays, so that numbers are not used again");
-    // Message 1 lies in segment 1 and ends in 2; message 2 lies in 2.
-    ledger.insert(id(1), place(1), 1);
-    ledger.insert(id(2), place(2), 1);
-    assert_eq!(ledger.removable(), [3, 4]);
-    assert_eq!(ledger.finish(id(1), &[0]), Some(place(1)));
-    ledger.refer(2, 1, 50);
-    assert_eq!(ledger.removable(), [1, 3, 4]);
-    assert_eq!(ledger.finish(id(2), &[0, 7]), Some(place(2)));
-    assert_eq!(ledger.finish(id(2), &[0]), None, "it is closed");
-    assert_eq!(ledger.removable(), [1, 3, 4], "segment 2 tells of a message in segment 1");
-    ledger.forget_segment(1);
-    assert_eq!(ledger.removable(), [2, 3, 4]);
-    // Message 3 is moved from segment 2 to 3 and ends: the old copy must be gone before the newer one.
-    ledger.insert(id(3), place(2), 1);
-    ledger.relocate(id(3), place(3));
-    ledger.finish(id(3), &[0]);
-    assert_eq!(ledger.removable(), [2]);
-    assert_eq!(ledger.victim(u64::MAX), None, "nothing in it is needed: it is to be removed, not compacted again");
-    ledger.insert(id(4), place(2), 1);
-    assert_eq!(ledger.victim(u64::MAX), Some(2), "what was begun is finished first");
-    ledger.finish(id(4), &[0]);
-    ledger.forget_segment(2);
-    assert_eq!(ledger.removable(), [3, 4]);
-}
-
-#[test]
-fn the_ledger_knows_each_recipient() {
-    for recipients in [1_u16, 2, 31, 32, 33, 64, 65, 1000, u16::MAX] {
-        let mut ledger = Ledger::default();
-        ledger.insert(id(1), Place { segment: 1, offset: 0, head: 50, body: 0 }, recipients);
-        let standing = Standing { attempts: 1, due: Timestamp(1), maybe_delivered: false };
-        ledger.tried(id(1), &[recipients - 1, recipients], standing);
-        let order = (0..recipients).step_by(2).chain((1..recipients).step_by(2)).collect::<Vec<_>>();
-        let (last, rest) = order.split_last().unwrap();
-        ledger.finish(id(1), rest);
-        let snapshot = ledger.snapshot(id(1));
-        assert_eq!(snapshot.done.len(), rest.len(), "of {recipients}");
-        assert!(!snapshot.done.contains(last), "of {recipients}");
-        let tried = if *last == recipients - 1 { vec![(*last, standing)] } else { vec![] };
-        assert_eq!(snapshot.tried, tried, "of {recipients}");
-        assert_eq!(ledger.open_messages(), 1);
-        ledger.finish(id(1), &[*last]);
-        assert_eq!((ledger.open_messages(), ledger.segment(1).unwrap().live), (0, 0), "of {recipients}");
-    }
-}
-
-#[test]
-fn the_ledger_is_small() {
-    let mut ledger = Ledger::default();
-    let mut measured = Vec::new();
-    for sequence in 0..400_000 {
-        ledger.insert(id(sequence), Place { segment: 1, offset: 0, head: 100, body: 4096 }, 1);
-        if sequence > 100_000 && sequence % 10_000 == 0 {
-            measured.push(ledger.memory() as u64 / (sequence + 1));
-        }
-    }
-    let mean = measured.iter().sum::<u64>() / measured.len() as u64;
-    assert!(mean <= 24, "{mean} octets for each open message: {measured:?}");
 }

@@ -7,6 +7,7 @@ use mailrace_shards::spool::journal::{Journal, JournalOptions};
 use mailrace_shards::spool::memory_disk::{MemoryDisk, Survival};
 use mailrace_shards::spool::recover::open;
 use mailrace_shards::spool::report::{Point, Progress, Recovered, SpoolCompletion, Standing};
+use mailrace_shards::spool::segment::{index_name, segment_name};
 use mailrace_shards::time::Timestamp;
 use smallvec::smallvec;
 use std::collections::BTreeSet;
@@ -181,4 +182,37 @@ fn an_idle_commit_touches_no_disk() {
         journal.commit(true, &mut Vec::new());
         assert_ne!(disk.operations(), before, "after message {sequence}");
     }
+}
+
+/// Compaction cannot read a segment: that is said once, the segment stays as it is, and the others are compacted.
+#[test]
+fn a_segment_that_cannot_be_compacted_is_named_once_and_left_alone() {
+    let disk = MemoryDisk::new();
+    let options = JournalOptions { segment_bytes: 1 << 12, slack_bytes: 4 << 12, ..JournalOptions::new(true, 42) };
+    let (mut journal, _) = open(disk.clone(), 2, options).expect("the disk works");
+    journal.progress(Progress::Recorded(Point { segment: u32::MAX, offset: 0 }));
+    let body = Bytes::from(vec![b'x'; 500]);
+    let mut out = Vec::new();
+    for sequence in 1..=200 {
+        out.extend(store(&mut journal, sequence, &body));
+        if sequence == 15 {
+            // The first segment is closed by now; its index tells where it ends.
+            disk.put(&index_name(1), b"");
+            disk.put(&segment_name(1), &[0; 4096]);
+        }
+        // One in ten stays.
+        if sequence % 10 > 1 {
+            journal.progress(Progress::Done { id: id(sequence), recipients: smallvec![0] });
+        }
+        while journal.maintain(&mut out) {
+            journal.commit(true, &mut out);
+        }
+    }
+    let said = out.iter().filter(|of| matches!(of, SpoolCompletion::Housekeeping { .. }));
+    let said: Vec<_> = said.collect();
+    let [SpoolCompletion::Housekeeping { why }] = said[..] else { panic!("{said:?}") };
+    assert!(why.contains(&segment_name(1)), "{why}");
+    let (total, needed) = journal.ledger().octets();
+    assert!(total <= 2 * needed + 6 * 4096, "{total} for {needed}");
+    assert!(disk.content(&segment_name(1)).is_some() && disk.content(&segment_name(2)).is_none());
 }

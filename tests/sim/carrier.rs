@@ -188,6 +188,7 @@ impl World {
             let now = self.now().instant;
             if works {
                 self.report.count("tls", "handshake");
+                self.oracle.secured(conn);
                 carrier.client.handle_tls_ready(now);
             } else {
                 self.report.count("tls", "handshake failed");

@@ -423,3 +423,36 @@ impl PermitHome {
         self.last_number
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::PermitHome;
+    use crate::limits::PERMIT_SWEEP_MAX;
+    use crate::message::CoreId;
+    use crate::path::limit::{Combination, LimitTable};
+    use crate::path::permit::{PermitId, ToHome};
+    use crate::settings::{LimitPer, LimitSettings};
+    use crate::time::Instant;
+    use std::sync::Arc;
+
+    /// Domains come and go; their counters do not stay, but for those that are in use.
+    #[test]
+    fn counters_that_nobody_uses_are_forgotten() {
+        let table =
+            LimitTable::new(&[LimitSettings { connections: Some(1), ..LimitSettings::new(LimitPer::Domain) }], 1);
+        let connect = |home: &mut PermitHome, number: u64| {
+            let of = Combination { domain: &format!("d{number}.test"), site: "mx.test", source: "s", pool: None };
+            let limits = Arc::new(table.resolve(&of));
+            home.handle(CoreId(1), ToHome::Connect { permit: PermitId(number), held: 0, limits }, Instant(number));
+        };
+        let mut home = PermitHome::new(CoreId(0));
+        connect(&mut home, 1);
+        for number in 2..=1000 {
+            connect(&mut home, number);
+            home.handle(CoreId(1), ToHome::Return { permit: PermitId(number) }, Instant(number));
+            assert!(home.counters.len() <= 2 * PERMIT_SWEEP_MAX, "{} counters", home.counters.len());
+            assert_eq!(home.by_key.len(), home.counters.len());
+        }
+        home.handle(CoreId(1), ToHome::Return { permit: PermitId(1) }, Instant(1001));
+    }
+}

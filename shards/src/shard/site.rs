@@ -334,3 +334,33 @@ impl Sites {
         self.rests.retain(|_, rest| rest.until > before);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Sites;
+    use crate::path::{ShareKey, SourceIndex};
+
+    /// A site goes, and its paths with it, when no destination is routed to it and no session uses it.
+    #[test]
+    fn a_site_goes_with_its_last_user() {
+        let mut sites = Sites::default();
+        let site = sites.enter("mx.test", Vec::new());
+        assert_eq!(sites.enter("mx.test", Vec::new()), site, "the name makes it");
+        let path = sites.path_to(site, SourceIndex(0), |_| "s->mx.test".to_owned());
+        sites.path_mut(path).enter(ShareKey(1));
+        let left = |sites: &Sites| (sites.sites.len(), sites.by_name.len(), sites.paths.len());
+        sites.leave(site);
+        sites.leave(site);
+        assert_eq!(left(&sites), (1, 1, 1), "a session uses it");
+        sites.path_mut(path).leave(ShareKey(1));
+        sites.drop_unused(site);
+        assert_eq!(left(&sites), (0, 0, 0));
+        let site = sites.enter("mx.test", Vec::new());
+        sites.enter("mx.test", Vec::new());
+        sites.path_to(site, SourceIndex(0), |_| "s->mx.test".to_owned());
+        sites.leave(site);
+        assert_eq!(left(&sites), (1, 1, 1), "a destination is routed to it");
+        sites.leave(site);
+        assert_eq!(left(&sites), (0, 0, 0));
+    }
+}

@@ -491,3 +491,19 @@ fn mix(seed: u64, segment: u32) -> u64 {
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::GroupFailed;
+    use std::io;
+
+    /// Who runs the machine reads what to do, not only what the kernel calls it.
+    #[test]
+    fn a_full_disk_and_a_full_quota_are_told_apart() {
+        let text = |kind| GroupFailed { doing: "writing", segment: 1, error: io::Error::from(kind) }.text(2);
+        assert!(text(io::ErrorKind::StorageFull).contains("file system is full"));
+        assert!(text(io::ErrorKind::QuotaExceeded).contains("quota is used up"));
+        let other = text(io::ErrorKind::TimedOut);
+        assert!(other.contains("writing") && other.contains("of spool 2") && !other.contains('('), "{other}");
+    }
+}

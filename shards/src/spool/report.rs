@@ -218,11 +218,4 @@ impl fmt::Display for SpoolError {
     }
 }
 
-impl std::error::Error for SpoolError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Disk { error, .. } | Self::Thread(error) => Some(error),
-            Self::NewerVersion { .. } => None,
-        }
-    }
-}
+impl std::error::Error for SpoolError {}

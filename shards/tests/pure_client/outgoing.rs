@@ -72,3 +72,19 @@ fn under_tls_the_last_octet_of_the_records_completes_a_message() {
     outgoing.refill_sealed(|_, _| {});
     assert!(outgoing.unsent().is_empty() && !outgoing.completes_message());
 }
+
+/// An idle connection keeps no room for octets; what is to be sent is never given away with it.
+#[test]
+fn room_is_given_back_when_nothing_is_in_it() {
+    let (mut session, mut outgoing) = ready();
+    outgoing.refill(&mut session, NOW);
+    assert_eq!(outgoing.give_back(), None);
+    assert_eq!(outgoing.unsent(), PLAIN.as_bytes());
+    outgoing.note_sent(PLAIN.len(), &mut session, NOW);
+    outgoing.refill(&mut session, NOW);
+    let room = outgoing.give_back().expect("there was nothing to send");
+    assert!(room.is_empty() && room.capacity() >= PLAIN.len(), "{room:?}");
+    outgoing.lend(|| Vec::with_capacity(777));
+    outgoing.lend(|| unreachable!("it has some"));
+    assert_eq!(outgoing.give_back().map(|room| (room.len(), room.capacity())), Some((0, 777)));
+}

@@ -83,6 +83,45 @@ fn of_held_mail_is_told_which_rule_holds_it() {
     assert_eq!(world.states(), (0, 0, 0, 0));
 }
 
+#[test]
+fn messages_are_listed_by_each_field_of_the_filter() {
+    let mut world = World::new(settings());
+    world.everything_at(&["a.test", "b.test"], &[("mx.hoster.test", peer(1))]);
+    world.put(pause("whole", domain("a.test")));
+    world.put(pause("tagged", tag()));
+    let extras = |tag: Option<&str>, campaign: Option<&str>| Extras {
+        tags: tag.into_iter().map(Into::into).collect(),
+        campaign: campaign.map(Into::into),
+        ..Extras::default()
+    };
+    let plain = world.post(&["r@a.test"]);
+    let tagged = world.post_with(&["s@b.test"], extras(Some("slow"), None));
+    let both = world.post_with(&["t@a.test"], extras(Some("slow"), Some("spring")));
+    world.run(seconds(1));
+    let any = MessageFilter::default;
+    let cases = [
+        (any(), vec![plain, tagged, both]),
+        (MessageFilter { domain: Some("a.test".into()), ..any() }, vec![plain, both]),
+        (MessageFilter { tag: Some("slow".into()), ..any() }, vec![tagged, both]),
+        (MessageFilter { campaign: Some("spring".into()), ..any() }, vec![both]),
+        (MessageFilter { queue: Some("b.test".into()), ..any() }, vec![tagged]),
+        (MessageFilter { queue: Some("spring:@a.test".into()), ..any() }, vec![both]),
+        (MessageFilter { state: Some("held".into()), ..any() }, vec![plain, tagged, both]),
+        (MessageFilter { state: Some("ready".into()), ..any() }, vec![]),
+        (MessageFilter { after: Some(plain), ..any() }, vec![tagged, both]),
+        (MessageFilter { domain: Some("c.test".into()), ..any() }, vec![]),
+        (MessageFilter { domain: Some("a.test".into()), tag: Some("slow".into()), ..any() }, vec![both]),
+    ];
+    for (filter, expected) in cases {
+        let listed = ask(&mut world, Question::Messages { filter: filter.clone(), limit: 10 });
+        world.run(seconds(1));
+        let Ok(Answer::Messages(views)) = listed.try_recv() else { panic!("it is answered") };
+        let mut found: Vec<_> = views.iter().map(|view| view.envelope.id()).collect();
+        found.sort();
+        assert_eq!(found, expected, "{filter:?}");
+    }
+}
+
 /// The answer to a suspension of one egress path named what was in flight on every other as well.
 #[test]
 fn in_flight_is_what_is_on_the_path_that_the_rule_names() {
@@ -153,6 +192,27 @@ fn the_view_of_the_queues_counts_what_is_held_and_what_waits() {
     let told: Vec<_> = views.iter().map(|view| (&*view.domain, view.total, view.held, view.waiting)).collect();
     assert_eq!(told, [("a.test", 2, 2, 0), ("b.test", 3, 0, 3), ("c.test", 2, 2, 0)]);
     assert!(views.iter().all(|view| view.ages[0] == view.total), "all is young: {views:?}");
+}
+
+/// Ages go from five minutes on by doubling.
+#[test]
+fn the_view_of_the_queues_tells_ages_by_doubling_from_five_minutes_on() {
+    let mut world = World::new(settings());
+    world.everything_at(&["a.test"], &[("mx.hoster.test", peer(1))]);
+    world.put(pause("whole", domain("a.test")));
+    let begun = world.now.utc;
+    // Minutes from the first message to the last, and to the ones between.
+    for gap in [21, 11, 6, 5, 4] {
+        let at = begun.after(Duration::from_secs(60 * (21 - gap)));
+        world.run(at.since(world.now.utc));
+        world.post(&["r@a.test"]);
+    }
+    let last = begun.after(Duration::from_secs(60 * 21));
+    world.run(last.since(world.now.utc));
+    let answer = ask(&mut world, Question::Queues);
+    world.run(seconds(1));
+    let Ok(Answer::Queues(views)) = answer.try_recv() else { panic!("it is answered") };
+    assert_eq!(views[0].ages, [1, 2, 1, 1, 0, 0, 0, 0, 0, 0]);
 }
 
 /// What a rule has ended is told with it, in all and by queue; what a suppression ended is counted elsewhere.

@@ -21,6 +21,11 @@ pub struct Mutant {
 }
 
 impl Mutant {
+    /// What it does, without the place.
+    pub fn change(&self) -> &str {
+        self.name.splitn(4, ':').nth(3).unwrap_or("").trim_start()
+    }
+
     /// `queue` for `shards/src/queue/store.rs`.
     pub fn module(&self) -> &str {
         self.file.split('/').nth(2).unwrap_or("")

@@ -2,11 +2,11 @@
 //! behind a switch, and each is judged by the tests that meet it. Never touches the sources it is run on.
 //!
 //! ```text
-//! mailrace-mutants [--shard K/N] [--quick] [--again] [--built] [--workers N] [PART…]
+//! mailrace-mutants [--shard K/N] [--quick] [--up-to SECONDS] [--again] [--built] [--workers N] [PART…]
 //! ```
 //!
 //! `--shard 1/4` takes every fourth mutant from the second on; `--quick` leaves the slow tests for a later run without
-//! it; `--again` judges those anew that were missed, and no others; `--built`
+//! it, `--up-to 7` those that take more than seven seconds; `--again` judges those anew that were missed, and no others; `--built`
 //! takes the programs of the last build. What was
 //! judged before is kept in the work directory, `target/mutants` or `MAILRACE_MUTANTS_DIR`, and not judged twice.
 
@@ -17,44 +17,37 @@ mod report;
 mod tests;
 mod weave;
 
-use judge::{Bench, Pass, Verdict};
-use report::Results;
+use judge::{Bench, Pass, QUICK, Verdict};
+use report::{Accepted, Results};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-/// The modules that decide, and the first files among them: where mail is lost if they are wrong.
+/// The modules that decide.
 const GLOBS: [&str; 6] = ["queue", "path", "spool", "rules", "smtp", "shard"];
-const FIRST: [&str; 14] = [
-    "/queue/",
-    "spool/record",
-    "spool/recover",
-    "spool/journal",
-    "spool/ledger",
-    "spool/segment",
-    "shard/gate",
-    "client/outgoing",
-    "rules/verdict",
-    "path/permit",
-    "path/home",
-    "server/decoder",
-    "server/content",
-    "client/output",
-];
 
 struct Options {
     shard: (usize, usize),
     again: bool,
     quick: bool,
+    up_to: Duration,
     built: bool,
     workers: usize,
     globs: Vec<String>,
 }
 
 fn options() -> Options {
-    let mut options =
-        Options { shard: (0, 1), again: false, quick: false, built: false, workers: 2, globs: Vec::new() };
+    let mut options = Options {
+        shard: (0, 1),
+        again: false,
+        quick: false,
+        up_to: Duration::MAX,
+        built: false,
+        workers: 2,
+        globs: Vec::new(),
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -64,7 +57,11 @@ fn options() -> Options {
                 options.shard = (k.parse().expect("K"), n.parse().expect("N"));
             }
             "--workers" => options.workers = arguments.next().and_then(|text| text.parse().ok()).expect("--workers N"),
-            "--quick" => options.quick = true,
+            "--quick" => (options.quick, options.up_to) = (true, QUICK),
+            "--up-to" => {
+                let seconds = arguments.next().and_then(|text| text.parse().ok()).expect("--up-to SECONDS");
+                options.up_to = Duration::from_secs(seconds);
+            }
             "--built" => options.built = true,
             "--again" => options.again = true,
             glob => options.globs.push(glob.to_owned()),
@@ -106,26 +103,14 @@ fn main() {
         })
         .collect();
     chosen.sort_by_key(|&number| scattered(number));
-    // Two of the first files, one of the others: a run that is stopped leaves a fair sample of both.
-    let (first, others): (Vec<usize>, Vec<usize>) =
-        chosen.into_iter().partition(|&number| FIRST.iter().any(|part| all[number].file.contains(part)));
-    let mut chosen: Vec<(usize, usize)> = first.into_iter().enumerate().collect();
-    chosen.extend(others.into_iter().enumerate().map(|(at, number)| (at * 2 + 1, number)));
-    chosen.sort_by_key(|&(turn, _)| turn);
-    let bench = Bench { tests: &tests, tree: &built.tree, catches: Mutex::default() };
+    let bench = Bench { tests: &tests, tree: &built.tree, catches: Mutex::new(results.catches(&all)) };
     let (next, results) = (AtomicUsize::new(0), Mutex::new(results));
     std::thread::scope(|scope| {
         for _ in 0..options.workers {
             scope.spawn(|| {
-                while let Some(&(_, number)) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let was_open = open.contains(&number);
-                    let pass = if options.quick {
-                        Pass::Quick
-                    } else if was_open {
-                        Pass::Slow
-                    } else {
-                        Pass::All
-                    };
+                while let Some(&number) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let above = (open.contains(&number) && !options.again).then_some(QUICK);
+                    let pass = Pass { above, up_to: options.up_to };
                     let (verdict, by) = judge::judge(number, &all[number].file, pass, &bench);
                     let name = &all[number].name;
                     results.lock().expect("no worker panics").put(name, verdict.word(), &by);
@@ -136,10 +121,14 @@ fn main() {
             });
         }
     });
-    print!("{}", results.into_inner().expect("no worker panics").table(&all));
+    print!("{}", results.into_inner().expect("no worker panics").table(&all, &Accepted::load(&root)));
 }
 
-/// An order that is the same each time and has nothing to do with that of the files: what is judged first is a sample.
+/// An order that is the same each time and has nothing to do with that of the files, so that what is judged first is a
+/// sample in which each mutant is as likely as any other (the finalizer of SplitMix64).
 fn scattered(number: usize) -> u64 {
-    (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    let mut mixed = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }

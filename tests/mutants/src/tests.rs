@@ -1,5 +1,7 @@
 //! The tests: how long each takes, and which mutants it meets.
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,8 +33,27 @@ pub enum Ending {
 const ADDRESS_SPACE_OCTETS: u64 = 6 << 30;
 const WALL_SECONDS_MAX: u64 = 900;
 
+/// How a run ended, and what it wrote to its standard output.
+pub struct Ran {
+    pub ending: Ending,
+    pub said: String,
+}
+
 /// Runs some tests of one program within a bound of processor seconds, which other load does not shorten.
-pub fn run(program: &Path, tests: &[&str], variables: &[(&str, &str)], processor_seconds: u64, tree: &Path) -> Ending {
+pub fn run(program: &Path, tests: &[&str], variables: &[(&str, &str)], processor_seconds: u64, tree: &Path) -> Ran {
+    let said = tree.join(format!("said-{:?}", std::thread::current().id()));
+    let ending = run_into(&said, program, tests, variables, processor_seconds, tree);
+    Ran { ending, said: String::from_utf8_lossy(&fs::read(&said).unwrap_or_default()).into_owned() }
+}
+
+fn run_into(
+    said: &Path,
+    program: &Path,
+    tests: &[&str],
+    variables: &[(&str, &str)],
+    processor_seconds: u64,
+    tree: &Path,
+) -> Ending {
     let mut child = Command::new("prlimit")
         .arg(format!("--cpu={processor_seconds}"))
         .arg(format!("--as={ADDRESS_SPACE_OCTETS}"))
@@ -44,7 +65,7 @@ pub fn run(program: &Path, tests: &[&str], variables: &[(&str, &str)], processor
         .env("RUST_BACKTRACE", "0")
         .current_dir(tree.join("shards"))
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(fs::File::create(said).expect("the copy can be written"))
         .stderr(Stdio::null())
         .spawn()
         .expect("prlimit (util-linux) is installed");
@@ -103,8 +124,8 @@ fn try_one(target: &str, program: &Path, name: &str, tree: &Path, scratch: &Path
     let seen = scratch.join("seen");
     let _ = fs::remove_file(&seen);
     let before = processor_time();
-    let ending = run(program, &[name], &[("MAILRACE_MUTANT_SEEN", seen.to_str().expect("UTF-8"))], 600, tree);
-    if ending != Ending::Passed {
+    let ran = run(program, &[name], &[("MAILRACE_MUTANT_SEEN", seen.to_str().expect("UTF-8"))], 600, tree);
+    if ran.ending != Ending::Passed {
         println!("not used, it does not pass without a mutant: {target} {name}");
         return None;
     }
@@ -116,9 +137,14 @@ fn try_one(target: &str, program: &Path, name: &str, tree: &Path, scratch: &Path
 }
 
 impl Test {
+    /// Its name among those of all programs.
+    pub fn id(&self) -> String {
+        format!("{}:{}", self.target, self.name)
+    }
+
     fn line(&self) -> String {
         let meets: Vec<String> = self.meets.iter().map(usize::to_string).collect();
-        format!("{}\t{}\t{}\n", self.name, self.takes.as_millis(), meets.join(","))
+        format!("{}\t{}\t{}\n", self.name, self.takes.as_micros(), meets.join(","))
     }
 
     fn of_line(target: &str, program: &Path, line: &str) -> Option<Self> {
@@ -126,14 +152,13 @@ impl Test {
         let (name, takes, meets) = (fields.next()?.to_owned(), fields.next()?.parse().ok()?, fields.next()?);
         let meets = meets.split(',').filter_map(|number| number.parse().ok()).collect();
         let (program, target) = (program.to_owned(), target.to_owned());
-        Some(Self { program, target, name, takes: Duration::from_millis(takes), meets })
+        Some(Self { program, target, name, takes: Duration::from_micros(takes), meets })
     }
 }
 
 /// User and system time of the children that have ended.
 fn processor_time() -> Duration {
-    let text = fs::read_to_string("/proc/self/stat").expect("procfs");
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: u64 = fields[13].parse::<u64>().expect("cutime") + fields[14].parse::<u64>().expect("cstime");
-    Duration::from_millis(ticks * 10)
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("there is such a call");
+    let micros = |time: TimeVal| Duration::from_micros(time.num_microseconds() as u64);
+    micros(usage.user_time()) + micros(usage.system_time())
 }

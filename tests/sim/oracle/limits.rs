@@ -2,7 +2,7 @@
 
 use crate::network::ConnId;
 use crate::plan::{Plan, SECOND};
-use mailrace_shards::settings::{LimitPer, LimitSettings, Rate};
+use mailrace_shards::settings::{LimitPer, LimitSettings, Rate, TlsPolicy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -16,6 +16,8 @@ struct Open {
     fresh: Option<u64>,
     /// It was opened before the limits that hold now, and goes on as it was made.
     old: bool,
+    /// A handshake of TLS has succeeded on it.
+    secure: bool,
 }
 
 /// What a limit counts.
@@ -77,11 +79,19 @@ impl Limits {
         trouble: bool,
     ) -> Option<String> {
         let site = self.sites[&peer];
-        self.open.insert(conn, Open { source, site, domains: BTreeSet::new(), mails: 0, fresh: None, old: false });
+        let (domains, mails, fresh, old, secure) = (BTreeSet::new(), 0, None, false, false);
+        self.open.insert(conn, Open { source, site, domains, mails, fresh, old, secure });
         self.exceeded(conn, None).or_else(|| {
             let rates = |limit: &LimitSettings| limit.connection_rate.filter(|_| limit.domain.is_none());
             self.too_fast(conn, None, time, trouble, 0, rates)
         })
+    }
+
+    /// A handshake of TLS has succeeded.
+    pub fn secured(&mut self, conn: ConnId) {
+        if let Some(open) = self.open.get_mut(&conn) {
+            open.secure = true;
+        }
     }
 
     /// A message is begun.
@@ -101,6 +111,9 @@ impl Limits {
             return None;
         }
         let mails = open.mails;
+        if self.is_in_the_clear(conn, domain) {
+            return Some(format!("mail for {domain} in the clear on connection {conn}, where TLS is required"));
+        }
         for (at, limit) in self.entries.iter().enumerate() {
             let most = limit.messages_per_connection.filter(|_| self.counted(at, conn, Some(domain)).is_some());
             if let Some(most) = most.filter(|most| mails > *most && !self.open[&conn].old) {
@@ -137,6 +150,14 @@ impl Limits {
             LimitPer::Source => (at, open.source, None, own),
             LimitPer::Pool => return None,
         })
+    }
+
+    /// Whether TLS is required for what is on a connection, and it has none.
+    fn is_in_the_clear(&self, conn: ConnId, domain: &str) -> bool {
+        let open = &self.open[&conn];
+        let required = |at: usize| self.entries[at].tls == Some(TlsPolicy::Required);
+        let applies = |at: usize| self.counted(at, conn, Some(domain)).is_some();
+        !open.secure && !open.old && (0..self.entries.len()).any(|at| required(at) && applies(at))
     }
 
     fn exceeded(&self, conn: ConnId, domain: Option<&str>) -> Option<String> {

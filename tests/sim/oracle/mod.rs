@@ -241,6 +241,11 @@ impl Oracle {
         }
     }
 
+    /// A handshake of TLS has succeeded on a connection to a host.
+    pub fn secured(&mut self, conn: ConnId) {
+        self.limits.secured(conn);
+    }
+
     pub fn closed(&mut self, conn: ConnId, moment: Moment) {
         if let Some(out) = self.outs.get_mut(&conn) {
             out.closed.get_or_insert(moment);

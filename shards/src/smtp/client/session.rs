@@ -251,12 +251,6 @@ impl Session {
         self.body_until.or_else(|| self.awaited.front().map(|head| self.reply_since.after(head.step.timeout())))
     }
 
-    /// What the peer offers; nothing before [`ClientEvent::Ready`].
-    #[must_use]
-    pub fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
-    }
-
     /// Messages that may be under way at once: with DATA the one being answered and the one whose envelope follows
     /// its final dot; with BDAT as many as configured; without PIPELINING one.
     pub(super) fn window(&self) -> usize {
