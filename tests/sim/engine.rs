@@ -2,15 +2,16 @@
 
 use crate::control::RULE_KEY;
 use crate::core::Core;
+use crate::found::Found;
 use crate::plan::{Death, SECOND};
-use crate::storage::{Log, Spool, Task};
+use crate::storage::{Log, Spool};
 use crate::world::{Event, Happening, World};
 use mailrace_shards::message::CoreId;
 use mailrace_shards::shard::{Shard, ShardConfig};
 use mailrace_shards::spool::journal::JournalOptions;
 use mailrace_shards::spool::memory_disk::{Fault, MemoryDisk, Survival};
 use mailrace_shards::spool::recover;
-use mailrace_shards::spool::report::{Recovered, SpoolCompletion};
+use mailrace_shards::spool::report::SpoolCompletion;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ impl World {
         self.life += 1;
         self.born = self.time;
         let count = self.plan.cores;
-        let Ok(recovered) = self.open_spools(count) else {
+        let Ok(()) = self.open_spools(count) else {
             self.report.fault("disk: fails at the start", "");
             for spool in self.spools.values_mut() {
                 spool.disk = spool.disk.after_crash(Survival::Some(self.random.number()));
@@ -55,27 +56,22 @@ impl World {
         self.forget_reload();
         // Rules before the mail that was recovered: none of it may be picked without them.
         self.publish_at_start();
-        for (core, found) in recovered.into_iter().enumerate() {
-            for (spool, found) in found {
-                self.with_shard(core, |shard, _| {
-                    shard.handle_unrecorded(spool, &found.unrecorded, found.recorded);
-                    found.messages.into_iter().for_each(|message| shard.handle_recovered(message));
-                });
-            }
+        for core in 0..count {
             let offset = self.random.below(SECOND / 100);
             self.on_core(core, offset, Happening::Tick);
         }
         for spool in self.spools.keys().copied().collect::<Vec<u16>>() {
             self.after(0, Event::SpoolTurn(self.life, spool));
+            let delay = self.random.skewed(1, SECOND / 2);
+            self.after(delay, Event::Search(self.life, spool));
         }
         self.plan_death();
     }
 
-    /// What was found, for each core.
-    fn open_spools(&mut self, cores: usize) -> Result<Vec<Vec<(u16, Recovered)>>, ()> {
-        let mut found: Vec<Vec<(u16, Recovered)>> = (0..cores).map(|_| Vec::new()).collect();
+    /// One for each core, and those of cores that ran before.
+    fn open_spools(&mut self, cores: usize) -> Result<(), ()> {
         for core in 0..cores as u16 {
-            self.spools.entry(core).or_insert_with(|| Spool::new(MemoryDisk::new(), None));
+            self.spools.entry(core).or_insert_with(|| Spool::new(MemoryDisk::new(), None, Found::Posted));
         }
         let numbers: Vec<u16> = self.spools.keys().copied().collect();
         for number in numbers {
@@ -86,20 +82,13 @@ impl World {
                 pending_ends: 3,
                 ..JournalOptions::new(true, self.random.number())
             };
-            let Ok((journal, recovered)) = recover::open(disk.clone(), number, options) else { return Err(()) };
+            let Ok((journal, older)) = recover::begin(disk.clone(), number, options) else { return Err(()) };
             if self.faults.disk_has_stopped(number, &disk) {
                 return Err(());
             }
-            self.report.add("engine", "message recovered", recovered.messages.len() as u64);
-            for dropped in &recovered.dropped {
-                // A crash may leave holes in what was not synced; what that may cost, the ledger says.
-                let why = format!("{:?}", dropped.why);
-                self.report.count("recovery dropped", why.split('(').next().unwrap_or_default());
-            }
-            found[usize::from(number) % cores].push((number, recovered));
-            self.spools.insert(number, Spool::new(disk, Some(journal)));
+            self.spools.insert(number, Spool::new(disk, Some(journal), Found::Older(older)));
         }
-        Ok(found)
+        Ok(())
     }
 
     fn plan_death(&mut self) {
@@ -216,10 +205,7 @@ impl World {
             let Some(mut journal) = spool.journal.take() else { continue };
             let mut out = Vec::new();
             for task in std::mem::take(&mut spool.tasks) {
-                match task {
-                    Task::Store(ticket, envelope, body) => journal.store(ticket, envelope, body, &mut out),
-                    Task::Progress(progress) => journal.progress(progress),
-                }
+                task.give(&mut journal, &mut out);
             }
             let forgotten = journal.close(&mut out);
             let failed = out.iter().any(|completion| matches!(completion, SpoolCompletion::Failing { .. }));

@@ -12,6 +12,7 @@ mod core;
 mod engine;
 mod far;
 mod faults;
+mod found;
 mod injection;
 mod injector;
 mod network;

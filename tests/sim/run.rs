@@ -1,6 +1,7 @@
 //! Runs of seeds: one life after the other until all mail is at its end, and the tests that do so.
 
 use crate::core::Core;
+use crate::found::Found;
 use crate::plan::SECOND;
 use crate::report::Report;
 use crate::world::{Event, World};
@@ -66,7 +67,8 @@ impl World {
             // A core that stands still has not heard yet of what others ended.
             is_over && core.mail.is_empty() && core.orders.is_empty()
         };
-        !self.cores.is_empty() && self.injections.is_empty() && self.cores.iter().all(is_empty)
+        let found = self.spools.values().all(|spool| matches!(spool.found, Found::Posted));
+        found && !self.cores.is_empty() && self.injections.is_empty() && self.cores.iter().all(is_empty)
     }
 
     /// All is at its end and settled: even a crash that loses all that is not synced brings nothing back.

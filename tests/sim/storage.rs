@@ -1,6 +1,7 @@
 //! The disks and the threads in front of them: each spool's writer with the real journal on a simulated disk, the
 //! outcome log of each core, and reads of bodies. Nothing is durable here before its sync.
 
+use crate::found::Found;
 use crate::plan::{SECOND, Spot};
 use crate::world::{Event, Happening, World};
 use mailrace_shards::limits::{LOG_RETRY_MS, LOG_SYNC_LAG_MS, SPOOL_GROUP_COMMANDS, SPOOL_RETRY_MS, SPOOL_SYNC_LAG_MS};
@@ -11,7 +12,8 @@ use mailrace_shards::spool::disk::Disk;
 use mailrace_shards::spool::journal::Journal;
 use mailrace_shards::spool::memory_disk::MemoryDisk;
 use mailrace_shards::spool::record::{TRAILER_BYTES, trailer_matches};
-use mailrace_shards::spool::report::Progress;
+use mailrace_shards::spool::recover::Findings;
+use mailrace_shards::spool::report::{Point, Progress, SpoolCompletion};
 use mailrace_shards::spool::segment::segment_name;
 use std::collections::VecDeque;
 use std::io;
@@ -23,6 +25,22 @@ const MILLI: u64 = 1000;
 pub enum Task {
     Store(u64, Arc<Envelope>, Body),
     Progress(Progress),
+    /// What a search has found, and up to where the log has all of its receptions.
+    Adopt(Box<Findings>, Option<Point>),
+}
+
+impl Task {
+    /// To the journal.
+    pub fn give(self, journal: &mut Journal<MemoryDisk>, out: &mut Vec<SpoolCompletion>) {
+        match self {
+            Self::Store(ticket, envelope, body) => journal.store(ticket, envelope, body, out),
+            Self::Progress(progress) => journal.progress(progress),
+            Self::Adopt(findings, recorded) => {
+                journal.adopt(*findings);
+                recorded.into_iter().for_each(|point| journal.older_are_recorded(point));
+            }
+        }
+    }
 }
 
 /// One spool directory and its thread.
@@ -30,6 +48,7 @@ pub struct Spool {
     pub disk: MemoryDisk,
     pub journal: Option<Journal<MemoryDisk>>,
     pub tasks: VecDeque<Task>,
+    pub found: Found,
     /// Its thread is not asleep before.
     busy_until: u64,
     looks_again: bool,
@@ -41,11 +60,12 @@ pub struct Spool {
 }
 
 impl Spool {
-    pub fn new(disk: MemoryDisk, journal: Option<Journal<MemoryDisk>>) -> Self {
+    pub fn new(disk: MemoryDisk, journal: Option<Journal<MemoryDisk>>, found: Found) -> Self {
         Self {
             disk,
             journal,
             tasks: VecDeque::new(),
+            found,
             busy_until: 0,
             looks_again: false,
             unsynced_since: None,
@@ -129,19 +149,15 @@ impl World {
         } else {
             of.prepared = false;
             for _ in 0..SPOOL_GROUP_COMMANDS {
-                match of.tasks.pop_front() {
-                    Some(Task::Store(ticket, envelope, body)) => {
-                        messages = true;
-                        journal.store(ticket, envelope, body, &mut out);
-                    }
-                    Some(Task::Progress(progress)) => journal.progress(progress),
-                    None => break,
-                }
+                let Some(task) = of.tasks.pop_front() else { break };
+                messages |= matches!(task, Task::Store(..));
+                task.give(journal, &mut out);
             }
         }
         if !(journal.is_failing() && of.retry_at.is_some_and(|at| time < at)) || messages {
             let lag = SPOOL_SYNC_LAG_MS * MILLI;
-            of.compacting = journal.maintain(&mut out);
+            // Nobody in the queues would hear of a body that moved before it is there.
+            of.compacting = matches!(of.found, Found::Posted) && journal.maintain(&mut out);
             let due = of.unsynced_since.is_some_and(|since| time >= since + lag);
             journal.commit(due || journal.is_failing(), &mut out);
             of.failing = journal.is_failing();

@@ -5,6 +5,7 @@ use crate::carrier::Carrier;
 use crate::control::Control;
 use crate::core::Core;
 use crate::faults::Faults;
+use crate::found::Searched;
 use crate::injection::Injection;
 use crate::injector::Injector;
 use crate::network::{Conn, ConnId, Moment, Way};
@@ -38,6 +39,10 @@ pub enum Happening {
     Handshake(ConnId, bool),
     Spool(u16, Vec<SpoolCompletion>),
     Log(LogWord),
+    /// A spool has been searched.
+    Searched(u16, Searched),
+    /// The next of what was found there.
+    Found(u16),
     /// The same as `Drive` for an injecting connection.
     Inject(ConnId),
     /// A graceful stop was ordered.
@@ -51,6 +56,8 @@ pub enum Event {
     Core(u32, usize, Happening),
     /// The thread of a spool has its turn.
     SpoolTurn(u32, u16),
+    /// A spool is searched for what previous lives left.
+    Search(u32, u16),
     /// The thread of a core's outcome log has its turn.
     LogTurn(u32, usize),
     /// The oldest chunk of a pipe arrives.
@@ -236,6 +243,7 @@ impl World {
         match event {
             Event::Core(_, core, happening) => self.on_its_turn(core, happening),
             Event::SpoolTurn(life, spool) if life == self.life => self.spool_turn(spool),
+            Event::Search(life, spool) if life == self.life => self.search_spool(spool),
             Event::LogTurn(life, core) if life == self.life => self.log_turn(core),
             Event::Arrive(conn, way) => self.arrive(conn, way),
             Event::Client => self.new_client(),
@@ -253,7 +261,12 @@ impl World {
             Event::Stop(life) if life == self.life => self.order_stop(),
             Event::Restart => self.start_engine(),
             Event::Watch => self.watch(),
-            Event::SpoolTurn(..) | Event::LogTurn(..) | Event::Applied(..) | Event::Crash(_) | Event::Stop(_) => {}
+            Event::SpoolTurn(..)
+            | Event::Search(..)
+            | Event::LogTurn(..)
+            | Event::Applied(..)
+            | Event::Crash(_)
+            | Event::Stop(_) => {}
         }
         if std::mem::take(&mut self.doomed) && !self.cores.is_empty() {
             self.crash();
@@ -272,6 +285,8 @@ impl World {
             Happening::Handshake(conn, works) => self.shaken(conn, works),
             Happening::Spool(spool, completions) => self.complete_spool(core, spool, completions),
             Happening::Log(word) => self.complete_log(core, word),
+            Happening::Searched(spool, searched) => self.searched(core, spool, searched),
+            Happening::Found(spool) => self.post_found(core, spool),
             Happening::Inject(conn) => self.converse(conn),
             Happening::Stop => self.stop_core(core),
         }
@@ -313,8 +328,10 @@ fn kind_of(event: &Event) -> u8 {
                 Happening::Inject(_) => 9,
                 Happening::Stop => 10,
                 Happening::Handshake(..) => 11,
+                Happening::Searched(..) => 12,
+                Happening::Found(_) => 13,
             };
-            100 + 12 * (*core as u8) + of
+            100 + 14 * (*core as u8) + of
         }
         Event::SpoolTurn(..) => 0,
         Event::LogTurn(..) => 1,
@@ -331,5 +348,6 @@ fn kind_of(event: &Event) -> u8 {
         Event::Reload => 12,
         Event::Submit => 13,
         Event::Import => 14,
+        Event::Search(..) => 15,
     }
 }

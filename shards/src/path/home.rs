@@ -449,10 +449,10 @@ mod tests {
         connect(&mut home, 1);
         for number in 2..=1000 {
             connect(&mut home, number);
-            home.handle(CoreId(1), ToHome::Return { permit: PermitId(number) }, Instant(number));
+            home.handle(CoreId(1), ToHome::Return { permit: PermitId(number), used: true }, Instant(number));
             assert!(home.counters.len() <= 2 * PERMIT_SWEEP_MAX, "{} counters", home.counters.len());
             assert_eq!(home.by_key.len(), home.counters.len());
         }
-        home.handle(CoreId(1), ToHome::Return { permit: PermitId(1) }, Instant(1001));
+        home.handle(CoreId(1), ToHome::Return { permit: PermitId(1), used: true }, Instant(1001));
     }
 }

@@ -9,47 +9,16 @@ use super::current::Current;
 use super::disk::Disk;
 use super::group::{Encoded, Small, Staged, message_bytes_bound};
 use super::ledger::{Ledger, Place};
+pub use super::options::JournalOptions;
 use super::record::{HEADER_BYTES, Mark};
 use super::recover::Findings;
 use super::report::{Point, Progress, SpoolCompletion};
 use super::segment::segment_name;
-use crate::limits::{
-    SEGMENT_BYTES, SPOOL_ENVELOPE_BYTES_MAX, SPOOL_PENDING_ATTEMPTS, SPOOL_PENDING_ENDS, SPOOL_RECORD_BYTES_MAX,
-    SPOOL_SLACK_BYTES,
-};
+use crate::limits::{SPOOL_ENVELOPE_BYTES_MAX, SPOOL_PENDING_ATTEMPTS, SPOOL_RECORD_BYTES_MAX};
 use crate::message::{Body, Envelope, Location, MessageId};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-
-/// How a journal behaves.
-#[derive(Clone, Debug)]
-pub struct JournalOptions {
-    /// A message is acknowledged only when it is synced.
-    pub sync_before_answer: bool,
-    /// Octets after which a segment is sealed.
-    pub segment_bytes: u64,
-    /// Octets beyond twice what is needed that start compaction.
-    pub slack_bytes: u64,
-    /// A random number, new at each start.
-    pub seed: u64,
-    /// Ends of messages that may wait to be written while the disk refuses.
-    pub pending_ends: usize,
-}
-
-impl JournalOptions {
-    /// The product's sizes.
-    #[must_use]
-    pub fn new(sync_before_answer: bool, seed: u64) -> Self {
-        Self {
-            sync_before_answer,
-            segment_bytes: SEGMENT_BYTES,
-            slack_bytes: SPOOL_SLACK_BYTES,
-            seed,
-            pending_ends: SPOOL_PENDING_ENDS,
-        }
-    }
-}
 
 /// See the module.
 pub struct Journal<D: Disk> {

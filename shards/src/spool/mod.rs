@@ -27,6 +27,7 @@ pub mod ledger;
 mod load;
 pub mod memory_disk;
 mod open;
+mod options;
 pub mod record;
 pub mod recover;
 pub mod report;
