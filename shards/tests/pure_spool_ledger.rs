@@ -64,6 +64,11 @@ fn the_ledger_knows_each_recipient() {
         let tried = if *last == recipients - 1 { vec![(*last, standing)] } else { vec![] };
         assert_eq!(snapshot.tried, tried, "of {recipients}");
         assert_eq!(ledger.open_messages(), 1);
+        // Whom the message does not have cannot be finished, nor be tried.
+        for stranger in [recipients, 16, 64, 128].into_iter().filter(|&index| index >= recipients && index < u16::MAX) {
+            assert_eq!(ledger.finish(id(1), &[stranger]), None, "{stranger} of {recipients}");
+        }
+        assert_eq!(ledger.snapshot(id(1)), snapshot, "of {recipients}");
         ledger.finish(id(1), &[*last]);
         assert_eq!((ledger.open_messages(), ledger.segment(1).unwrap().live), (0, 0), "of {recipients}");
     }

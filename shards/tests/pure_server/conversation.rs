@@ -210,7 +210,7 @@ conversations! {
         S: 501 5.1.3 Address syntax
         C: RCPT TO:<b c@b.test>
         S: 501 5.1.3 Address syntax
-        C: RCPT TO:<\"b\\\u{1}\"@b.test>
+        C: RCPT TO:<\"b\\é\"@b.test>
         S: 501 5.1.3 Address syntax
         C: RCPT TO:<b@b@b.test>
         S: 553 5.1.3 Not a domain name

@@ -2,7 +2,7 @@
 //! has its reception.
 
 use crate::world::{KEY, settings};
-use mailrace_shards::event::{Command, Submission};
+use mailrace_shards::event::{Command, Mail, Submission};
 use mailrace_shards::message::{Body, ContentFlags, CoreId, Envelope, Location, MessageId};
 use mailrace_shards::outcome::RecordType;
 use mailrace_shards::shard::{Shard, ShardConfig};
@@ -98,4 +98,32 @@ fn receptions_that_may_be_lost_are_recorded_again_before_the_spool_hears_so() {
     assert_eq!(told(&mut shard, last), [77]);
     shard.handle_unrecorded(0, &[], Point { segment: 1, offset: 99 });
     assert!(recorded(&mut shard).is_empty() && told(&mut shard, last).is_empty(), "there was nothing to record");
+}
+
+/// A message for several recipients is posted once to each domain, however they stand in its envelope.
+#[test]
+fn recipients_are_posted_by_domain() {
+    let mut shard = shard();
+    let recipients = ["a@b.test", "b@a.test", "c@b.test", "d@c.test", "e@a.test", "f@b.test"];
+    let submission = Submission {
+        id: shard.next_message_id(),
+        sender: "s@sender.test".into(),
+        recipients: recipients.map(Into::into).to_vec(),
+        flags: ContentFlags::default(),
+        extras: None,
+        body: Body::from_static(b"hi\r\n"),
+        protocol: "ESMTP",
+        peer: None,
+    };
+    let ticket = shard.accept(submission, NOW);
+    shard.handle_stored(ticket, Ok((Location { spool: 0, segment: 1, offset: 7, length: 4 }, true)), NOW);
+    let mut posted = Vec::new();
+    while let Some(command) = shard.poll_command() {
+        if let Command::Post(_, Mail::Post(post)) = command {
+            assert!(post.body.is_some() && post.due.is_none() && post.attempts == 0);
+            posted.push(post.recipients.to_vec());
+        }
+    }
+    posted.sort();
+    assert_eq!(posted, [vec![0, 2, 5], vec![1, 4], vec![3]]);
 }

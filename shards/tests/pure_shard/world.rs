@@ -98,6 +98,8 @@ pub struct World {
     parked: HashMap<(usize, SessionId), bool>,
     next_id: u64,
     woken: HashSet<(usize, SessionId)>,
+    /// Tokens by core: each names one delivery.
+    tokens: HashSet<(usize, u64)>,
     /// How long answers of the resolver are good, when not for ever.
     pub ttl: Option<Duration>,
 }
@@ -142,6 +144,7 @@ impl World {
             parked: HashMap::new(),
             next_id: 0,
             woken: HashSet::new(),
+            tokens: HashSet::new(),
             ttl: None,
         }
     }
@@ -338,6 +341,7 @@ impl World {
             Next::Wait => drop(self.parked.insert((core, session), true)),
             Next::Finish => self.later(core, STEP, Event::Closed(session, None)),
             Next::Deliver(delivery) => {
+                assert!(self.tokens.insert((core, delivery.token)), "a token is given once");
                 let connect = &self.open[&(core, session)];
                 let after = match self.hosts.get(&connect.peer) {
                     Some(Behaviour::Sluggish(after)) => *after,
