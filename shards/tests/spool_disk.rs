@@ -65,18 +65,20 @@ fn start_with(root: &Path, spool: u16, options: SpoolOptions) -> Spool {
     let (sender, completions) = unbounded();
     let notify = Box::new(move |batch| drop(sender.send(batch)));
     let (writer, found) = SpoolWriter::start(root, spool, options, notify).expect("starts");
-    let mut recovered = Recovered::default();
+    let (mut recovered, mut expected) = (Recovered::default(), 0);
     loop {
         match found.wait() {
-            FoundEvent::Searched { messages, unrecorded, recorded } => {
-                recovered = Recovered { unrecorded, recorded, ..Recovered::default() };
-                recovered.messages.reserve(messages as usize);
+            FoundEvent::Searched { messages, unrecorded, recorded, dropped } => {
+                recovered = Recovered { messages: Vec::new(), dropped, unrecorded, recorded };
+                expected = messages;
             }
             FoundEvent::Messages(messages) => recovered.messages.extend(messages),
             FoundEvent::Failed(error) => panic!("{error}"),
-            FoundEvent::End => return Spool { writer, recovered, completions },
+            FoundEvent::End => break,
         }
     }
+    assert_eq!(recovered.messages.len() as u64, expected, "as many come as were found");
+    Spool { writer, recovered, completions }
 }
 
 fn start(root: &Path, spool: u16) -> Spool {
@@ -117,6 +119,7 @@ fn mail_survives_and_bodies_are_read_back() {
     spool.writer.stop();
 
     let again = start(root, 0);
+    assert_eq!(again.recovered.dropped, []);
     assert_eq!(again.recovered.messages.len(), 499);
     let second = &again.recovered.messages[0];
     assert_eq!((second.envelope.id(), second.location), (id(0, 2), locations[1]));

@@ -77,7 +77,7 @@ impl Local {
                 return Err(Ended::Stop);
             }
             match found.take() {
-                Some(FoundEvent::Searched { messages, unrecorded, recorded }) => {
+                Some(FoundEvent::Searched { messages, unrecorded, recorded, .. }) => {
                     self.with_shard(|shard, _| shard.handle_unrecorded(spool, &unrecorded, recorded));
                     return Ok(messages);
                 }

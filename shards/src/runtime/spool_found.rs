@@ -7,7 +7,7 @@ use super::spool_file::{SpoolHandle, monotonic};
 use crate::limits::{FOUND_BATCH_MESSAGES, FOUND_BATCHES, FOUND_TOLD_MILLIS};
 use crate::message::Envelope;
 use crate::spool::recover::{Older, Search};
-use crate::spool::report::{Point, RecoveredMessage, SpoolError};
+use crate::spool::report::{Dropped, Point, RecoveredMessage, SpoolError};
 use crate::spool::search::search;
 use crossbeam::channel::{Receiver, SendTimeoutError, Sender, TryRecvError, bounded};
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub enum FoundEvent {
         unrecorded: Vec<Arc<Envelope>>,
         /// See [`crate::spool::report::Recovered::recorded`].
         recorded: Point,
+        /// What could not be read. The operator has been told.
+        dropped: Vec<Dropped>,
     },
     /// Some of them, in the order in which they lie on disk.
     Messages(Vec<RecoveredMessage>),
@@ -137,7 +139,7 @@ impl Work {
         }
         // The writer hears of them before anybody can tell it what has become of one.
         self.writer.adopt(findings, unrecorded.is_empty().then_some(recorded));
-        let mut going = self.send(FoundEvent::Searched { messages: all, unrecorded, recorded });
+        let mut going = self.send(FoundEvent::Searched { messages: all, unrecorded, recorded, dropped });
         while going && messages.left() > 0 {
             going = self.send(FoundEvent::Messages(messages.next(&self.disk, FOUND_BATCH_MESSAGES)?));
         }
