@@ -103,3 +103,20 @@ fn a_dropped_watch_leaves_nothing_behind() {
     }
     super::wait::until("the readers and their connections have ended", || threads() <= before + 2);
 }
+
+#[test]
+fn the_leader_is_asked_if_there_is_one() {
+    let mut server = Server::start(3);
+    let etcd = client(&server.urls());
+    etcd.prefer_leader(PATIENT);
+    let first = server.leader();
+    assert_eq!(etcd.endpoint(), server.url(first));
+    server.kill(first);
+    server.await_leader();
+    etcd.prefer_leader(Duration::from_secs(1));
+    assert_eq!(etcd.endpoint(), server.url(server.leader()), "whoever is gone is passed over");
+    server.kill_all();
+    let before = etcd.endpoint().to_owned();
+    etcd.prefer_leader(Duration::from_millis(100));
+    assert_eq!(etcd.endpoint(), before, "nobody says anything");
+}
