@@ -46,7 +46,7 @@ impl Why {
             }
             Self::Unsure => {
                 "cluster: this engine asks etcd first whether the others still count with it; \
-                 it delivers when it knows, or in two seconds"
+                 it delivers when it knows, or in a few seconds"
             }
             Self::Copy => {
                 "cluster: another engine runs with a copy of this data directory; \

@@ -175,3 +175,71 @@ impl Speaker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Lease, Revision, State, UNHURRIED};
+    use crate::cluster::board::Board;
+    use crate::cluster::fence::Gate;
+    use crate::rules::change::Changed;
+    use mailrace_shards::runtime::clock;
+    use std::time::Duration;
+
+    const EVERY: Duration = Duration::from_secs(3);
+
+    /// What is said now, if anything.
+    fn said(state: &mut State) -> Option<Revision> {
+        state.begin_word(clock::now().instant, EVERY).map(|(_, applied)| applied)
+    }
+
+    #[test]
+    fn what_somebody_waits_for_is_said_at_once_and_once() {
+        let board = Board::new("a".into(), Gate::new(false, Duration::ZERO, true), 10);
+        board.with(|state| {
+            assert_eq!(said(state), None, "without a lease nobody listens");
+            state.lease = Some(Lease(1));
+            assert_eq!(said(state), Some(10), "the first word tells that it is there");
+            assert_eq!(said(state), None);
+            state.begin(12, 1);
+            state.begin(13, 1);
+            assert_eq!(said(state), None, "it is not in force yet");
+            state.end(12, Ok(Changed::default()));
+            assert_eq!(said(state), Some(12));
+            state.end(13, Ok(Changed::default()));
+            assert_eq!(said(state), Some(13), "while the other word may still be on its way");
+            assert_eq!(said(state), None);
+            // A word that did not arrive is said again, a little later.
+            let now = clock::now().instant;
+            state.unsaid(13, now);
+            assert_eq!(state.begin_word(now, EVERY), None);
+            assert_eq!(state.begin_word(now.after(EVERY / 10), EVERY).map(|(_, applied)| applied), Some(13));
+            // Somebody has to hear of a revision that may have changed nothing here.
+            state.speak_up(20);
+            assert_eq!(said(state), Some(13));
+            assert_eq!(said(state), None, "one word for that is on its way");
+            state.saw(20);
+            state.object();
+            assert_eq!(said(state), Some(20), "over the word of another");
+        });
+    }
+
+    #[test]
+    fn what_was_made_here_is_said_without_haste() {
+        let board = Board::new("a".into(), Gate::new(false, Duration::ZERO, true), 10);
+        board.with(|state| {
+            state.lease = Some(Lease(1));
+            assert_eq!(said(state), Some(10));
+            // Whoever made it may hear of it from etcd's answer before the watch says so, or after.
+            state.made_here(12);
+            state.begin(12, 1);
+            state.begin(13, 1);
+            state.made_here(13);
+            for revision in [12, 13] {
+                state.end(revision, Ok(Changed::default()));
+            }
+            let now = clock::now().instant;
+            assert_eq!(state.begin_word(now, EVERY), None);
+            assert_eq!(state.begin_word(now.after(UNHURRIED), EVERY).map(|(_, applied)| applied), Some(13));
+        });
+    }
+}
