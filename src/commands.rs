@@ -1,6 +1,7 @@
 //! The commands that need no running engine: `check-config`, `systemd-unit`, `token`, `hash-secret`.
 
 use crate::cli::{PlaceArguments, TokenAction};
+use crate::cluster;
 use crate::config::{self, Config, Overrides};
 use crate::machine::Machine;
 use crate::rules::store::{Store, StoreError};
@@ -19,6 +20,12 @@ pub fn check_config(file: &Path) -> ExitCode {
         Ok(config) => {
             for warning in &config.warnings {
                 eprintln!("{}: warning: {warning}", file.display());
+            }
+            // Nobody wants to hear of these only when the engine is restarted.
+            let unusable = config.cluster.as_ref().map(cluster::check_files).unwrap_or_default();
+            if !unusable.is_empty() {
+                unusable.iter().for_each(|why| eprintln!("{}: {why}", file.display()));
+                return ExitCode::FAILURE;
             }
             print(&format!("{}: correct: {}\n", file.display(), summary(&config)))
         }

@@ -2,6 +2,7 @@
 //! together. Starts nothing; leaves behind the data directory and the lock on it.
 
 use crate::certificate;
+use crate::cluster;
 use crate::config::Config;
 use crate::files::{DataLock, make_private_directory};
 use crate::system;
@@ -62,6 +63,7 @@ pub fn run(config: &Config) -> Result<Ready, Findings> {
         findings.note(listener_in_the_end(key, address, patience));
     }
     tls_files(config, &mut findings);
+    findings.errors.extend(config.cluster.as_ref().map(cluster::check_files).unwrap_or_default());
     let users = users(&config.settings, &mut findings);
     sources(&config.settings, &mut findings);
     hostname(&config.settings, &mut findings);

@@ -277,8 +277,8 @@ impl Desk {
 
 /// Nodes that have not applied a change for which nobody waited; nothing when there are none.
 #[must_use]
-pub fn pending(changed: &Changed) -> Option<Json> {
-    let nodes = changed.pending.iter().map(Json::from).collect::<Vec<Json>>();
+pub fn pending<'a>(nodes: impl IntoIterator<Item = &'a Arc<str>>) -> Option<Json> {
+    let nodes = nodes.into_iter().map(Json::from).collect::<Vec<Json>>();
     (!nodes.is_empty()).then(|| nodes.into())
 }
 

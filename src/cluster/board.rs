@@ -2,17 +2,18 @@
 //! cores, how the link to etcd is. One lock, held for moments; nothing is waited for under it but itself. Decides
 //! nothing that `waiting` or `fence` decide.
 
+use super::calls::Calls;
 use super::etcd::Lease;
 use super::fence::{Fence, Gate};
-use super::record::Said;
-use super::waiting::{Call, Member, Name, Waiting, Word};
+use super::record::{Run, Said};
+use super::waiting::{Member, Name, Waiting, Word};
+use super::word::Words;
 use crate::rules::authority::Failure;
 use crate::rules::change::Changed;
 use crate::rules::shared::Revision;
 use mailrace_shards::runtime::clock;
-use mailrace_shards::runtime::reply::Replier;
 use mailrace_shards::time::{Now, Timestamp};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,10 +22,6 @@ const ON_THE_WAY_MAX: usize = 64;
 
 /// And changes in them.
 const CHANGES_ON_THE_WAY_MAX: usize = 40_000;
-
-/// Revisions of which is kept what came of them here, for calls that hear of their revision only after it was applied.
-/// More than calls there can be.
-const RECENT_MAX: usize = 4096;
 
 /// Words by which a node's clock is judged. What took long on its way makes a clock look late, never early: the least
 /// late of a few is near the truth.
@@ -68,25 +65,6 @@ impl Link {
     }
 }
 
-/// How far a call is.
-enum Stage {
-    /// No thread has taken it up.
-    Queued,
-    /// It is being written.
-    Writing,
-    /// It is in etcd with these revisions, the last one the greatest.
-    Stored(Vec<Revision>),
-}
-
-struct Waiter {
-    stage: Stage,
-    /// It waits for this node only.
-    local: bool,
-    /// What will have come of it, as far as is known before it is applied here.
-    expected: Changed,
-    reply: Replier<Result<Changed, Failure>>,
-}
-
 /// What is known of a node beside what calls depend on.
 #[derive(Clone, Debug, Default)]
 pub struct About {
@@ -122,10 +100,20 @@ pub struct State {
     pub lease: Option<Lease>,
     /// What is known here cannot be what etcd has: everything is to be read anew.
     pub doubtful: bool,
+    /// What is here is to be compared with what etcd has, soon.
+    pub compare_now: bool,
+    /// How often everything was compared with what etcd has, and how often something differed.
+    pub comparisons: u64,
+    /// See [`State::comparisons`].
+    pub differences: u64,
     /// As of when nodes were read; what the watch says of them up to then is older.
     pub nodes_at: Revision,
-    /// This node is to announce itself again: somebody has forgotten it.
+    /// The others do not count with this node any more: it is to note that, and to announce itself again.
     pub forgotten: bool,
+    /// At which revision this node announced itself; 0 while it has not.
+    pub announced_at: Revision,
+    /// The other engine that runs with a copy of this data directory, and was there before.
+    pub twin: Option<Run>,
     /// The last revision that changed rules, suppressions or pools.
     pub relevant: Revision,
     /// Changes written by this node since its start, and those that failed.
@@ -134,17 +122,16 @@ pub struct State {
     pub failed_writes: u64,
     /// The end has come.
     pub stopping: bool,
-    /// Somebody waits to hear of this revision, which may have changed nothing of ours: this node is to say its word.
-    speak_for: Revision,
+    /// What this node has to say of itself.
+    pub(super) words: Words,
     /// A revision could not be stored here: everything from it on must be asked for again.
     broken: Option<String>,
     /// The follower has taken over what etcd says up to it.
     seen: Revision,
     /// Revisions that are not in force here yet, with how many changes they have.
     on_the_way: BTreeMap<Revision, usize>,
-    calls: HashMap<Call, Waiter>,
-    last_call: Call,
-    recent: VecDeque<(Revision, Changed)>,
+    /// Those who asked for a change, and what came of the last ones.
+    pub(super) calls: Calls,
 }
 
 /// See the module.
@@ -168,19 +155,22 @@ impl Board {
             about: BTreeMap::new(),
             lease: None,
             doubtful: false,
+            compare_now: false,
+            comparisons: 0,
+            differences: 0,
             nodes_at: 0,
             forgotten: false,
+            announced_at: 0,
+            twin: None,
             relevant: stored,
             writes: 0,
             failed_writes: 0,
             stopping: false,
-            speak_for: 0,
+            words: Words::default(),
             broken: None,
             seen: stored,
             on_the_way: BTreeMap::new(),
-            calls: HashMap::new(),
-            last_call: 0,
-            recent: VecDeque::new(),
+            calls: Calls::default(),
         };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -214,6 +204,13 @@ impl Board {
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Waits until everything up to a revision is in force here. So that this node hears of one that changed nothing of
+    /// ours, it says its word, which is heard after it.
+    pub fn catch_up(&self, revision: Revision, within: Duration) -> bool {
+        self.change(|state| state.speak_up(revision));
+        self.wait(within, |state| (state.waiting.own() >= revision).then_some(())).is_some()
     }
 
     /// Rests; not longer than until the end has come. Whether it has.
@@ -273,7 +270,29 @@ impl State {
                 about.skews.pop_front();
             }
         }
-        self.waiting.said(name, Some(Word { uuid: said.uuid, applied: said.applied }));
+        self.waiting.said(name, Some(Word { uuid: said.run.uuid, run: said.run.id, applied: said.applied }));
+    }
+
+    /// The others do not count with this node as long as it has not announced itself: it delivers nothing until it has, and
+    /// has caught up with what was decided without it.
+    pub fn uncounted(&mut self) {
+        self.gate.uncounted();
+        self.forgotten = true;
+    }
+
+    /// This node has no lease any more.
+    pub fn lost(&mut self) {
+        self.gate.ended();
+        self.lease = None;
+        self.announced_at = 0;
+    }
+
+    /// Another one runs with a copy of this data directory, and was there before: this one is none of the nodes.
+    pub fn give_way(&mut self, other: Run) {
+        self.twin = Some(other);
+        self.gate.is_copy(true);
+        self.lost();
+        self.uncounted();
     }
 
     /// Whoever is not named is no node any more.
@@ -297,6 +316,7 @@ impl State {
         self.on_the_way.insert(revision, changes);
         self.seen = self.seen.max(revision);
         self.relevant = self.relevant.max(revision);
+        self.owe(revision);
     }
 
     /// Everything that concerns rules up to a revision is on its way, or in force.
@@ -315,33 +335,12 @@ impl State {
             Err(Failure::Refused(refused)) => return self.fail(refused.text),
             Err(Failure::Unavailable(why)) => return self.fail(why),
         };
-        if self.recent.len() == RECENT_MAX {
-            self.recent.pop_front();
-        }
-        self.recent.push_back((revision, changed));
+        self.calls.came(revision, changed);
         self.progress();
     }
 
     fn fail(&mut self, why: String) {
         self.broken.get_or_insert(why);
-    }
-
-    /// This node is to say its word, so that it hears of a revision that may have changed nothing of ours.
-    pub fn speak_up(&mut self, revision: Revision) {
-        self.speak_for = self.speak_for.max(revision);
-    }
-
-    /// It has said it, at that revision: it only has to be heard.
-    pub fn spoke(&mut self, at: Revision) {
-        if self.speak_for <= at {
-            self.speak_for = 0;
-        }
-    }
-
-    /// Whether somebody waits for that.
-    #[must_use]
-    pub fn must_speak(&self) -> bool {
-        self.speak_for > self.seen
     }
 
     /// Why a revision could not be stored here, if one could not and no other is on its way any more.
@@ -389,107 +388,6 @@ impl State {
             self.gate.applied(self.waiting.own());
         }
     }
-}
-
-/// Calls.
-impl State {
-    /// Somebody asks for a change.
-    pub fn call(&mut self, local: bool, reply: Replier<Result<Changed, Failure>>) -> Call {
-        self.last_call += 1;
-        let waiter = Waiter { stage: Stage::Queued, local, expected: Changed::default(), reply };
-        self.calls.insert(self.last_call, waiter);
-        self.last_call
-    }
-
-    /// A thread takes it up. Whether it is still wanted.
-    pub fn take_up(&mut self, call: Call) -> bool {
-        let Some(waiter) = self.calls.get_mut(&call) else { return false };
-        waiter.stage = Stage::Writing;
-        true
-    }
-
-    /// It is in etcd.
-    pub fn stored(&mut self, call: Call, revisions: Vec<Revision>, expected: Changed) {
-        self.writes += 1;
-        let Some(last) = revisions.last().copied() else { return self.answer(call, Ok(expected)) };
-        let Some(waiter) = self.calls.get_mut(&call) else { return };
-        waiter.stage = Stage::Stored(revisions);
-        waiter.expected = expected;
-        self.waiting.wait(call, last, waiter.local);
-    }
-
-    /// It is not in etcd, or nobody knows.
-    pub fn failed(&mut self, call: Call, failure: Failure) {
-        self.failed_writes += 1;
-        self.answer(call, Err(failure));
-    }
-
-    /// Whoever asked waits no longer: how it is with the change.
-    pub fn give_up(&mut self, call: Call) -> Option<Failure> {
-        let waiter = self.calls.remove(&call)?;
-        Some(match waiter.stage {
-            Stage::Queued => Failure::Unavailable(
-                "too many changes wait for etcd; nothing of this one is stored, try again".to_owned(),
-            ),
-            Stage::Writing => Failure::Unavailable(unknown("etcd has not answered yet")),
-            Stage::Stored(revisions) => {
-                let last = revisions.last().copied().unwrap_or_default();
-                self.waiting.give_up(call, last);
-                let pending = self.waiting.pending(last);
-                Failure::Pending(pending, Box::new(self.came_of(&revisions, waiter.expected)))
-            }
-        })
-    }
-
-    fn settle(&mut self) {
-        for call in self.waiting.settle() {
-            let Some(waiter) = self.calls.remove(&call) else { continue };
-            let Stage::Stored(revisions) = &waiter.stage else { continue };
-            let pending = self.waiting.pending(revisions.last().copied().unwrap_or_default());
-            let changed = Changed { pending, ..self.came_of(revisions, waiter.expected) };
-            waiter.reply.say(Ok(changed));
-        }
-    }
-
-    fn answer(&mut self, call: Call, result: Result<Changed, Failure>) {
-        if let Some(waiter) = self.calls.remove(&call) {
-            waiter.reply.say(result);
-        }
-    }
-
-    /// What came of these revisions here, if that is still known.
-    fn came_of(&self, revisions: &[Revision], expected: Changed) -> Changed {
-        let known: Vec<&Changed> = revisions
-            .iter()
-            .filter_map(|revision| {
-                let at = self.recent.iter().rposition(|(own, _)| own == revision)?;
-                Some(&self.recent[at].1)
-            })
-            .collect();
-        if known.len() < revisions.len() {
-            return expected;
-        }
-        let sum = |of: fn(&Changed) -> u64| known.iter().map(|changed| of(changed)).sum();
-        Changed {
-            created: sum(|changed| changed.created),
-            updated: sum(|changed| changed.updated),
-            removed: sum(|changed| changed.removed),
-            entry: known.iter().find_map(|changed| changed.entry.clone()).or(expected.entry),
-            ..Changed::default()
-        }
-    }
-
-    /// How many calls wait for anything.
-    #[must_use]
-    pub fn calls(&self) -> usize {
-        self.calls.len()
-    }
-}
-
-/// What is said of a change of which nobody knows whether it was made.
-#[must_use]
-pub fn unknown(why: &str) -> String {
-    format!("{why}: the change may be stored, or yet become so; to make the same call again does no harm")
 }
 
 #[cfg(test)]

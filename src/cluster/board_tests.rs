@@ -35,7 +35,7 @@ fn other(board: &Board, applied: i64) {
     board.change(|state| {
         let member = Member { uuid: "ub".into(), running: true, delivers_when_lost: true };
         state.waiting.announced(&"b".into(), Some(member));
-        state.waiting.said(&"b".into(), Some(Word { uuid: "ub".into(), applied }));
+        state.waiting.said(&"b".into(), Some(Word { uuid: "ub".into(), run: "".into(), applied }));
     });
 }
 

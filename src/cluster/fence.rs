@@ -25,6 +25,10 @@ pub enum Why {
     Behind,
     /// The lease is over.
     NoLease,
+    /// It is not known yet whether the others still count with this engine, and whether another one has its name.
+    Unsure,
+    /// Another engine runs with a copy of this one's data directory.
+    Copy,
 }
 
 impl Why {
@@ -39,6 +43,14 @@ impl Why {
             Self::NoLease => {
                 "cluster: etcd cannot be reached and cluster.on_partition is \"hold\"; \
                  it delivers again once etcd answers"
+            }
+            Self::Unsure => {
+                "cluster: this engine asks etcd first whether the others still count with it; \
+                 it delivers when it knows, or in a few seconds"
+            }
+            Self::Copy => {
+                "cluster: another engine runs with a copy of this data directory; \
+                 this one delivers nothing as long as that one is there"
             }
         }
     }
@@ -56,6 +68,10 @@ pub struct Gate {
     behind: Option<Revision>,
     /// Until when the lease is valid by the monotonic clock, and what the wall clock will show then.
     lease: Option<Now>,
+    /// Until then, at the latest, somebody says whether this engine may deliver.
+    unsure: Option<Instant>,
+    /// Another one runs with a copy of its data directory.
+    copy: bool,
 }
 
 impl Gate {
@@ -63,7 +79,35 @@ impl Gate {
     #[must_use]
     pub fn new(holds: bool, margin: Duration, counted: bool) -> Self {
         let behind = if counted && !holds { None } else { Some(Revision::MAX) };
-        Self { holds, margin, behind, lease: None }
+        Self { holds, margin, behind, lease: None, unsure: None, copy: false }
+    }
+
+    /// Somebody may say until then that this engine must not deliver: it waits for that, and no longer.
+    pub fn unsure(&mut self, until: Instant) {
+        self.unsure = Some(until);
+    }
+
+    /// Nobody says so.
+    pub fn sure(&mut self) {
+        self.unsure = None;
+    }
+
+    /// Whether another engine runs with a copy of the data directory.
+    pub fn is_copy(&mut self, copy: bool) {
+        self.copy = copy;
+    }
+
+    /// The others do not wait for this engine, from when on is not known: it has to announce itself and catch up.
+    pub fn uncounted(&mut self) {
+        self.behind = Some(Revision::MAX);
+    }
+
+    /// How soon what stands before all mail may change by time alone, if so.
+    #[must_use]
+    pub fn changes_within(&self, now: Now) -> Option<Duration> {
+        let unsure = self.unsure.filter(|until| now.instant < *until).map(|until| until.since(now.instant));
+        let lease = self.lease.filter(|_| self.holds).map(|until| until.utc.since(now.utc));
+        unsure.into_iter().chain(lease).min()
     }
 
     /// The lease was granted or renewed for so long by an answer to what was sent then.
@@ -96,8 +140,14 @@ impl Gate {
     /// What stands before all mail now.
     #[must_use]
     pub fn fence(&self, now: Now) -> Fence {
+        if self.copy {
+            return Fence::Shut(Why::Copy);
+        }
         if self.behind.is_some() {
             return Fence::Shut(if self.holds && !self.is_leased(now.instant) { Why::NoLease } else { Why::Behind });
+        }
+        if self.unsure.is_some_and(|until| now.instant < until) {
+            return Fence::Shut(Why::Unsure);
         }
         match &self.lease {
             _ if !self.holds => Fence::Open,
@@ -138,6 +188,28 @@ mod tests {
         assert_eq!(gate.fence(at(0)), Fence::Open);
         gate.ended();
         assert_eq!(gate.fence(at(100)), Fence::Open, "the others wait for it");
+    }
+
+    #[test]
+    fn who_starts_after_a_crash_asks_first_and_waits_no_longer_than_it_said() {
+        let mut gate = Gate::new(false, MARGIN, true);
+        gate.unsure(at(2).instant);
+        assert_eq!(
+            (gate.fence(at(1)), gate.changes_within(at(1))),
+            (Fence::Shut(Why::Unsure), Some(at(1).instant.since(at(0).instant)))
+        );
+        assert_eq!((gate.fence(at(2)), gate.changes_within(at(2))), (Fence::Open, None), "etcd may be away for long");
+        gate.unsure(at(9).instant);
+        gate.sure();
+        assert_eq!(gate.fence(at(3)), Fence::Open, "the others wait for it");
+        gate.uncounted();
+        gate.applied(99);
+        assert_eq!(gate.fence(at(3)), Fence::Shut(Why::Behind), "they do not: somebody has forgotten it");
+        gate.announced(100);
+        gate.applied(100);
+        assert_eq!(gate.fence(at(3)), Fence::Open);
+        gate.is_copy(true);
+        assert_eq!(gate.fence(at(3)), Fence::Shut(Why::Copy));
     }
 
     #[test]

@@ -3,11 +3,13 @@
 //! force in between. It never drops a rule because etcd seems to be another one, or older than what is stored here:
 //! that is for the operator to decide.
 
-use super::board::{Board, Link};
-use super::etcd::{Compare, Etcd, EtcdError, Event, Events, KeyValue, Op, Txn, after_prefix};
+use super::board::{Board, Link, State};
+use super::compare::HeardSegments;
+use super::etcd::{Etcd, EtcdError, Event, Events, KeyValue, after_prefix};
 use super::heard::{Hearing, Missed, News};
 use super::join::Join;
-use super::record::{Key, Keys, Said, read_by, read_member, read_pool, read_rule, read_said};
+use super::place::is_copy;
+use super::record::{Key, Keys, Run, Said, read_by, read_member, read_pool, read_rule, read_said};
 use super::relist::Relist;
 use super::waiting::{Member, Name};
 use crate::report;
@@ -16,7 +18,6 @@ use crate::rules::change::Request;
 use crate::rules::entry::Origin;
 use crate::rules::shared::{Follow, Membership, Revision, Shared};
 use mailrace_shards::runtime::clock;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,14 +25,11 @@ use std::time::Duration;
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
 const AGAIN_AFTER_MAX: Duration = Duration::from_secs(2);
 
-/// How long etcd may take for a transaction.
-const WITHIN: Duration = Duration::from_secs(2);
-
 /// How long the watch is listened to before the thread looks about.
 const LISTEN: Duration = Duration::from_millis(500);
 
-/// Nodes and pools read at a time.
-const PAGE: u32 = 500;
+/// How long a member may take to say who leads.
+const LEADER_WITHIN: Duration = Duration::from_millis(200);
 
 /// After so many revisions that changed nothing of ours, the place is stored all the same: a start then has no more
 /// than these to hear.
@@ -84,17 +82,22 @@ pub struct Follower {
     pub node: Name,
     /// What it remembers.
     pub membership: Membership,
+    /// This run of it.
+    pub run: Run,
     /// etcd has forgotten what follows on what is stored here.
     pub forgotten: bool,
     /// How long the watch may be silent: every node says its word more often.
     pub silent_max: Duration,
     /// Suppressions.
     pub hearing: Box<dyn Hearing>,
+    /// Their segments, by name.
+    pub heard: HeardSegments,
 }
 
 impl Follower {
     /// Until the end.
     pub fn run(mut self) {
+        self.etcd.prefer_leader(LEADER_WITHIN);
         let mut wait = AGAIN_AFTER;
         let mut said = String::new();
         loop {
@@ -153,6 +156,7 @@ impl Follower {
     /// Whom we follow is the right one, and we are up to a revision of it.
     fn begin(&mut self) -> Result<(), Over> {
         let revision = self.nodes()?;
+        self.check_history()?;
         if self.membership.revision == 0 || self.forgotten {
             self.board.change(|state| state.set_link(Link::Reading));
             self.relist(revision)?;
@@ -162,131 +166,6 @@ impl Follower {
             let join = Join { etcd: &self.etcd, keys: &self.keys, authority: &self.authority, node: &self.node };
             join.bring_in(&self.board)?;
             self.membership.joined = true;
-        }
-        Ok(())
-    }
-
-    /// Reads what is said of nodes, and checks that etcd is the one that this engine knows, and our name ours.
-    fn nodes(&mut self) -> Result<Revision, Over> {
-        let from = self.keys.nodes();
-        let end = after_prefix(&from);
-        let mut page = self.etcd.range(&from, &end, None, PAGE)?;
-        let (revision, cluster_id) = (page.header.revision, page.header.cluster_id);
-        let place = format!("{cluster_id:016x} {} {}", self.keys.prefix(), self.identity()?);
-        self.check_place(&place, revision)?;
-        let mut names = BTreeSet::new();
-        let mut words = Vec::new();
-        loop {
-            for kv in &page.kvs {
-                match self.keys.read(&kv.key) {
-                    Key::Member(name) => {
-                        let name: Name = name.into();
-                        names.insert(name.clone());
-                        words.push((name, Some(member(kv)), None));
-                    }
-                    Key::Word(name) => {
-                        let name: Name = name.into();
-                        names.insert(name.clone());
-                        words.push((name, None, said(kv)));
-                    }
-                    _ => {}
-                }
-            }
-            let Some(last) = page.kvs.last().filter(|_| page.more) else { break };
-            let mut next = last.key.clone();
-            next.push(0);
-            page = self.etcd.range(&next, &end, Some(revision), PAGE)?;
-        }
-        self.check_name(&words)?;
-        let silent: BTreeSet<&Name> =
-            words.iter().filter(|(_, _, said)| said.is_some()).map(|(name, ..)| name).collect();
-        self.board.change(|state| {
-            state.cluster_id = Some(cluster_id);
-            state.nodes_at = revision;
-            state.only(&names);
-            for (name, member, said) in words.clone() {
-                if let Some(member) = member {
-                    state.announced(&name, Some(member));
-                }
-                if said.is_some() {
-                    state.said(&name, said, None);
-                }
-            }
-            for name in names.iter().filter(|name| !silent.contains(name)) {
-                state.said(name, None, None);
-            }
-        });
-        Ok(revision)
-    }
-
-    /// What this cluster's part of etcd is called; whoever comes first makes it. An etcd that was made anew in the place
-    /// of another may call itself as that one did, and has another or none of these.
-    fn identity(&self) -> Result<String, Over> {
-        let key = self.keys.identity();
-        let known = self.etcd.range(&key, &[], None, 1)?;
-        if let Some(kv) = known.kvs.first() {
-            return Ok(String::from_utf8_lossy(&kv.value).into_owned());
-        }
-        if self.membership.revision > 0 {
-            return Ok("none".to_owned());
-        }
-        let value = uuid::Builder::from_random_bytes(crate::users::random()).into_uuid().to_string();
-        let put = Op::Put { key: key.clone(), value: value.into_bytes(), lease: None };
-        let txn = Txn { compare: vec![Compare::absent(&key)], success: vec![put], failure: Vec::new() };
-        self.etcd.txn(&txn, WITHIN)?;
-        // Ours, or that of somebody who was faster.
-        let known = self.etcd.range(&key, &[], None, 1)?;
-        let kv = known.kvs.first().ok_or_else(|| Over::Again("etcd lost a key that was just made".to_owned()))?;
-        Ok(String::from_utf8_lossy(&kv.value).into_owned())
-    }
-
-    fn check_place(&mut self, place: &str, revision: Revision) -> Result<(), Over> {
-        let known = self.membership.clone();
-        let is_same = known.place.as_deref() == Some(place);
-        if known.revision > 0 && !is_same {
-            let was = known.place.unwrap_or_default();
-            let why = format!(
-                "this is another etcd, or another prefix in it, than the rules here come from ({place}, not {was}). They \
-                 stay in force and nothing new is heard. To take them into this one, start once without [cluster]"
-            );
-            return Err(Over::Refused(why));
-        }
-        let stored = known.revision;
-        if stored > revision {
-            let why = format!(
-                "etcd has not come to revision {stored}, which this engine has heard of: it was restored from a backup. The \
-                 rules here stay in force and nothing new is heard. To go on from the backup, start once without [cluster]"
-            );
-            return Err(Over::Refused(why));
-        }
-        if known.revision == 0 {
-            let is_new = !is_same || known.behind > revision;
-            let place = place.to_owned();
-            self.membership.place = Some(place.clone());
-            self.membership.behind = 0;
-            self.authority.note(move |store| store.settle_in(&place, is_new)).map_err(Over::Again)?;
-        }
-        Ok(())
-    }
-
-    /// Whether our name is taken.
-    fn check_name(&self, words: &[(Name, Option<Member>, Option<Said>)]) -> Result<(), Over> {
-        let of_us = || words.iter().filter(|(name, ..)| *name == self.node);
-        let other = |uuid: &str| *uuid != *self.membership.uuid;
-        let name = &self.node;
-        if of_us().any(|(_, _, said)| said.as_ref().is_some_and(|said| other(&said.uuid))) {
-            let why = format!(
-                "another engine runs under the name {name:?}; give this one another cluster.node, or stop the other"
-            );
-            return Err(Over::Refused(why));
-        }
-        let lost = of_us().filter_map(|(_, member, _)| member.as_ref());
-        if lost.into_iter().any(|member| member.running && other(&member.uuid)) {
-            let why = format!(
-                "{name:?} was last seen running with another data directory, and may still be delivering. If that one is \
-                 gone for good: mailrace cluster forget {name}; else give this one another cluster.node"
-            );
-            return Err(Over::Refused(why));
         }
         Ok(())
     }
@@ -310,6 +189,7 @@ impl Follower {
         self.membership.revision = revision;
         self.board.change(|state| {
             state.relevant = state.relevant.max(revision);
+            state.owe(revision);
             state.saw(revision);
         });
         Ok(())
@@ -324,9 +204,11 @@ impl Follower {
         let from = self.keys.prefix().as_bytes();
         // Nodes were read a moment ago; what the watch says of them up to then is older.
         let known = self.board.with(|state| state.nodes_at);
+        self.heard.begin(&self.etcd, &self.keys, self.membership.revision)?;
         let mut watch = self.etcd.watch(from, &after_prefix(from), self.membership.revision + 1)?;
         let mut completed = self.membership.revision;
         let mut heard = clock::now().instant;
+        self.board.change(|state| state.compare_now = true);
         loop {
             let next = watch.next(LISTEN)?;
             let now = clock::now().instant;
@@ -392,13 +274,21 @@ impl Follower {
             }
             (Key::Pool(name), None) => follow.changes.push(Shared::RemovePool(name.into())),
             (Key::Suppressions, Some(kv)) => {
+                self.heard.put(&kv.key, kv.mod_revision);
                 let news = self.hearing.put(&kv.key, &kv.value, kv.create_revision, kv.mod_revision);
                 if let Some(News { changes, origin }) = news.map_err(Over::Refused)? {
                     follow.changes.extend(changes);
                     follow.origin = origin.or(follow.origin.take());
                 }
             }
-            (Key::Suppressions, None) => self.hearing.delete(key, event.revision()),
+            (Key::Suppressions, None) => {
+                self.hearing.delete(key, event.revision());
+                if !self.heard.delete(key) {
+                    report::warning("cluster: suppressions are merged in etcd that never were heard of here");
+                    self.board.change(|state| state.differences += 1);
+                    return Err(Over::Forgotten);
+                }
+            }
             (Key::By, Some(kv)) => follow.origin = read_by(&kv.value).or(follow.origin.take()),
             (Key::Member(name), put) if is_news => {
                 let name: Name = name.into();
@@ -407,17 +297,43 @@ impl Follower {
                 }
                 self.board.change(|state| state.announced(&name, put.map(member)));
                 if name == self.node && put.is_none() {
-                    // Somebody forgot us: we announce ourselves again.
-                    self.board.change(|state| state.forgotten = true);
+                    // Somebody forgot us: what was answered since then did not wait for us.
+                    self.board.change(State::uncounted);
                 }
             }
             (Key::Word(name), put) if is_news => {
+                let said = put.and_then(said);
+                if *name == *self.node {
+                    self.hear_own(said.as_ref(), event.revision())?;
+                }
                 let now = clock::now().utc;
-                self.board.change(|state| state.said(&name.into(), put.and_then(said), Some(now)));
+                self.board.change(|state| state.said(&name.into(), said, Some(now)));
             }
             (Key::Member(_) | Key::Word(_) | Key::By | Key::Identity | Key::Other, _) => {}
         }
         Ok(())
+    }
+
+    /// Somebody spoke in this node's name. Of two that have the same data directory, the one that announced itself first
+    /// stays: it says its word again over that of the other, who hears of it.
+    fn hear_own(&self, said: Option<&Said>, at: Revision) -> Result<(), Over> {
+        let Some(said) = said.filter(|said| said.run.uuid == self.run.uuid && said.run.id != self.run.id) else {
+            return Ok(());
+        };
+        let own = self.board.with(|state| state.announced_at);
+        let theirs = if said.announced_at == 0 { at } else { said.announced_at };
+        if own == 0 || said.run.id.is_empty() {
+            return Ok(());
+        }
+        if own < theirs {
+            self.board.change(State::object);
+            return Ok(());
+        }
+        if said.announced_at == 0 {
+            return Ok(());
+        }
+        self.board.change(|state| state.give_way(said.run.clone()));
+        Err(Over::Refused(is_copy(&said.run)))
     }
 
     /// Sends a revision on its way to the store and the cores.
@@ -458,7 +374,7 @@ fn stored(authority: &Authority, board: &Board, follow: Follow, origin: &Origin)
 }
 
 /// What cannot be read means a node that is waited for.
-fn member(kv: &KeyValue) -> Member {
+pub(super) fn member(kv: &KeyValue) -> Member {
     read_member(&kv.value).unwrap_or_else(|why| {
         report::warning(&format!("cluster: {}: {why}", String::from_utf8_lossy(&kv.key)));
         Member { uuid: "?".into(), running: true, delivers_when_lost: true }
@@ -466,8 +382,9 @@ fn member(kv: &KeyValue) -> Member {
 }
 
 /// A word that cannot be read says that nothing is in force there.
-fn said(kv: &KeyValue) -> Option<Said> {
-    let unknown = Said { uuid: "?".into(), applied: 0, clock: clock::now().utc, version: "?".into() };
+pub(super) fn said(kv: &KeyValue) -> Option<Said> {
+    let run = Run { uuid: "?".into(), ..Run::default() };
+    let unknown = Said { run, announced_at: 0, applied: 0, clock: clock::now().utc, version: "?".into() };
     Some(read_said(&kv.value).unwrap_or(unknown))
 }
 

@@ -4,12 +4,15 @@
 //! | file | what it is |
 //! |---|---|
 //! | `board` | what the threads and the control core know together |
+//! | `calls` | those who asked for a change, and what they are told |
+//! | `compare` | now and then: whether what is here is what etcd has |
 //! | `etcd` | a blocking client of etcd; knows nothing of what the keys mean |
 //! | `fence` | whether all mail of this engine has to wait, and why; decides only |
 //! | `follow` | the thread that does here what happens in etcd |
 //! | `heard` | what the follower's thread asks of the packed suppressions |
 //! | `join` | brings into etcd what was made while this engine was alone |
 //! | `node` | this engine's part in the cluster: begins and ends it; where calls come in |
+//! | `place` | whether etcd is the right one, and this engine still a node of the cluster |
 //! | `presence` | the thread that keeps the lease, announces this node and shuts the fence |
 //! | `record` | keys and what stands in them, as values |
 //! | `relist` | how etcd differs from what is stored here |
@@ -22,12 +25,15 @@
 //! | `write` | the threads that write changes into etcd |
 
 mod board;
+mod calls;
+mod compare;
 pub mod etcd;
 mod fence;
 mod follow;
 pub mod heard;
 mod join;
 mod node;
+mod place;
 mod presence;
 mod record;
 mod relist;
@@ -41,5 +47,5 @@ mod waiting;
 mod word;
 mod write;
 
-pub use node::{Cluster, Prepared, Running, prepare};
+pub use node::{Cluster, Prepared, Running, check_files, prepare};
 pub use status::{NodeStatus, Status};

@@ -1,17 +1,19 @@
 //! This engine's part in the cluster: begins and ends its threads, and takes the calls of the control core.
 
-use super::board::{Board, unknown};
+use super::board::Board;
+use super::calls::unknown;
+use super::compare::{Comparer, HeardSegments};
 use super::etcd::{Etcd, EtcdSettings, EtcdTls};
 use super::fence::{Fence, Gate};
 use super::follow::Follower;
 use super::presence::{FENCE, Presence, fence_rule};
-use super::record::Keys;
+use super::record::{Keys, Run};
 use super::segments::{Segments, Stored};
 use super::status::Status;
 use super::suppressions::listener::{Known, Listener};
 use super::suppressions::merging::Merging;
 use super::tend::Tender;
-use super::word::Speaker;
+use super::word::{SPEAKERS, Speaker};
 use super::write::{Order, Task, Writer};
 use crate::config::{ClusterSettings, ClusterUser, OnPartition, Password};
 use crate::rules::authority::{Authority, Failure};
@@ -26,7 +28,8 @@ use mailrace_shards::rules::{Rule, Scope};
 use mailrace_shards::runtime::clock;
 use mailrace_shards::runtime::control::Control;
 use mailrace_shards::runtime::reply::reply;
-use std::path::Path;
+use mailrace_shards::settings::TlsFiles;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -42,6 +45,10 @@ const SEGMENTS_MAX: usize = 64;
 
 /// How often this node says its word in any case, at most.
 const WORD_EVERY: Duration = Duration::from_secs(3);
+
+/// How long an engine that crashed waits at its start for etcd to say whether the others still count with it. etcd may be
+/// away for longer; then it delivers by what it knows, as it does whenever etcd is away.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
 
 /// So much of a lease is taken off for what passes between the cores' clock, ours and etcd's.
 const MARGIN_PART: u32 = 5;
@@ -96,15 +103,38 @@ pub fn prepare(settings: &ClusterSettings, store: &mut Store) -> Result<Prepared
     let uuid = uuid::Builder::from_random_bytes(random()).into_uuid().to_string();
     let membership = store.enter_cluster(&uuid).map_err(|error| error.to_string())?;
     let holds = settings.on_partition == OnPartition::Hold;
-    let gate = Gate::new(holds, settings.lease / MARGIN_PART, membership.counted);
+    let mut gate = Gate::new(holds, settings.lease / MARGIN_PART, membership.counted);
+    gate.unsure(clock::now().instant.after(ASK_WITHIN));
     Ok(Prepared { settings: settings.clone(), etcd, membership, gate })
+}
+
+/// This run of this engine, as the others see it.
+fn this_run(uuid: &str) -> Run {
+    let id = uuid::Builder::from_random_bytes(random()).into_uuid().to_string().into();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Run { uuid: uuid.into(), id, place: format!("{host}, process {}", std::process::id()).into() }
+}
+
+/// What of the files that the settings name cannot be used, each with its key. Asks etcd nothing.
+#[must_use]
+pub fn check_files(settings: &ClusterSettings) -> Vec<String> {
+    let tls = |ca: Option<&PathBuf>, own: Option<&TlsFiles>| {
+        let tls = Some(EtcdTls { ca: ca.cloned(), own: own.cloned() });
+        Etcd::new(&EtcdSettings { endpoints: settings.endpoints.clone(), user: None, tls }).map(drop)
+    };
+    let named = |keys: &'static str| move |why: String| format!("{keys}: {why}");
+    let ca = settings.ca.as_ref().map(|ca| tls(Some(ca), None).map_err(named("cluster.ca")));
+    let own = settings.certificate.as_ref();
+    let own = own.map(|own| tls(None, Some(own)).map_err(named("cluster.certificate, cluster.key")));
+    let password = settings.user.as_ref().map(|user| credentials(user).map(drop));
+    [ca, own, password].into_iter().flatten().filter_map(Result::err).collect()
 }
 
 fn credentials(user: &ClusterUser) -> Result<(String, String), String> {
     let password = match &user.password {
         Password::Text(text) => text.clone(),
         Password::File(path) => {
-            let text = read(path).map_err(|why| format!("cluster.password_file {}: {why}", path.display()))?;
+            let text = read(path).map_err(|why| format!("cluster.password_file: {}: {why}", path.display()))?;
             text.lines().next().unwrap_or_default().to_owned()
         }
     };
@@ -147,7 +177,7 @@ impl Prepared {
         let fence = gate.fence(clock::now());
         let board = Arc::new(Board::new(node.clone(), gate, membership.revision));
         let keys = Keys::new(&settings.prefix);
-        let uuid: Arc<str> = membership.uuid.as_str().into();
+        let run = this_run(&membership.uuid);
         let every = WORD_EVERY.min(settings.lease / 3);
         let (rules, rule_orders) = bounded(ORDERS_MAX);
         let (suppressions, suppression_orders) = bounded(SEGMENTS_MAX);
@@ -157,7 +187,7 @@ impl Prepared {
             keys: keys.clone(),
             authority: authority.clone(),
             node: node.clone(),
-            uuid: uuid.clone(),
+            run: run.clone(),
             delivers_when_lost,
             counted: membership.counted,
             ttl: settings.lease,
@@ -167,21 +197,26 @@ impl Prepared {
         let known = Known::default();
         let merging = Merging::new(segments.clone(), known.clone());
         let hearing = Box::new(Listener::new(segments, known, Stored(authority.clone())));
+        let heard = HeardSegments::default();
         let follower = Follower {
             board: board.clone(),
             etcd: etcd.clone(),
             keys: keys.clone(),
             authority: authority.clone(),
             node: node.clone(),
+            run: run.clone(),
             membership,
             forgotten: false,
             silent_max: settings.lease.max(every * 3),
             hearing,
+            heard: heard.clone(),
         };
         let speaker =
-            Speaker { board: board.clone(), etcd: etcd.clone(), keys: keys.clone(), node: node.clone(), uuid, every };
-        let writer =
-            Writer { board: board.clone(), etcd: etcd.clone(), keys: keys.clone(), authority: authority.clone() };
+            Speaker { board: board.clone(), etcd: etcd.clone(), keys: keys.clone(), node: node.clone(), run, every };
+        let reader = authority.look(crate::rules::store::Store::reader)?;
+        let writer = Writer { board: board.clone(), etcd: etcd.clone(), keys: keys.clone(), reader };
+        let (places, every_so_often) = ((keys.clone(), authority.clone()), settings.compare_every);
+        let comparer = Comparer::new(board.clone(), etcd.clone(), places, heard, every_so_often);
         let tender = Tender {
             board: board.clone(),
             etcd: etcd.clone(),
@@ -189,6 +224,7 @@ impl Prepared {
             authority: authority.clone(),
             node: node.clone(),
             merging,
+            comparer,
         };
         let answer_within = settings.answer_within;
         let cluster =
@@ -219,7 +255,10 @@ impl Running {
         let Parts { presence, follower, speaker, tender, writer } = parts;
         self.spawn("cluster-follow", move || follower.run())?;
         self.spawn("cluster-lease", move || presence.run())?;
-        self.spawn("cluster-word", move || speaker.run())?;
+        for _ in 0..SPEAKERS {
+            let speaker = speaker.clone();
+            self.spawn("cluster-word", move || speaker.run())?;
+        }
         self.spawn("cluster-tend", move || tender.run())?;
         for orders in orders {
             let (writer, orders) = (writer.clone(), orders.clone());

@@ -1,10 +1,10 @@
 //! This node in the eyes of the others: its lease, what it announces, and what stands before its mail while they do not
 //! count with it. A thread of its own, so that a lease is renewed in time whatever else etcd is slow with.
 
-use super::board::{Board, Link};
+use super::board::{Board, Link, State};
 use super::etcd::{Answer, Compare, Etcd, EtcdError, Lease, Op, Txn};
 use super::fence::{Fence, Why};
-use super::record::{Keys, Said, read_said, write_member, write_said};
+use super::record::{Keys, Run, Said, read_said, write_member, write_said};
 use super::waiting::{Member, Name};
 use crate::report;
 use crate::rules::authority::Authority;
@@ -20,6 +20,10 @@ pub const FENCE: &str = "cluster-fence";
 
 /// How long a failed try is left alone.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// How long whoever announces itself over the word of another run of the same engine waits for it to object. One that was
+/// killed does not; one that has the same data directory and runs does so as soon as it hears of it.
+pub(super) const OBJECTION_WITHIN: Duration = Duration::from_millis(1500);
 
 /// How often the thread looks about.
 const LOOK: Duration = Duration::from_millis(500);
@@ -37,8 +41,8 @@ pub struct Presence {
     pub authority: Authority,
     /// This node.
     pub node: Name,
-    /// Of this data directory.
-    pub uuid: Arc<str>,
+    /// This run.
+    pub run: Run,
     /// It delivers while it is lost.
     pub delivers_when_lost: bool,
     /// The others wait for it even when it is lost, as far as is stored here.
@@ -78,8 +82,11 @@ impl Presence {
                 (other || is_forgotten).then_some(is_forgotten)
             });
             if wake == Some(true) {
-                report::warning("cluster: this node was forgotten while it runs; it announces itself again");
+                report::warning("cluster: the others do not count with this node any more; it announces itself again");
                 lease = None;
+                if let Err(why) = self.count(false) {
+                    report::warning(&format!("cluster: {why}"));
+                }
                 due = clock::now().instant;
             }
         }
@@ -87,10 +94,8 @@ impl Presence {
 
     /// When the fence changes by time alone.
     fn fence_within(&self) -> Duration {
-        match self.fence {
-            Fence::From(at) => at.since(clock::now().utc).max(Duration::from_millis(1)),
-            _ => LOOK,
-        }
+        let within = self.board.with(|state| state.gate.changes_within(clock::now()));
+        within.map_or(LOOK, |within| within.max(Duration::from_millis(1)))
     }
 
     /// Gets a lease or renews it; when to come again.
@@ -107,20 +112,14 @@ impl Presence {
                 }
                 Ok(None) => {
                     *lease = None;
-                    self.board.change(|state| {
-                        state.gate.ended();
-                        state.lease = None;
-                    });
+                    self.board.change(State::lost);
                     (Err("etcd has ended this node's lease; it announces itself again".to_owned()), Duration::ZERO)
                 }
                 Err(error) => (Err(format!("the lease cannot be renewed: {error}")), AGAIN_AFTER),
             };
         }
         // Whatever lease there was, the others may have seen it end.
-        self.board.change(|state| {
-            state.gate.ended();
-            state.lease = None;
-        });
+        self.board.change(State::lost);
         let granted = self.etcd.grant(self.ttl, self.ttl / 3);
         let announced = granted.map_err(|error| format!("no lease: {error}")).and_then(|(new, ttl)| {
             let at = self.announce(new)?;
@@ -131,6 +130,7 @@ impl Presence {
                 *lease = Some(new);
                 self.board.change(|state| {
                     state.lease = Some(new);
+                    state.announced_at = at;
                     state.gate.renewed(sent, ttl);
                     state.gate.announced(at);
                     state.speak_up(at);
@@ -153,10 +153,20 @@ impl Presence {
                 Answer::Put | Answer::Deleted(_) => None,
             });
         let known = pages.next().flatten().map_or(0, |member| member.mod_revision);
-        if let Some(word) = pages.next().flatten()
-            && read_said(&word.value).is_ok_and(|said| said.uuid != self.uuid)
-        {
-            return Err(format!("another engine runs under the name {:?}", self.node));
+        let other = pages.next().flatten().and_then(|word| read_said(&word.value).ok()).map(|said| said.run);
+        let other = other.filter(|other| other.id != self.run.id || other.uuid != self.run.uuid);
+        if let Some(other) = other {
+            if other.uuid != self.run.uuid {
+                return Err(format!("another engine runs under the name {:?} ({})", self.node, other.place));
+            }
+            // Killed a moment ago, or a copy of this directory: one that runs says so when it hears of us.
+            let is_copy = self.board.change(|state| {
+                state.gate.unsure(clock::now().instant.after(OBJECTION_WITHIN));
+                state.twin.as_ref() == Some(&other)
+            });
+            if is_copy {
+                return Err(format!("{} runs with a copy of this data directory", other.place));
+            }
         }
         if !self.delivers_when_lost {
             self.count(false)?;
@@ -196,11 +206,11 @@ impl Presence {
     }
 
     fn member(&self, running: bool) -> Member {
-        Member { uuid: self.uuid.clone(), running, delivers_when_lost: self.delivers_when_lost }
+        Member { uuid: self.run.uuid.clone(), running, delivers_when_lost: self.delivers_when_lost }
     }
 
     fn said(&self, applied: Revision, clock: Timestamp) -> Said {
-        Said { uuid: self.uuid.clone(), applied, clock, version: env!("CARGO_PKG_VERSION").into() }
+        Said { run: self.run.clone(), announced_at: 0, applied, clock, version: env!("CARGO_PKG_VERSION").into() }
     }
 
     /// Brings into force what stands before all mail, if it is other than what the cores know.

@@ -269,11 +269,24 @@ pub fn read_member(value: &[u8]) -> Result<Member, String> {
     })
 }
 
+/// One run of one engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    /// Of its data directory.
+    pub uuid: Arc<str>,
+    /// Of this run: no other ever has it. Empty for a mailrace that did not say.
+    pub id: Arc<str>,
+    /// Its host and process, for people.
+    pub place: Arc<str>,
+}
+
 /// What a node says while it has a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
-    /// Of its data directory.
-    pub uuid: Arc<str>,
+    /// Who says it.
+    pub run: Run,
+    /// At which revision it announced itself; 0 in the announcement.
+    pub announced_at: Revision,
     /// Everything up to it is in force there.
     pub applied: Revision,
     /// What its clock showed.
@@ -287,7 +300,10 @@ pub struct Said {
 pub fn write_said(said: &Said) -> Vec<u8> {
     text([
         ("v", Some(number(VERSION))),
-        ("uuid", Some(Json::from(&said.uuid))),
+        ("uuid", Some(Json::from(&said.run.uuid))),
+        ("run", Some(Json::from(&said.run.id))),
+        ("place", Some(Json::from(&said.run.place))),
+        ("announced", Some(number(said.announced_at))),
         ("applied", Some(number(said.applied))),
         ("clock", Some(number(said.clock.0))),
         ("version", Some(Json::from(&said.version))),
@@ -300,8 +316,10 @@ pub fn write_said(said: &Said) -> Vec<u8> {
 /// What is not understood.
 pub fn read_said(value: &[u8]) -> Result<Said, String> {
     let json = object(value)?;
+    let perhaps = |name: &str| json.get(name).and_then(Json::text).unwrap_or_default().into();
     Ok(Said {
-        uuid: word(&json, "uuid")?,
+        run: Run { uuid: word(&json, "uuid")?, id: perhaps("run"), place: perhaps("place") },
+        announced_at: json.get("announced").and_then(Json::integer).unwrap_or(0),
         applied: json.get("applied").and_then(Json::integer).ok_or("it has no applied")?,
         clock: moment(&json, "clock")?.ok_or("it has no clock")?,
         version: word(&json, "version")?,

@@ -1,7 +1,7 @@
 //! What is written into etcd is read, and what is not understood is refused.
 
 use super::{
-    Key, Keys, Said, read_by, read_member, read_pool, read_rule, read_said, rule_key, write_by, write_member,
+    Key, Keys, Run, Said, read_by, read_member, read_pool, read_rule, read_said, rule_key, write_by, write_member,
     write_pool, write_rule, write_said,
 };
 use crate::cluster::waiting::Member;
@@ -79,7 +79,8 @@ fn nodes_pools_and_who_removed_something() {
         let member = Member { uuid: "u".into(), running, delivers_when_lost };
         assert_eq!(read_member(&write_member(&member, 7, Timestamp(1))), Ok(member));
     }
-    let said = Said { uuid: "u".into(), applied: 9, clock: Timestamp(5), version: "0.1.0".into() };
+    let run = Run { uuid: "u".into(), id: "1".into(), place: "mx1, process 7".into() };
+    let said = Said { run, announced_at: 8, applied: 9, clock: Timestamp(5), version: "0.1.0".into() };
     assert_eq!(read_said(&write_said(&said)), Ok(said));
     for description in [None, Some("all of it".into())] {
         let pool = Pool { name: "bulk/eu".into(), description };

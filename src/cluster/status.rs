@@ -33,6 +33,10 @@ pub struct Status {
     pub writes: u64,
     /// See `writes`.
     pub failed_writes: u64,
+    /// How often everything here was compared with what etcd has, and how often something differed.
+    pub comparisons: u64,
+    /// See `comparisons`.
+    pub differences: u64,
     /// Calls that wait for anything.
     pub calls: usize,
     /// All nodes by name, this one among them.
@@ -116,6 +120,8 @@ impl Status {
             holding,
             writes: state.writes,
             failed_writes: state.failed_writes,
+            comparisons: state.comparisons,
+            differences: state.differences,
             calls: state.calls(),
             nodes,
         }

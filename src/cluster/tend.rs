@@ -1,8 +1,9 @@
-//! What is done beside everything else and without haste, by one node at a time as a rule: rules that are long over are
-//! removed from etcd, and segments of suppressions merged. Whoever does it, each change holds only if nobody has changed
+//! What is done beside everything else and without haste. By each node: what it has is compared with what etcd has. By one
+//! node at a time as a rule: rules that are long over are removed from etcd, and segments of suppressions merged. Whoever does it, each change holds only if nobody has changed
 //! the same meanwhile.
 
 use super::board::Board;
+use super::compare::Comparer;
 use super::etcd::{Compare, Etcd, Op, Txn};
 use super::heard::Missed;
 use super::record::{Keys, rule_key};
@@ -19,8 +20,9 @@ use std::time::Duration;
 /// How long a rule stays in etcd after its end, beside what clocks differ: nobody's clock ends another's rule early.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// How often somebody looks.
-const EVERY: Duration = Duration::from_secs(5);
+/// How often this node does what every node does for itself, and how often one node does what is for all.
+const EVERY: Duration = Duration::from_secs(1);
+const EVERY_FOR_ALL: Duration = Duration::from_secs(5);
 
 /// Rules removed at a time, each by a transaction of its own.
 const RULES: u32 = 64;
@@ -45,13 +47,21 @@ pub struct Tender {
     pub node: Name,
     /// Suppressions.
     pub merging: Merging,
+    /// Whether what is here is what etcd has.
+    pub comparer: Comparer,
 }
 
 impl Tender {
     /// Until the end.
     pub fn run(mut self) {
         let mut said = String::new();
+        let mut due = clock::now().instant.after(EVERY_FOR_ALL);
         while !self.board.rest(EVERY) {
+            self.comparer.step();
+            if clock::now().instant < due {
+                continue;
+            }
+            due = clock::now().instant.after(EVERY_FOR_ALL);
             if !self.is_ours() {
                 continue;
             }

@@ -28,6 +28,8 @@ pub struct Member {
 pub struct Word {
     /// Of its data directory.
     pub uuid: Arc<str>,
+    /// Of one run of it.
+    pub run: Arc<str>,
     /// Everything up to it is in force there.
     pub applied: Revision,
 }
@@ -51,7 +53,8 @@ pub struct Node {
     /// Its word, while it has a lease.
     pub word: Option<Word>,
     /// The last that it said to have in force, and who said so. It holds after the lease has ended: what is in force is
-    /// stored, too. A later word counts even if it says less: the directory may have been restored from a backup.
+    /// stored, too. Of one run the greatest counts, because words may overtake one another; the first of another run counts
+    /// even if it says less: the directory may have been restored from a backup.
     last: Option<Word>,
 }
 
@@ -134,6 +137,12 @@ impl Waiting {
     /// A node gave its word, or has lost its lease.
     pub fn said(&mut self, name: &Name, word: Option<Word>) {
         self.change(name, |node| {
+            let word = word.map(|word| match &node.last {
+                Some(last) if last.run == word.run && last.uuid == word.uuid && !word.run.is_empty() => {
+                    Word { applied: word.applied.max(last.applied), ..word }
+                }
+                _ => word,
+            });
             if word.is_some() {
                 node.last.clone_from(&word);
             }

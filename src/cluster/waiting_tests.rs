@@ -9,7 +9,7 @@ fn member(uuid: &str, running: bool, delivers_when_lost: bool) -> Option<Member>
 }
 
 fn word(uuid: &str, applied: i64) -> Option<Word> {
-    Some(Word { uuid: uuid.into(), applied })
+    Some(Word { uuid: uuid.into(), run: "".into(), applied })
 }
 
 fn names(waiting: &Waiting, revision: i64) -> String {
@@ -117,7 +117,7 @@ fn step(dice: &mut Dice, names: &[Arc<str>], real: &mut BTreeMap<Arc<str>, Real>
             node.applied += i64::try_from(dice.below(4)).unwrap();
             node.applied = node.applied.min(newest);
             if node.leased {
-                waiting.said(name, Some(Word { uuid, applied: node.applied }));
+                waiting.said(name, Some(Word { uuid, run: "".into(), applied: node.applied }));
             }
         }
         // It starts: it announces itself and gets a lease; nothing leaves it before it has caught up.
@@ -131,7 +131,7 @@ fn step(dice: &mut Dice, names: &[Arc<str>], real: &mut BTreeMap<Arc<str>, Real>
             node.applied = newest;
             waiting
                 .announced(name, Some(Member { uuid: uuid.clone(), running: true, delivers_when_lost: node.delivers }));
-            waiting.said(name, Some(Word { uuid, applied: newest }));
+            waiting.said(name, Some(Word { uuid, run: "".into(), applied: newest }));
         }
         3 if node.leased => {
             node.leased = false;

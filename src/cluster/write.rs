@@ -2,16 +2,17 @@
 //! condition that etcd knows the same. Where it does not, this node first hears what it has missed. The threads here
 //! wait for etcd; whoever asked waits for the board.
 
-use super::board::{Board, Link, unknown};
+use super::board::{Board, Link};
+use super::calls::unknown;
 use super::etcd::{Compare, Etcd, EtcdError, Op, Txn};
 use super::record::{Keys, rule_key, write_by, write_entry, write_pool};
 use super::suppressions::segment::{of_removals, of_suppressions};
 use super::waiting::{Call, Name};
-use crate::rules::authority::{Authority, Failure};
+use crate::rules::authority::Failure;
 use crate::rules::change::{Changed, Pool, Refused, Request};
-use crate::rules::entry::{Collection, Dialect, Draft, Origin, RuleEntry};
+use crate::rules::entry::{Dialect, Draft, Origin, RuleEntry};
 use crate::rules::shared::Revision;
-use crate::rules::store::{KnownRule, RULES_MAX};
+use crate::rules::store::{KnownRule, RULES_MAX, Reader, Store, StoreError};
 use crate::users::random;
 use crossbeam::channel::Receiver;
 use mailrace_shards::runtime::clock;
@@ -58,8 +59,8 @@ pub struct Writer {
     pub etcd: Etcd,
     /// What it is called there.
     pub keys: Keys,
-    /// Where is looked up what is known here.
-    pub authority: Authority,
+    /// Where is looked up what is known here, without waiting for what is being stored.
+    pub reader: Reader,
 }
 
 /// What is to be written.
@@ -144,16 +145,13 @@ impl Writer {
         ready.map_err(|why| Failure::Unavailable(nothing_stored(&why)))
     }
 
-    /// Waits until this node has everything up to a revision. So that it hears of one that changed nothing of ours, it
-    /// says its word, which is heard after it.
+    /// Waits until this node has everything up to a revision.
     fn catch_up(&self, revision: Revision, order: &Order) -> Result<(), Failure> {
-        self.board.change(|state| state.speak_up(revision));
-        let left = order.deadline.since(clock::now().instant);
-        let there = self.board.wait(left, |state| (state.waiting.own() >= revision).then_some(()));
-        there.ok_or_else(|| {
-            let why = "this node has not heard from etcd lately what others have changed";
-            Failure::Unavailable(nothing_stored(why))
-        })
+        if self.board.catch_up(revision, order.deadline.since(clock::now().instant)) {
+            return Ok(());
+        }
+        let why = "this node has not heard from etcd lately what others have changed";
+        Err(Failure::Unavailable(nothing_stored(why)))
     }
 
     fn plan(&self, order: &Order) -> Result<Plan, Failure> {
@@ -164,12 +162,11 @@ impl Writer {
         match request {
             Request::Put { id, draft } => self.plan_put(id, draft, &order.origin),
             Request::RemoveId(collection, id) => {
-                let (collection, id) = (*collection, id.clone());
-                let known = self.look(move |store| store.known_rule_by_id(collection, &id))?;
+                let known = self.look(|store| store.known_rule_by_id(*collection, id))?;
                 Ok(self.plan_removal(known, &order.origin))
             }
             Request::RemoveIdentity { collection, identity, .. } => {
-                let known = self.known(*collection, identity)?;
+                let known = self.look(|store| store.known_rule(*collection, identity))?;
                 Ok(self.plan_removal(known, &order.origin))
             }
             Request::PutPool(pool) => self.plan_pool(pool, &order.origin),
@@ -185,13 +182,13 @@ impl Writer {
     }
 
     fn plan_put(&self, id: &Arc<str>, draft: &Draft, origin: &Origin) -> Result<Plan, Failure> {
-        if self.look(|store| Ok(store.rule_count()))? >= RULES_MAX {
-            return Err(Failure::Unavailable(format!(
-                "there are {RULES_MAX} rules, which is the most; remove some first"
-            )));
-        }
         let identity = draft.identity();
-        let known = self.known(draft.collection, &identity)?;
+        let (known, is_full) =
+            self.look(|store| Ok((store.known_rule(draft.collection, &identity)?, store.is_full()?)))?;
+        if is_full {
+            let text = format!("there are {RULES_MAX} rules, which is the most; remove some first");
+            return Err(Failure::Unavailable(text));
+        }
         let revision = known.as_ref().map_or(0, |known| known.revision);
         // One that is over is as good as gone.
         let open = known.filter(|known| !known.entry.draft.schedule.ended(origin.at));
@@ -253,21 +250,13 @@ impl Writer {
         Txn { compare: vec![Compare::unchanged(key, revision)], success: vec![delete, by], failure: Vec::new() }
     }
 
-    fn known(&self, collection: Collection, identity: &str) -> Result<Option<KnownRule>, Failure> {
-        let identity = identity.to_owned();
-        self.look(move |store| store.known_rule(collection, &identity))
-    }
-
     fn pool(&self, name: &str) -> Result<Option<(Pool, Revision)>, Failure> {
-        let pools = self.look(crate::rules::store::Store::known_pools)?;
+        let pools = self.look(Store::known_pools)?;
         Ok(pools.into_iter().find(|(pool, _)| *pool.name == *name))
     }
 
-    fn look<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&crate::rules::store::Store) -> Result<T, crate::rules::store::StoreError> + Send + 'static,
-    ) -> Result<T, Failure> {
-        self.authority.look(read).map_err(Failure::Unavailable)
+    fn look<T>(&self, read: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, Failure> {
+        self.reader.look(read).map_err(Failure::Unavailable)
     }
 
     /// New segments, as few transactions as they fit into. They depend on nothing that is there: the later one counts.

@@ -26,6 +26,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const ANSWER_WITHIN_MIN: Duration = Duration::from_millis(50);
 const ANSWER_WITHIN_MAX: Duration = Duration::from_secs(60);
 
+/// How often an engine compares what it has with what etcd has.
+const COMPARE_EVERY: Duration = Duration::from_secs(300);
+const COMPARE_EVERY_MIN: Duration = Duration::from_secs(1);
+const COMPARE_EVERY_MAX: Duration = Duration::from_secs(86_400);
+
 /// `[cluster]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterSettings {
@@ -47,6 +52,8 @@ pub struct ClusterSettings {
     pub lease: Duration,
     /// How long a call waits for the other nodes.
     pub answer_within: Duration,
+    /// How often this engine compares what it has with what etcd has.
+    pub compare_every: Duration,
 }
 
 /// What an engine does that does not hear of new rules.
@@ -112,6 +119,8 @@ pub fn read(root: &Section<'_>, base: &Path, hostname: &Arc<str>) -> Option<Clus
         lease: section.or("lease", LEASE, |item| whole_seconds(item, LEASE_MIN..=LEASE_MAX)),
         answer_within: section
             .or("answer_within", ANSWER_WITHIN, |item| duration(item, ANSWER_WITHIN_MIN..=ANSWER_WITHIN_MAX)),
+        compare_every: section
+            .or("compare_every", COMPARE_EVERY, |item| duration(item, COMPARE_EVERY_MIN..=COMPARE_EVERY_MAX)),
     };
     section.finish();
     Some(settings)

@@ -111,4 +111,7 @@ pub const MIGRATIONS: &[&str] = &[
          joined   INTEGER NOT NULL CHECK (joined IN (0, 1)), -- what was made outside has been brought in
          counted  INTEGER NOT NULL CHECK (counted IN (0, 1)) -- the others wait for this one even when it is lost
      ) STRICT;",
+    // 5: which revision of etcd a line of the audit trail is about; and which rule of etcd was changed last.
+    "ALTER TABLE audit ADD COLUMN revision INTEGER; -- NULL for what did not come through etcd
+     CREATE INDEX rule_revision ON rule (revision) WHERE key IS NOT NULL;",
 ];

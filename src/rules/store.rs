@@ -5,10 +5,12 @@ mod ended;
 mod follow;
 mod group;
 mod membership;
+mod reader;
 mod rows;
 
 pub use group::RULES_MAX;
 pub use membership::KnownRule;
+pub use reader::Reader;
 pub use rows::AuditEntry;
 
 use super::schema::MIGRATIONS;

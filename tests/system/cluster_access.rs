@@ -102,3 +102,42 @@ fn both_sides_show_certificates() {
     let answer = Api::of(&engine).post("/v1/pauses", &json!({"tag": "a", "cluster": true}));
     assert!(answer["id"].is_string(), "{answer}");
 }
+
+#[test]
+fn check_config_opens_the_files_that_the_section_names() {
+    let sink = Sink::start(Features::default());
+    let own = Certificate::new("mailrace");
+    let config = Config::to(sink.address)
+        .line("cluster", "endpoints = [\"https://127.0.0.1:2379\"]")
+        .line("cluster", "user = \"mailrace\"")
+        .line("cluster", "password_file = \"password\"")
+        .line("cluster", "ca = \"ca.crt\"")
+        .line("cluster", "certificate = \"own.crt\"")
+        .line("cluster", "key = \"own.key\"");
+    let engine = Engine::prepare(&config);
+    let check = || {
+        let file = engine.path("mailrace.toml");
+        let output = engine.tool(&["check-config", file.to_str().unwrap()], "");
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (is_correct, said) = check();
+    assert!(!is_correct);
+    for (field, file) in [
+        ("cluster.ca", "ca.crt"),
+        ("cluster.certificate, cluster.key", "own.crt"),
+        ("cluster.password_file", "password"),
+    ] {
+        let told = |line: &str| line.contains(&format!(" {field}: ")) && line.contains(file);
+        assert!(said.lines().any(told), "{field} and {file} in {said}");
+    }
+    engine.write("ca.crt", &own.certificate_pem);
+    engine.write("own.crt", &own.certificate_pem);
+    engine.write("own.key", &Certificate::new("another").key_pem);
+    engine.write("password", "\n");
+    let (is_correct, said) = check();
+    assert!(!is_correct && said.lines().count() == 2, "{said}");
+    assert!(said.contains("own.key do not make") && said.contains("is empty"), "{said}");
+    engine.write("own.key", &own.key_pem);
+    engine.write("password", "open sesame\n");
+    assert_eq!(check(), (true, String::new()));
+}

@@ -222,12 +222,16 @@ fn fault(cluster: &mut Cluster, random: &mut Random) {
 fn words(rules: &BTreeMap<String, Value>) -> BTreeMap<String, String> {
     let contested = rules.values().filter_map(|rule| {
         let tag = rule["scope"]["tag"].as_str().filter(|tag| tag.starts_with("contested"))?;
-        let text = rule.to_string();
-        let at = text.find("write-").unwrap_or_else(|| panic!("a rule without its words: {rule}"));
-        let end = text[at..].find('"').map_or(text.len(), |end| at + end);
-        Some((tag.to_owned(), text[at..end].to_owned()))
+        Some((tag.to_owned(), words_of(rule)))
     });
     contested.collect()
+}
+
+/// The words that say which write made a rule.
+fn words_of(rule: &Value) -> String {
+    let text = rule.to_string();
+    let at = text.find("write-").unwrap_or_else(|| panic!("a rule without its words: {rule}"));
+    text[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '-').collect()
 }
 
 /// What is there at the end must be from a write after whose end no stored one began.
@@ -252,12 +256,22 @@ fn check_writes(writes: &[Write], end: &BTreeMap<String, String>) {
     }
 }
 
+/// A change of a contested rule in the trail of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    /// The revision of etcd that it names.
+    revision: i64,
+    tag: String,
+    /// The words of the rule that it made; `None`: it removed the rule.
+    words: Option<String>,
+}
+
 /// What a node saw.
 struct Trail {
-    /// The writes, in its order.
-    changes: Vec<String>,
-    /// It has missed changes that etcd had forgotten, and read everything anew.
-    has_relisted: bool,
+    /// The changes, in its order.
+    changes: Vec<Seen>,
+    /// How often it has missed changes that etcd had forgotten, and read everything anew.
+    relisted: usize,
 }
 
 fn trail(node: &Node) -> Trail {
@@ -268,55 +282,90 @@ fn trail(node: &Node) -> Trail {
         let page = api.get(&format!("/v1/audit?after={after}&limit=1000"));
         let entries = page.as_array().unwrap();
         for entry in entries {
-            let text = entry["after"].to_string();
-            if let Some(at) = text.find("write-") {
-                let rest: String = text[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
-                changes.push(rest);
-            }
+            let (made, gone) = (&entry["after"], &entry["before"]);
+            let rule = if made.is_null() { gone } else { made };
+            let Some(tag) = rule["scope"]["tag"].as_str().filter(|tag| tag.starts_with("contested")) else { continue };
+            let revision = entry["revision"].as_i64().unwrap_or_else(|| panic!("{}: no revision: {entry}", node.name));
+            let words = (!made.is_null()).then(|| words_of(made));
+            changes.push(Seen { revision, tag: tag.to_owned(), words });
         }
         let Some(last) = entries.last() else {
-            let has_relisted = node.engine.stderr().contains("read anew");
-            return Trail { changes, has_relisted };
+            return Trail { changes, relisted: node.engine.stderr().matches("read anew").count() };
         };
         after = last["sequence"].as_u64().expect("an entry has its number");
     }
 }
 
-/// Whatever two nodes both saw, they saw in the same order, and each thing once; and what was answered somebody saw.
-fn check_order(trails: &[Trail], writes: &[Write]) {
-    for words in writes.iter().filter(|write| write.answered).filter_map(|write| write.words.as_ref()) {
-        assert!(trails.iter().any(|trail| trail.changes.contains(words)), "nobody's trail has {words}");
+/// The fewest steps in which a node can have gone over more than one revision at once: places in its trail where what
+/// stands before is not all older than what stands behind.
+fn leaps(changes: &[Seen]) -> usize {
+    let mut oldest_behind: Vec<i64> = changes.iter().map(|seen| seen.revision).collect();
+    for at in (1..oldest_behind.len()).rev() {
+        oldest_behind[at - 1] = oldest_behind[at - 1].min(oldest_behind[at]);
     }
-    for words in writes.iter().filter(|write| write.fate == Fate::Refused).filter_map(|write| write.words.as_ref()) {
-        assert!(
-            !trails.iter().any(|trail| trail.changes.contains(words)),
-            "{words} was said not to be stored, and was"
-        );
+    let (mut newest, mut leaps, mut within) = (0, 0, false);
+    for (at, seen) in changes.iter().enumerate() {
+        newest = newest.max(seen.revision);
+        let is_open = oldest_behind.get(at + 1).is_some_and(|oldest| newest > *oldest);
+        leaps += usize::from(is_open && !within);
+        within = is_open;
     }
-    eprintln!(
-        "changes in the trails: {:?}",
-        trails.iter().map(|trail| (trail.changes.len(), trail.has_relisted)).collect::<Vec<_>>()
-    );
-    let tags: HashMap<&String, &String> =
-        writes.iter().filter_map(|write| Some((write.words.as_ref()?, &write.tag))).collect();
-    for (node, Trail { changes, has_relisted }) in trails.iter().enumerate() {
-        let once: BTreeSet<&String> = changes.iter().collect();
-        assert_eq!(once.len(), changes.len(), "node {node} saw something twice: {changes:?}");
-        let at: HashMap<&String, usize> = changes.iter().enumerate().map(|(at, write)| (write, at)).collect();
-        for (other, theirs) in trails.iter().enumerate() {
-            // Who has read everything anew went in one step over all that had changed, and the step has no order in it
-            // but that of each rule.
-            let as_one = has_relisted | theirs.has_relisted;
-            for tag in (0..CONTESTED).map(|number| format!("contested-{number}")) {
-                let counts = |write: &&String| !as_one || tags.get(write).is_some_and(|of| **of == tag);
-                let common: Vec<&String> =
-                    theirs.changes.iter().filter(counts).filter(|write| at.contains_key(*write)).collect();
-                let here: Vec<usize> = common.iter().map(|write| at[*write]).collect();
-                assert!(
-                    here.is_sorted(),
-                    "nodes {node} and {other} saw changes in different orders: {common:?} {here:?}"
-                );
-            }
+    leaps
+}
+
+/// Every node saw the changes in the order of their revisions, each thing once, and the same thing at the same revision;
+/// what was answered somebody saw; and a change that was begun after another had been answered is the later one.
+fn check_order(trails: &[Trail], writes: &[Write], end: &BTreeMap<String, String>) {
+    let known: Vec<_> = trails.iter().map(|trail| (trail.changes.len(), trail.relisted)).collect();
+    eprintln!("changes in the trails, and how often all was read anew: {known:?}");
+    let mut revisions: HashMap<&str, i64> = HashMap::new();
+    for (node, Trail { changes, relisted }) in trails.iter().enumerate() {
+        let made: Vec<(&str, i64)> =
+            changes.iter().filter_map(|seen| Some((seen.words.as_deref()?, seen.revision))).collect();
+        let once: BTreeSet<&str> = made.iter().map(|(words, _)| *words).collect();
+        assert_eq!(once.len(), made.len(), "node {node} saw something twice: {changes:?}");
+        for (words, revision) in made {
+            let known = *revisions.entry(words).or_insert(revision);
+            assert_eq!(known, revision, "{words} has two revisions, one of them on node {node}");
+        }
+        // Who reads everything anew goes in one step over all that has changed.
+        assert!(leaps(changes) <= *relisted, "node {node} saw changes out of their order: {changes:?}");
+        for tag in (0..CONTESTED).map(|number| format!("contested-{number}")) {
+            let of_tag: Vec<i64> = changes.iter().filter(|seen| seen.tag == tag).map(|seen| seen.revision).collect();
+            assert!(of_tag.is_sorted(), "node {node} saw changes of {tag} out of their order: {of_tag:?}");
+            let last = changes.iter().rfind(|seen| seen.tag == tag).and_then(|seen| seen.words.as_ref());
+            assert_eq!(
+                last,
+                end.get(&tag),
+                "node {node}: the trail of {tag} ends with something else than what is there"
+            );
+        }
+    }
+    let of = |fate: Fate| writes.iter().filter(move |write| write.fate == fate && write.words.is_some());
+    for Write { words, .. } in of(Fate::Stored).filter(|write| write.answered) {
+        let words = words.as_deref().expect("of a rule that was made");
+        assert!(revisions.contains_key(words), "nobody's trail has {words}");
+    }
+    for Write { words, .. } in of(Fate::Refused) {
+        let words = words.as_deref().expect("of a rule that was made");
+        assert!(!revisions.contains_key(words), "{words} was said not to be stored, and was");
+    }
+    let mut stored: Vec<(&Write, i64)> =
+        of(Fate::Stored).filter_map(|write| Some((write, *revisions.get(write.words.as_deref()?)?))).collect();
+    stored.sort_by_key(|(write, _)| write.ended);
+    let mut by_beginning = stored.clone();
+    by_beginning.sort_by_key(|(write, _)| write.begun);
+    let mut ended = stored.iter().peekable();
+    let mut newest: Option<&(&Write, i64)> = None;
+    for (write, revision) in &by_beginning {
+        while let Some(before) = ended.next_if(|(before, _)| before.ended < write.begun) {
+            newest = newest.filter(|(_, known)| known >= &before.1).or(Some(before));
+        }
+        if let Some((before, known)) = newest {
+            assert!(
+                known < revision,
+                "{before:?} was over before {write:?}, and has revision {known}, not before {revision}"
+            );
         }
     }
 }
@@ -384,11 +433,12 @@ fn random_faults_lose_no_answered_change_and_let_no_covered_message_out() {
         cluster.nodes.iter().map(|node| node.sink.count()).sum::<usize>()
     );
     assert!(count(Fate::Stored) > 0, "nothing was tried");
-    check_writes(&writes, &words(&rules));
+    let end = words(&rules);
+    check_writes(&writes, &end);
     for one in &cancelled {
         assert!(rules.values().any(|rule| rule["scope"]["tag"] == one.tag), "{} is cancelled no more", one.tag);
     }
     let trails: Vec<Trail> = cluster.nodes.iter().map(trail).collect();
-    check_order(&trails, &writes);
+    check_order(&trails, &writes, &end);
     check_mail(&cluster, &cancelled);
 }

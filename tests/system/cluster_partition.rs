@@ -256,3 +256,23 @@ fn a_clock_that_goes_wrong_is_shown() {
     });
     assert_eq!(state_of(&first.view(), "node-1"), "live");
 }
+
+#[test]
+fn an_import_that_waits_for_this_node_alone_names_the_others_that_are_pending() {
+    let cluster = Cluster::start();
+    cluster.nodes[2].net(Flow::Stall);
+    let lines: String = (0..12_000)
+        .map(|number| format!("{{\"value\":\"r{number}@import.example\",\"type\":\"address\",\"code\":550}}\n"))
+        .collect();
+    let api = cluster.nodes[0].api();
+    let answer = api.exchange("POST", "/v1/suppressions?wait=local", "application/x-ndjson", &lines).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert!(pending(&answer).contains(&"node-2".to_owned()), "{}", answer.text);
+    assert_eq!(answer.json()["created"], 12_000);
+    cluster.nodes[2].net(Flow::Pass);
+    until("all have it, and nobody is named", || {
+        let one = "{\"value\":\"r1@import.example\"}\n";
+        let answer = api.exchange("DELETE", "/v1/suppressions", "application/x-ndjson", one).unwrap();
+        answer.status == 200 && answer.json().get("pending").is_none()
+    });
+}

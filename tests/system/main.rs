@@ -18,6 +18,7 @@ mod cluster;
 mod cluster_access;
 mod cluster_faults;
 mod cluster_partition;
+mod cluster_return;
 mod cluster_survival;
 mod control;
 mod count;

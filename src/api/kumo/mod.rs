@@ -150,7 +150,7 @@ fn made(changed: &Changed, matched: &Matched) -> Json {
         ("matched", Some(matched.matched.into())),
         ("in_flight", Some(matched.in_flight.into())),
         ("counting", matched.counting.then_some(true.into())),
-        ("pending", pending(changed)),
+        ("pending", pending(&changed.pending)),
     ])
 }
 

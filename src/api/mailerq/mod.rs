@@ -108,7 +108,7 @@ fn made(changed: &Changed, matched: &Matched) -> Json {
         ("matched", Some(matched.matched.into())),
         ("in_flight", Some(matched.in_flight.into())),
         ("counting", matched.counting.then_some(true.into())),
-        ("pending", pending(changed)),
+        ("pending", pending(&changed.pending)),
         ("warning", outlasts.map(warning)),
     ])
 }
@@ -135,14 +135,14 @@ async fn remove(
 }
 
 fn removed(changed: &Changed) -> Response {
-    let members = [("removed", Some(changed.removed.into())), ("pending", pending(changed))];
+    let members = [("removed", Some(changed.removed.into())), ("pending", pending(&changed.pending))];
     Response::json(200, &Json::object(members))
 }
 
 /// `{"id": …, "created": …}`.
 fn created(id: &str, changed: &Changed) -> Response {
     let created = Some((changed.created > 0).into());
-    let members = [("id", Some(id.into())), ("created", created), ("pending", pending(changed))];
+    let members = [("id", Some(id.into())), ("created", created), ("pending", pending(&changed.pending))];
     Response::json(200, &Json::object(members))
 }
 

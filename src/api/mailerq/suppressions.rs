@@ -45,7 +45,7 @@ pub async fn post(desk: &Rc<Desk>, mut ask: Ask<'_>) -> Result<Response, Refusal
         ("matched", Some(matched.into())),
         ("in_flight", Some(in_flight.into())),
         ("counting", counting.then_some(true.into())),
-        ("pending", pending(&changed)),
+        ("pending", pending(&changed.pending)),
     ]);
     Ok(Response::json(200, &answer))
 }

@@ -16,6 +16,7 @@ pub(super) fn of_status(status: &Status) -> Vec<Metric> {
     let lag = most(|node| u64::try_from(node.lag).unwrap_or(0));
     let gauge =
         |name, help, value| Metric { name, help, kind: Kind::Gauge, labels: &[], series: vec![(Vec::new(), value)] };
+    let counter = |name, help, value| Metric { kind: Kind::Counter, ..gauge(name, help, value) };
     let by_word = |name, help, kind, labels, series: &[(&str, u64)]| {
         let series = series.iter().map(|(word, value)| (vec![(*word).to_owned()], *value)).collect();
         Metric { name, help, kind, labels, series }
@@ -63,6 +64,16 @@ pub(super) fn of_status(status: &Status) -> Vec<Metric> {
             &["result"],
             &[("stored", status.writes), ("failed", status.failed_writes)],
         ),
+        counter(
+            "mailrace_cluster_comparisons_total",
+            "How often everything here was compared with what etcd has.",
+            status.comparisons,
+        ),
+        counter(
+            "mailrace_cluster_differences_total",
+            "How often that found a change of which nothing was heard; everything is then read anew.",
+            status.differences,
+        ),
         gauge("mailrace_cluster_calls_pending", "Calls that wait for etcd or for other engines.", status.calls as u64),
     ]
 }
@@ -99,6 +110,8 @@ mod tests {
             holding: None,
             writes: 12,
             failed_writes: 2,
+            comparisons: 5,
+            differences: 1,
             calls: 3,
             nodes,
         };
@@ -116,6 +129,9 @@ mod tests {
             "mailrace_cluster_clock_skew_milliseconds 1500\n",
             "# TYPE mailrace_cluster_writes_total counter\n",
             "mailrace_cluster_writes_total{result=\"failed\"} 2\n",
+            "# TYPE mailrace_cluster_differences_total counter\n",
+            "mailrace_cluster_comparisons_total 5\n",
+            "mailrace_cluster_differences_total 1\n",
             "mailrace_cluster_calls_pending 3\n",
         ] {
             assert!(text.contains(line), "{line} in {text}");

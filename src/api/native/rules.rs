@@ -46,7 +46,7 @@ pub async fn delete(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> 
     if changed.removed == 0 {
         return Err(unknown(&id));
     }
-    let members = [("removed", Some(changed.removed.into())), ("pending", pending(&changed))];
+    let members = [("removed", Some(changed.removed.into())), ("pending", pending(&changed.pending))];
     Ok(Response::json(200, &Json::object(members)))
 }
 

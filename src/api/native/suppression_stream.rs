@@ -1,14 +1,14 @@
 //! Suppressions as JSON lines, in and out, of any number: a line at a time, committed every 10,000. A line that is
 //! wrong is counted and named, and the others go in. While some are committed the next are read.
 
-use crate::api::desk::{Ask, Desk};
+use crate::api::desk::{Ask, Desk, pending};
 use crate::api::fields::{Fields, Wrong};
 use crate::api::mailerq::suppressions::{read, value};
 use crate::http::{Refusal, Response};
 use crate::json::{self, Json};
 use crate::rules::change::{Changed, Request as Change, Suppression};
 use futures_lite::future::poll_once;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -39,14 +39,14 @@ pub async fn import(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> 
     };
     let totals = stream(desk, ask, parse, Change::Suppress).await?;
     let counts = [("created", Some(totals.created.into())), ("updated", Some(totals.updated.into()))];
-    Ok(Response::json(200, &Json::object(counts).with(totals.errors())))
+    Ok(Response::json(200, &Json::object(counts).with(totals.rest())))
 }
 
 /// `DELETE` of lines with a `value`.
 pub async fn remove(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> {
     let parse = |fields: &Fields| -> Result<Arc<str>, Wrong> { value(fields) };
     let totals = stream(desk, ask, parse, Change::Unsuppress).await?;
-    Ok(Response::json(200, &Json::object([("removed", Some(totals.removed.into()))]).with(totals.errors())))
+    Ok(Response::json(200, &Json::object([("removed", Some(totals.removed.into()))]).with(totals.rest())))
 }
 
 #[derive(Default)]
@@ -54,13 +54,19 @@ struct Totals {
     created: u64,
     updated: u64,
     removed: u64,
+    /// Nodes for which nobody waited, of any part.
+    pending: BTreeSet<Arc<str>>,
     named: Vec<Json>,
     error_count: u64,
 }
 
 impl Totals {
-    fn errors(&self) -> [(&'static str, Option<Json>); 2] {
-        [("errors", Some(Json::Array(self.named.clone()))), ("error_count", Some(self.error_count.into()))]
+    fn rest(&self) -> [(&'static str, Option<Json>); 3] {
+        [
+            ("pending", pending(&self.pending)),
+            ("errors", Some(Json::Array(self.named.clone()))),
+            ("error_count", Some(self.error_count.into())),
+        ]
     }
 
     fn wrong(&mut self, line: u64, why: &str) {
@@ -161,6 +167,7 @@ impl<'a> Commits<'a> {
                 self.totals.created += changed.created;
                 self.totals.updated += changed.updated;
                 self.totals.removed += changed.removed;
+                self.totals.pending.extend(changed.pending);
             }
             Err(refusal) => drop(self.failed.get_or_insert(refusal)),
         }

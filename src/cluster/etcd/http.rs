@@ -17,6 +17,9 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::typestate::WithBody;
 use ureq::{Agent, Body, RequestBuilder, SendBody};
 
+/// Connections to members that are kept for the next request; more than threads that ask.
+const IDLE_MAX: usize = 16;
+
 /// Octets of a PEM file; a longer one is refused.
 const PEM_BYTES_MAX: u64 = 1 << 20;
 
@@ -77,6 +80,9 @@ impl Members {
             .tls_config(tls)
             .user_agent(concat!("mailrace/", env!("CARGO_PKG_VERSION")))
             .timeout_per_write(Some(ETCD_SILENT_MAX))
+            // Every thread that asks keeps its connection.
+            .max_idle_connections(IDLE_MAX)
+            .max_idle_connections_per_host(IDLE_MAX)
             .build();
         Ok(Self { agent: config.into(), urls })
     }

@@ -81,6 +81,28 @@ impl Etcd {
         self.0.members.url(self.0.current.load(Ordering::Relaxed))
     }
 
+    /// From now on the member is asked that leads, if that can be found out, each being asked for no longer than `within`:
+    /// the others would only pass on what they are asked, and hear of what comes of it later.
+    pub fn prefer_leader(&self, within: Duration) {
+        let members = &self.0.members;
+        let status = |member: usize| {
+            let token = self.0.token(member, clock::now().instant.after(within)).ok()?;
+            let (content, token) = ("{}", token.as_deref());
+            let post = Post { path: "/v3/maintenance/status", content, token, connect: within, within };
+            match members.post(member, &post) {
+                Ok(Reply::Done(body)) => wire::status(&body).ok(),
+                _ => None,
+            }
+        };
+        let known: Vec<(usize, (u64, u64))> =
+            (0..members.count()).filter_map(|member| Some((member, status(member)?))).collect();
+        let leads = |number: u64| number != 0 && known.iter().any(|(_, (_, leader))| *leader == number);
+        // Of two that claim to lead, the later one; who has lost the others finds out by itself.
+        if let Some((member, _)) = known.iter().rfind(|(_, (number, _))| leads(*number)) {
+            self.0.current.store(*member, Ordering::Relaxed);
+        }
+    }
+
     /// The keys from `from` up to, but without, `end` (empty: the one key), as they are now or were `at` a revision,
     /// `limit` at most (0: all). Linearizable: sees every write that was answered before.
     ///
@@ -88,6 +110,16 @@ impl Etcd {
     /// See [`EtcdError`]; [`EtcdError::Refused`] also where the page is longer than `ETCD_ANSWER_BYTES_MAX`.
     pub fn range(&self, from: &[u8], end: &[u8], at: Option<Revision>, limit: u32) -> Result<Page, EtcdError> {
         let request = wire::range_request(from, end, at.unwrap_or(0), limit);
+        let text = self.0.ask("/v3/kv/range", &request, ETCD_READ_WITHIN, Repeat::Freely)?;
+        self.0.read(wire::page(&text))
+    }
+
+    /// The same without values: names and revisions.
+    ///
+    /// # Errors
+    /// As [`Etcd::range`].
+    pub fn keys(&self, from: &[u8], end: &[u8], at: Option<Revision>, limit: u32) -> Result<Page, EtcdError> {
+        let request = wire::keys_request(from, end, at.unwrap_or(0), limit);
         let text = self.0.ask("/v3/kv/range", &request, ETCD_READ_WITHIN, Repeat::Freely)?;
         self.0.read(wire::page(&text))
     }

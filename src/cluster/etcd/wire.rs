@@ -20,6 +20,14 @@ pub fn range_request(from: &[u8], end: &[u8], at: Revision, limit: u32) -> Value
     })
 }
 
+/// The same, without values.
+#[must_use]
+pub fn keys_request(from: &[u8], end: &[u8], at: Revision, limit: u32) -> Value {
+    let mut request = range_request(from, end, at, limit);
+    request["keys_only"] = true.into();
+    request
+}
+
 /// A request for a transaction.
 #[must_use]
 pub fn txn_request(txn: &Txn) -> Value {
@@ -176,6 +184,14 @@ impl From<WirePage> for Page {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
+struct WireStatus {
+    header: WireHeader,
+    #[serde(deserialize_with = "number")]
+    leader: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct WireDeleted {
     #[serde(deserialize_with = "number")]
     deleted: i64,
@@ -205,6 +221,15 @@ pub fn page(text: &[u8]) -> Result<Page, String> {
     let page = Page::from(parsed::<WirePage>(text)?);
     signed(&page.header)?;
     Ok(page)
+}
+
+/// A member's own number and the leader's, as it says of itself; 0 while it knows none.
+///
+/// # Errors
+/// As [`page`].
+pub fn status(text: &[u8]) -> Result<(u64, u64), String> {
+    let wire: WireStatus = parsed(text)?;
+    Ok((wire.header.member_id, wire.leader))
 }
 
 /// An answer of etcd's says whose it is. Anything else that is JSON must not pass for an empty store.

@@ -36,18 +36,23 @@ impl Group<'_> {
         for change in &follow.changes {
             match change {
                 Shared::Rule(rule) => Group { origin: &rule.origin, ..*self }.follow_rule(rule, &mut changed)?,
-                Shared::RemoveRule(key) => by.follow_removal(key, &mut changed)?,
+                Shared::RemoveRule(key) => by.follow_removal(key, follow.revision, &mut changed)?,
                 Shared::Pool(pool) => Group { origin: &pool.origin, ..*self }.follow_pool(pool, &mut changed)?,
-                Shared::RemovePool(name) => by.follow_pool_removal(name, &mut changed)?,
+                Shared::RemovePool(name) => by.follow_pool_removal(name, follow.revision, &mut changed)?,
                 Shared::Suppress(entry, token) => {
                     by.follow_suppression(entry, token, follow.revision, bulk, &mut changed)?;
                     counts.put += 1;
                 }
                 Shared::ForgetNode(node) => {
-                    by.audit_shared("node forgotten", Some(Json::object([("node", Some(node.into()))])), None)?;
+                    by.audit_shared(
+                        follow.revision,
+                        "node forgotten",
+                        Some(Json::object([("node", Some(node.into()))])),
+                        None,
+                    )?;
                 }
                 Shared::Unsuppress(value) => {
-                    if by.follow_unsuppression(value, bulk, &mut changed)? {
+                    if by.follow_unsuppression(value, follow.revision, bulk, &mut changed)? {
                         counts.removed += 1;
                     }
                 }
@@ -58,7 +63,7 @@ impl Group<'_> {
                 ("put", (counts.put > 0).then_some(counts.put.into())),
                 ("removed", (counts.removed > 0).then_some(counts.removed.into())),
             ]);
-            by.audit_shared("suppressions changed", None, Some(text))?;
+            by.audit_shared(follow.revision, "suppressions changed", None, Some(text))?;
         }
         if follow.completes {
             let query = "UPDATE cluster SET revision = ?1 WHERE revision < ?1";
@@ -95,7 +100,7 @@ impl Group<'_> {
         };
         let open = known.as_ref().filter(|old| !old.draft.schedule.ended(self.origin.at));
         let what = format!("{collection} {}", if open.is_some() { "replaced" } else { "created" });
-        self.audit_shared(&what, open.map(RuleEntry::to_json), Some(entry.to_json()))?;
+        self.audit_shared(*revision, &what, open.map(RuleEntry::to_json), Some(entry.to_json()))?;
         // The new one first, so that a core is never without either.
         changed.effects.push(Effect::Put(entry.clone()));
         changed.effects.extend(known.filter(|old| old.id != *id).map(Effect::Remove));
@@ -103,12 +108,12 @@ impl Group<'_> {
         Ok(())
     }
 
-    fn follow_removal(&self, key: &str, changed: &mut Changed) -> Result<()> {
+    fn follow_removal(&self, key: &str, revision: Revision, changed: &mut Changed) -> Result<()> {
         let Some(entry) = self.rule("key = ?1 AND ?2 = ''", [key, ""])? else { return Ok(()) };
         self.delete_rule(&entry)?;
         let is_over = entry.draft.schedule.ended(self.origin.at);
         let what = format!("{} {}", entry.draft.collection.as_str(), if is_over { "ended" } else { "removed" });
-        self.audit_shared(&what, Some(entry.to_json()), None)?;
+        self.audit_shared(revision, &what, Some(entry.to_json()), None)?;
         changed.removed += u64::from(!is_over);
         changed.effects.push(Effect::Remove(entry));
         Ok(())
@@ -135,16 +140,16 @@ impl Group<'_> {
             params![&*pool.name, pool.description.as_deref(), revision],
         )?;
         let what = if old.is_some() { "pool changed" } else { "pool created" };
-        self.audit_shared(what, old.as_ref().map(Pool::to_json), Some(pool.to_json()))?;
+        self.audit_shared(*revision, what, old.as_ref().map(Pool::to_json), Some(pool.to_json()))?;
         changed.created += u64::from(old.is_none());
         changed.updated += u64::from(old.is_some());
         changed.effects.push(Effect::Pools);
         Ok(())
     }
 
-    fn follow_pool_removal(&self, name: &str, changed: &mut Changed) -> Result<()> {
+    fn follow_pool_removal(&self, name: &str, revision: Revision, changed: &mut Changed) -> Result<()> {
         let Some(before) = self.delete_pool(name)? else { return Ok(()) };
-        self.audit_shared("pool removed", Some(before), None)?;
+        self.audit_shared(revision, "pool removed", Some(before), None)?;
         changed.removed += 1;
         changed.effects.push(Effect::Pools);
         Ok(())
@@ -182,6 +187,7 @@ impl Group<'_> {
         if !bulk {
             let what = if is_new { "suppression created" } else { "suppression replaced" };
             Group { origin: &Origin { token: token.clone(), ..self.origin.clone() }, ..*self }.audit_shared(
+                revision,
                 what,
                 old,
                 Some(entry.to_json()),
@@ -192,7 +198,13 @@ impl Group<'_> {
     }
 
     /// Whether there was such an entry.
-    fn follow_unsuppression(&self, value: &Arc<str>, bulk: bool, changed: &mut Changed) -> Result<bool> {
+    fn follow_unsuppression(
+        &self,
+        value: &Arc<str>,
+        revision: Revision,
+        bulk: bool,
+        changed: &mut Changed,
+    ) -> Result<bool> {
         let old = if bulk { None } else { self.suppression(value)? };
         let gone = self.transaction.prepare_cached("DELETE FROM suppression WHERE value = ?1")?.execute([&**value])?;
         if gone == 0 {
@@ -201,7 +213,7 @@ impl Group<'_> {
         changed.removed += 1;
         changed.effects.push(Effect::Unsuppress(value.clone()));
         if let Some(old) = old {
-            self.audit_shared("suppression removed", Some(old), None)?;
+            self.audit_shared(revision, "suppression removed", Some(old), None)?;
         }
         Ok(true)
     }

@@ -76,7 +76,8 @@ impl Fixture {
         let text = |entry: &crate::rules::store::AuditEntry| {
             let json = entry.to_json();
             let word = |name: &str| json.get(name).and_then(|value| value.text()).unwrap_or("-").to_owned();
-            format!("{} {}", word("what"), word("node"))
+            let revision = json.get("revision").and_then(|value| value.integer()).expect("it came through etcd");
+            format!("{} {} {revision}", word("what"), word("node"))
         };
         self.store.audit(0, 100).unwrap().iter().map(text).collect()
     }
@@ -108,7 +109,7 @@ fn a_revision_is_stored_as_a_whole_with_who_made_it_and_none_is_passed_over() {
     let changed = fixture.follow(8, 9, vec![Shared::RemoveRule("pause/t".into())]).unwrap();
     assert_eq!((changed.removed, effects(&changed)), (1, vec!["remove r1".to_owned()]));
     assert_eq!((fixture.revision(), fixture.store.rule_count()), (9, 0));
-    assert_eq!(fixture.audit(), ["pause created b", "pause replaced b", "pause removed c"]);
+    assert_eq!(fixture.audit(), ["pause created b 5", "pause replaced b 8", "pause removed c 9"]);
 }
 
 #[test]
@@ -211,5 +212,5 @@ fn many_suppressions_are_one_line_of_the_trail() {
     let gone = vec![Shared::Unsuppress("001.test".into())];
     assert_eq!(fixture.follow(5, 6, gone.clone()).unwrap().removed, 1);
     assert_eq!(fixture.follow(6, 7, gone).unwrap().removed, 0);
-    assert_eq!(fixture.audit(), ["suppressions changed c", "suppression removed c"]);
+    assert_eq!(fixture.audit(), ["suppressions changed c 5", "suppression removed c 6"]);
 }

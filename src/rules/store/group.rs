@@ -396,13 +396,19 @@ impl Group<'_> {
 
     fn audit(&self, what: &str, before: Option<Json>, after: Option<Json>) -> Result<()> {
         let Origin { token, peer, at, .. } = self.origin;
-        audit(self.transaction, (*at, token, peer, None), what, before, after)
+        audit(self.transaction, (*at, token, peer), None, (what, before, after))
     }
 
-    /// The same, of a change that came through etcd.
-    pub(super) fn audit_shared(&self, what: &str, before: Option<Json>, after: Option<Json>) -> Result<()> {
+    /// The same, of a change that came through etcd at a revision.
+    pub(super) fn audit_shared(
+        &self,
+        revision: Revision,
+        what: &str,
+        before: Option<Json>,
+        after: Option<Json>,
+    ) -> Result<()> {
         let Origin { token, peer, at, node } = self.origin;
-        audit(self.transaction, (*at, token, peer, Some(node)), what, before, after)
+        audit(self.transaction, (*at, token, peer), Some((node, revision)), (what, before, after))
     }
 }
 
@@ -412,21 +418,23 @@ fn put(was_there: bool, effects: Vec<Effect>) -> Changed {
 
 /// A change of tokens, which only commands make.
 pub(super) fn audit_token(transaction: &Transaction<'_>, at: Timestamp, what: &str, name: &str) -> Result<()> {
-    audit(transaction, (at, "", "command line", None), what, None, Some(Json::object([("name", Some(name.into()))])))
+    let after = Json::object([("name", Some(name.into()))]);
+    audit(transaction, (at, "", "command line"), None, (what, None, Some(after)))
 }
 
 fn audit(
     transaction: &Transaction<'_>,
-    (at, token, peer, node): (Timestamp, &str, &str, Option<&str>),
-    what: &str,
-    before: Option<Json>,
-    after: Option<Json>,
+    (at, token, peer): (Timestamp, &str, &str),
+    through_etcd: Option<(&Arc<str>, Revision)>,
+    (what, before, after): (&str, Option<Json>, Option<Json>),
 ) -> Result<()> {
     let mut statement = transaction.prepare_cached(
-        "INSERT INTO audit (at, token, peer, what, before, after, node) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO audit (at, token, peer, what, before, after, node, revision)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?;
     let text = |json: Option<Json>| json.map(|json| json.to_text());
-    statement.execute(params![at.0, token, peer, what, text(before), text(after), node])?;
+    let (node, revision) = (through_etcd.map(|(node, _)| &**node), through_etcd.map(|(_, revision)| revision));
+    statement.execute(params![at.0, token, peer, what, text(before), text(after), node, revision])?;
     // The oldest goes, so that changes of rules do not fill the disk in the course of the years.
     let mut statement = transaction.prepare_cached("DELETE FROM audit WHERE sequence <= ?1")?;
     statement.execute([transaction.last_insert_rowid() - AUDIT_ENTRIES_MAX])?;

@@ -124,6 +124,20 @@ impl Store {
         self.all(query, params![after, limit], row)
     }
 
+    /// The same from one key up to another, both included, or to the end.
+    pub fn shared_keys_within(&self, from: &str, until: Option<&str>) -> Result<Vec<(Arc<str>, Revision)>> {
+        let query = "SELECT key, revision FROM rule WHERE key >= ?1 AND (?2 IS NULL OR key <= ?2) ORDER BY key";
+        let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?.into(), row.get(1)?));
+        self.all(query, params![from, until], row)
+    }
+
+    /// The rule of etcd that was changed last: its key and revision.
+    pub fn newest_shared(&self) -> Result<Option<(Arc<str>, Revision)>> {
+        let query = "SELECT key, revision FROM rule WHERE key IS NOT NULL ORDER BY revision DESC LIMIT 1";
+        let row = |row: &Row<'_>| Ok((row.get::<_, String>(0)?.into(), row.get(1)?));
+        Ok(self.all(query, [], row)?.into_iter().next())
+    }
+
     /// Rules that etcd has and that ended before a moment, the first of them first, `limit` at most.
     pub fn ended_shared_rules(&self, before: Timestamp, limit: u32) -> Result<Vec<KnownRule>> {
         // Cheap to ask again and again: most of the time there is none.
@@ -145,6 +159,7 @@ impl Store {
     }
 
     /// How many rules there are.
+    #[cfg(test)]
     #[must_use]
     pub fn rule_count(&self) -> u64 {
         self.rules

@@ -5,6 +5,7 @@ use crate::json::{self, Json};
 use crate::rules::change::{ExternalMta, Pool, PoolIp, Suppression};
 use crate::rules::entry::{Collection, Draft, Origin, RuleEntry, Verdict, rfc3339};
 use crate::rules::schedule::Schedule;
+use crate::rules::shared::Revision;
 use crate::rules::stored::{enhanced_code, read_decree, read_scope, read_windows};
 use mailrace_shards::time::Timestamp;
 use rusqlite::types::Type;
@@ -25,6 +26,8 @@ pub struct AuditEntry {
     token: String,
     peer: String,
     node: Option<String>,
+    /// Of etcd, where it came from there.
+    revision: Option<Revision>,
     what: String,
     before: Option<Json>,
     after: Option<Json>,
@@ -40,6 +43,7 @@ impl AuditEntry {
             ("token", Some(self.token.as_str().into())),
             ("peer", Some(self.peer.as_str().into())),
             ("node", self.node.as_deref().map(Json::from)),
+            ("revision", self.revision.map(Json::Integer)),
             ("what", Some(self.what.as_str().into())),
             ("before", self.before.clone()),
             ("after", self.after.clone()),
@@ -123,7 +127,8 @@ impl Store {
     /// The audit trail after a number, `limit` lines at most.
     pub fn audit(&self, after: u64, limit: u32) -> std::result::Result<Vec<AuditEntry>, StoreError> {
         let after = i64::try_from(after).unwrap_or(i64::MAX);
-        let query = "SELECT sequence, at, token, peer, what, before, after, node FROM audit WHERE sequence > ?1
+        let query =
+            "SELECT sequence, at, token, peer, what, before, after, node, revision FROM audit WHERE sequence > ?1
                      ORDER BY sequence LIMIT ?2";
         self.all(query, params![after, limit], audit_entry)
     }
@@ -222,5 +227,6 @@ fn audit_entry(row: &Row<'_>) -> Result<AuditEntry> {
         before: json(5)?,
         after: json(6)?,
         node: row.get(7)?,
+        revision: row.get(8)?,
     })
 }

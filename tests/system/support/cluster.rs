@@ -32,6 +32,8 @@ pub struct Node {
     pub name: String,
     /// The process.
     pub engine: Engine,
+    /// As it was prepared.
+    pub config: Config,
     /// Its destination.
     pub sink: Sink,
     links: Vec<Relay>,
@@ -112,7 +114,8 @@ impl Node {
             .line("cluster", &format!("endpoints = [{endpoints}]"))
             .line("cluster", &format!("node = {name:?}"))
             .line("cluster", "lease = \"2s\"");
-        Self { engine: Engine::prepare(&change(config)), name, sink, links }
+        let config = change(config);
+        Self { engine: Engine::prepare(&config), name, config, sink, links }
     }
 
     /// Its API; the engine must run.
@@ -125,6 +128,11 @@ impl Node {
         for link in &self.links {
             link.set(flow);
         }
+    }
+
+    /// From now on it hears nothing of what etcd says with this text in it; the rest it hears. See [`Relay::leave_out`].
+    pub fn leave_out(&self, text: Option<&str>) {
+        self.links.iter().for_each(|link| link.leave_out(text));
     }
 
     /// What it says of the cluster.

@@ -39,6 +39,12 @@ impl Config {
         self
     }
 
+    /// Leaves a section out.
+    pub fn without(mut self, section: &str) -> Self {
+        self.sections.remove(section);
+        self
+    }
+
     /// How many shards.
     pub fn shards(self, count: usize) -> Self {
         self.line("server", &format!("shards = {count}"))

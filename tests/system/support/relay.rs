@@ -39,6 +39,7 @@ pub struct Relay {
 struct Shared {
     target: SocketAddr,
     flow: Mutex<Flow>,
+    unheard: Mutex<Option<String>>,
     ended: AtomicBool,
     taken: AtomicUsize,
 }
@@ -61,6 +62,7 @@ impl Relay {
         let shared = Arc::new(Shared {
             target,
             flow: Mutex::new(Flow::Pass),
+            unheard: Mutex::new(None),
             ended: AtomicBool::new(false),
             taken: AtomicUsize::new(0),
         });
@@ -72,6 +74,12 @@ impl Relay {
     /// From now on.
     pub fn set(&self, flow: Flow) {
         *self.shared.flow.lock().unwrap() = flow;
+    }
+
+    /// From now on each chunk of an HTTP answer that has this text in it is left out, and the answer goes on behind it: as
+    /// if it had never been said. A chunk that comes in pieces passes.
+    pub fn leave_out(&self, text: Option<&str>) {
+        *self.shared.unheard.lock().unwrap() = text.map(str::to_owned);
     }
 
     /// How many connections it has taken.
@@ -169,9 +177,34 @@ fn pump(mut from: TcpStream, mut to: TcpStream, answers: bool, shared: &Shared) 
         while shared.flow() == Flow::Stall && !shared.over() {
             std::thread::sleep(LOOK_EVERY);
         }
-        if shared.flow() == Flow::Cut || to.write_all(&octets[..count]).is_err() {
+        let unheard = shared.unheard.lock().unwrap().clone().filter(|_| answers);
+        let passes = unheard.map(|text| without(&octets[..count], text.as_bytes()));
+        if shared.flow() == Flow::Cut || to.write_all(passes.as_deref().unwrap_or(&octets[..count])).is_err() {
             break;
         }
     }
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+/// What was read without the chunks that have the text in them.
+fn without(mut octets: &[u8], text: &[u8]) -> Vec<u8> {
+    let mut rest = Vec::with_capacity(octets.len());
+    while let Some(length) = chunk(octets) {
+        let (chunk, behind) = octets.split_at(length);
+        if !chunk.windows(text.len()).any(|window| window == text) {
+            rest.extend_from_slice(chunk);
+        }
+        octets = behind;
+    }
+    rest.extend_from_slice(octets);
+    rest
+}
+
+/// How long the chunk is with which the octets begin, its size and both line ends included, if it is one and whole.
+fn chunk(octets: &[u8]) -> Option<usize> {
+    let digits = octets.iter().take(8).position(|octet| !octet.is_ascii_hexdigit())?;
+    let size = usize::from_str_radix(std::str::from_utf8(&octets[..digits]).ok()?, 16).ok()?;
+    let length = digits + 2 + size + 2;
+    let is_whole = octets.get(digits..digits + 2)? == b"\r\n" && octets.get(length - 2..length)? == b"\r\n";
+    is_whole.then_some(length)
 }

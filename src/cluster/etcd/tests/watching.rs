@@ -1,6 +1,7 @@
 //! Watches: whole revisions in their order, however etcd cuts its answers; silence; compaction; an end.
 
 use super::server::Etcd as Server;
+use super::wait::until;
 use super::{PATIENT, client, delete, keys, next, put, write};
 use crate::cluster::etcd::{EtcdError, Event, after_prefix};
 use std::time::{Duration, Instant};
@@ -102,4 +103,24 @@ fn a_dropped_watch_leaves_nothing_behind() {
         assert!(begun.elapsed() < PATIENT);
     }
     super::wait::until("the readers and their connections have ended", || threads() <= before + 2);
+}
+
+#[test]
+fn the_leader_is_asked_if_there_is_one() {
+    let mut server = Server::start(3);
+    let etcd = client(&server.urls());
+    etcd.prefer_leader(PATIENT);
+    let first = server.leader();
+    assert_eq!(etcd.endpoint(), server.url(first));
+    server.kill(first);
+    // The others take a while to find another one, and name the one that is gone until then.
+    until("another one leads and is asked", || {
+        etcd.prefer_leader(Duration::from_secs(1));
+        let leader = server.leader();
+        leader != first && etcd.endpoint() == server.url(leader)
+    });
+    server.kill_all();
+    let before = etcd.endpoint().to_owned();
+    etcd.prefer_leader(Duration::from_millis(100));
+    assert_eq!(etcd.endpoint(), before, "nobody says anything");
 }
