@@ -198,7 +198,9 @@ start_deep() {
     start
     ask -o "$work/answer" -d '{}' "http://$api/v1/pauses"
     before=$(cpu)
-    "$perf" generate --target "$smtp" --size 4096 --domains "$domains" --messages "$count" --connections 50 --time-limit 3600 >"$work/generate.log" 2>&1
+    "$perf" generate --target "$smtp" --size 4096 --domains "$domains" --messages "$count" --connections 50 --time-limit 3600 \
+        >"$work/generate.log" 2>&1 || tail -n 20 "$work/generate.log"
+    count=$(grep -o '"accepted": [0-9]*' "$work/generate.log" | tail -n 1 | grep -o '[0-9]*')
     echo "$count messages of 4 KiB to $domains domains taken, $(spent "$before"); $(memory)"
     kill -KILL "$engine"; wait "$engine" 2>/dev/null || true
     cold_start 'after SIGKILL'
