@@ -17,7 +17,7 @@ use mailrace_shards::rules::{
     BucketFacts, Facts, HashKey, Kind, MessageFacts, Moment, PathFacts, Rule, RuleTable, Scope, Update, Validity,
 };
 use mailrace_shards::runtime::mailbox::mailboxes;
-use mailrace_shards::runtime::outcome_line::put_line;
+use mailrace_shards::runtime::outcome_line::Lines;
 use mailrace_shards::settings::TlsPolicy;
 use mailrace_shards::smtp::client::{ClientConfig, ClientEvent, Session, Transaction};
 use mailrace_shards::smtp::reply::ReplyReader;
@@ -312,10 +312,11 @@ fn log() -> Box<dyn FnMut()> {
         unlogged: false,
     };
     let mut out = Vec::new();
+    let mut lines = Lines::new("7d3e5c1a-0000-4000-8000-000000000001");
     Box::new(move || {
         for _ in 0..MANY {
             out.clear();
-            put_line(&mut out, black_box(&outcome), "7d3e5c1a-0000-4000-8000-000000000001");
+            lines.put(&mut out, black_box(&outcome));
             black_box(out.len());
         }
     })

@@ -170,6 +170,13 @@ pub const DESTINATION_KEPT_SECONDS: u64 = 60;
 /// A message whose body has just been moved by compaction is picked again after this.
 pub const BODY_MOVED_WAIT_MILLIS: u64 = 100;
 
+/// Octets of bodies by which a core's account may change before the others hear of it; the budget of all may be exceeded
+/// by so much for each core.
+pub const BODY_UNSETTLED_BYTES: i64 = 256 << 10;
+
+/// Where that is less: the budget over this.
+pub const BODY_UNSETTLED_PARTS: i64 = 1024;
+
 /// Questions of the control side that a core has open at once; more are answered `Busy`.
 pub const ASKS_MAX: usize = 64;
 

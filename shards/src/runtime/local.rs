@@ -192,7 +192,7 @@ impl Local {
             asked: Answer::default(),
             client_tls: ClientTls::new(),
             server_config: RefCell::new(Arc::new(ServerConfig::from(&*settings))),
-            bodies: shared.bodies.clone(),
+            bodies: shared.bodies.account(),
             settings: RefCell::new(settings),
             shared,
             stopping: Cell::new(false),

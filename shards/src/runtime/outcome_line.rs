@@ -1,6 +1,7 @@
 //! One outcome as one JSON line, in KumoMTA's field names ("Outcome record" of the operator's surface).
 //!
-//! Pure formatting. Whatever the strings hold, a line is one JSON object and holds no line break but its end.
+//! Pure formatting. Whatever the strings hold, a line is one JSON object and holds no line break but its end. Each
+//! message leaves two lines, so names are written with what stands around them, and what can be is copied.
 
 use crate::message::{Envelope, Extras, hexadecimal};
 use crate::outcome::{Carrier, Outcome, RecordType, Response, RuleMark, Verb};
@@ -9,60 +10,86 @@ use serde::de::IgnoredAny;
 use std::io::Write as _;
 use std::net::IpAddr;
 
-/// Appends `outcome` as a line to `out`; `nodeid` names the engine that wrote it.
-pub fn put_line(out: &mut Vec<u8>, outcome: &Outcome, nodeid: &str) {
-    let envelope = &*outcome.envelope;
-    let carrier = outcome.carrier.as_deref();
-    out.extend_from_slice(b"{\"type\":\"");
-    out.extend_from_slice(type_name(outcome.kind).as_bytes());
-    out.extend_from_slice(b"\",\"id\":\"");
-    out.extend_from_slice(&envelope.id().digits());
-    out.push(b'"');
-    text(out, "sender", envelope.sender());
-    recipient(out, outcome);
-    text(out, "queue", &outcome.queue);
-    text(out, "site", carrier.map_or("", |carrier| &carrier.site));
-    number(out, "size", envelope.size().into());
-    response(out, &outcome.response);
-    peer(out, carrier);
-    moment(out, "timestamp", "event_time", outcome.at);
-    moment(out, "created", "created_time", envelope.received());
-    number(out, "num_attempts", outcome.attempts.into());
-    out.extend_from_slice(b",\"bounce_classification\":\"Uncategorized\"");
-    optional(out, "egress_pool", carrier.and_then(|c| c.pool.as_deref()));
-    optional(out, "egress_source", carrier.and_then(|c| c.source.as_deref()));
-    source_address(out, carrier.and_then(|c| c.source_address));
-    let delivered_by = carrier.filter(|_| outcome.kind != RecordType::Reception).map(|_| "ESMTP");
-    optional(out, "delivery_protocol", delivered_by);
-    optional(out, "reception_protocol", outcome.reception_protocol);
-    text(out, "nodeid", nodeid);
-    optional(out, "tls_cipher", carrier.and_then(|c| c.tls_cipher));
-    optional(out, "tls_protocol_version", carrier.and_then(|c| c.tls_version));
-    match carrier {
-        Some(carrier) => {
-            let mut digits = [0; 16];
-            hexadecimal(carrier.session, &mut digits);
-            out.extend_from_slice(b",\"session_id\":\"");
-            out.extend_from_slice(&digits);
-            out.push(b'"');
+/// Octets that a line seldom exceeds.
+const LINE_BYTES: usize = 2048;
+
+/// Formats lines one after the other, and remembers what they share.
+#[derive(Debug)]
+pub struct Lines {
+    /// The field that names the engine.
+    nodeid: Vec<u8>,
+    /// The second in which the last event was…
+    event: Second,
+    /// …and the one in which the last message came.
+    created: Second,
+}
+
+impl Lines {
+    /// Of the engine `nodeid`.
+    #[must_use]
+    pub fn new(nodeid: &str) -> Self {
+        let mut field = Vec::new();
+        text(&mut field, b",\"nodeid\":", nodeid);
+        Self { nodeid: field, event: Second::default(), created: Second::default() }
+    }
+
+    /// Appends `outcome` as a line to `out`.
+    pub fn put(&mut self, out: &mut Vec<u8>, outcome: &Outcome) {
+        let envelope = &*outcome.envelope;
+        let carrier = outcome.carrier.as_deref();
+        out.reserve(LINE_BYTES);
+        out.extend_from_slice(b"{\"type\":\"");
+        out.extend_from_slice(type_name(outcome.kind).as_bytes());
+        out.extend_from_slice(b"\",\"id\":\"");
+        out.extend_from_slice(&envelope.id().digits());
+        text(out, b"\",\"sender\":", envelope.sender());
+        recipient(out, outcome);
+        text(out, b",\"queue\":", &outcome.queue);
+        text(out, b",\"site\":", carrier.map_or("", |carrier| &carrier.site));
+        number(out, b",\"size\":", envelope.size().into());
+        response(out, &outcome.response);
+        peer(out, carrier);
+        number(out, b",\"timestamp\":", outcome.at.seconds());
+        self.event.put(out, b",\"event_time\":", outcome.at);
+        number(out, b",\"created\":", envelope.received().seconds());
+        self.created.put(out, b",\"created_time\":", envelope.received());
+        number(out, b",\"num_attempts\":", outcome.attempts.into());
+        out.extend_from_slice(b",\"bounce_classification\":\"Uncategorized\"");
+        optional(out, b",\"egress_pool\":", carrier.and_then(|c| c.pool.as_deref()));
+        optional(out, b",\"egress_source\":", carrier.and_then(|c| c.source.as_deref()));
+        source_address(out, carrier.and_then(|c| c.source_address));
+        let delivered_by = carrier.filter(|_| outcome.kind != RecordType::Reception).map(|_| "ESMTP");
+        optional(out, b",\"delivery_protocol\":", delivered_by);
+        optional(out, b",\"reception_protocol\":", outcome.reception_protocol);
+        out.extend_from_slice(&self.nodeid);
+        optional(out, b",\"tls_cipher\":", carrier.and_then(|c| c.tls_cipher));
+        optional(out, b",\"tls_protocol_version\":", carrier.and_then(|c| c.tls_version));
+        match carrier {
+            Some(carrier) => {
+                let mut digits = [0; 16];
+                hexadecimal(carrier.session, &mut digits);
+                out.extend_from_slice(b",\"session_id\":\"");
+                out.extend_from_slice(&digits);
+                out.push(b'"');
+            }
+            None => out.extend_from_slice(b",\"session_id\":null"),
         }
-        None => out.extend_from_slice(b",\"session_id\":null"),
+        marks(out, envelope);
+        if let Some(rule) = &outcome.rule {
+            put_rule(out, rule);
+        }
+        if outcome.maybe_delivered {
+            out.extend_from_slice(b",\"maybe_delivered\":true");
+        }
+        out.extend_from_slice(b"}\n");
     }
-    marks(out, envelope);
-    if let Some(rule) = &outcome.rule {
-        put_rule(out, rule);
-    }
-    if outcome.maybe_delivered {
-        out.extend_from_slice(b",\"maybe_delivered\":true");
-    }
-    out.extend_from_slice(b"}\n");
 }
 
 /// Appends a line of the file of unlogged ends: so many recipients of a queue were ended by a rule.
 pub fn put_ends(out: &mut Vec<u8>, rule: &str, queue: &str, count: u64, at: Timestamp) {
     print(out, format_args!("{{\"at\":{}", at.0));
-    text(out, "rule", rule);
-    text(out, "queue", queue);
+    text(out, b",\"rule\":", rule);
+    text(out, b",\"queue\":", queue);
     print(out, format_args!(",\"count\":{count}}}\n"));
 }
 
@@ -83,9 +110,9 @@ fn recipient(out: &mut Vec<u8>, outcome: &Outcome) {
     let envelope = &*outcome.envelope;
     match (outcome.recipient, envelope.recipient_count()) {
         (Some(index), count) if usize::from(index) < count => {
-            text(out, "recipient", envelope.recipient(usize::from(index)));
+            text(out, b",\"recipient\":", envelope.recipient(usize::from(index)));
         }
-        (_, 1) => text(out, "recipient", envelope.recipient(0)),
+        (_, 1) => text(out, b",\"recipient\":", envelope.recipient(0)),
         (_, count) => {
             out.extend_from_slice(b",\"recipient\":");
             array(out, (0..count).map(|index| envelope.recipient(index)));
@@ -94,30 +121,31 @@ fn recipient(out: &mut Vec<u8>, outcome: &Outcome) {
 }
 
 fn response(out: &mut Vec<u8>, response: &Response) {
-    out.extend_from_slice(b",\"response\":{\"code\":");
-    integer(out, response.code.into());
+    number(out, b",\"response\":{\"code\":", response.code.into());
     match response.enhanced {
-        Some(code) => print(
-            out,
-            format_args!(
-                ",\"enhanced_code\":{{\"class\":{},\"subject\":{},\"detail\":{}}}",
-                code.class, code.subject, code.detail
-            ),
-        ),
+        Some(code) => {
+            number(out, b",\"enhanced_code\":{\"class\":", code.class.into());
+            number(out, b",\"subject\":", code.subject.into());
+            number(out, b",\"detail\":", code.detail.into());
+            out.push(b'}');
+        }
         None => out.extend_from_slice(b",\"enhanced_code\":null"),
     }
-    text(out, "content", &response.text);
-    optional(out, "command", (response.verb != Verb::None).then(|| response.verb.as_str()));
+    text(out, b",\"content\":", &response.text);
+    optional(out, b",\"command\":", (response.verb != Verb::None).then(|| response.verb.as_str()));
     out.push(b'}');
 }
 
 fn peer(out: &mut Vec<u8>, carrier: Option<&Carrier>) {
     match carrier {
         Some(carrier) if carrier.peer.is_some() || !carrier.peer_name.is_empty() => {
-            out.extend_from_slice(b",\"peer_address\":{\"name\":");
-            string(out, &carrier.peer_name);
+            text(out, b",\"peer_address\":{\"name\":", &carrier.peer_name);
             match carrier.peer {
-                Some(peer) => print(out, format_args!(",\"addr\":\"{}\"}}", peer.ip().to_canonical())),
+                Some(peer) => {
+                    out.extend_from_slice(b",\"addr\":\"");
+                    address(out, peer.ip().to_canonical());
+                    out.extend_from_slice(b"\"}");
+                }
                 None => out.extend_from_slice(b",\"addr\":null}"),
             }
         }
@@ -125,28 +153,53 @@ fn peer(out: &mut Vec<u8>, carrier: Option<&Carrier>) {
     }
 }
 
-fn source_address(out: &mut Vec<u8>, address: Option<IpAddr>) {
-    match address {
-        Some(address) => print(out, format_args!(",\"source_address\":{{\"address\":\"{address}\"}}")),
+fn source_address(out: &mut Vec<u8>, source: Option<IpAddr>) {
+    match source {
+        Some(source) => {
+            out.extend_from_slice(b",\"source_address\":{\"address\":\"");
+            address(out, source);
+            out.extend_from_slice(b"\"}");
+        }
         None => out.extend_from_slice(b",\"source_address\":null"),
     }
 }
 
-/// A moment twice: as whole Unix seconds, and as RFC 3339 with milliseconds.
-fn moment(out: &mut Vec<u8>, seconds: &str, time: &str, at: Timestamp) {
-    number(out, seconds, at.seconds());
-    name(out, time);
-    match jiff::Timestamp::from_millisecond(at.0).map(|moment| jiff::tz::Offset::UTC.to_datetime(moment)) {
-        Ok(moment) if moment.year() >= 0 => rfc3339(out, moment),
-        // Before the year 0 and beyond 9999 there is no RFC 3339.
-        _ => out.extend_from_slice(b"null"),
+/// The text of a second, for all moments in it.
+#[derive(Debug, Default)]
+struct Second {
+    /// Since the Unix epoch; of `text`, when there is one.
+    at: i64,
+    /// RFC 3339 up to the second.
+    text: Option<[u8; 19]>,
+}
+
+impl Second {
+    /// A moment in RFC 3339 with milliseconds; `null` before the year 0 and beyond 9999, where there is none.
+    fn put(&mut self, out: &mut Vec<u8>, name: &[u8], moment: Timestamp) {
+        out.extend_from_slice(name);
+        let second = moment.seconds();
+        if self.at != second || self.text.is_none() {
+            *self = Self { at: second, text: rfc3339(second) };
+        }
+        let Some(text) = &self.text else {
+            return out.extend_from_slice(b"null");
+        };
+        let mut rest = *b".000Z\"";
+        let millis = moment.0.rem_euclid(1000);
+        for (digit, of) in rest[1..4].iter_mut().zip([100, 10, 1]) {
+            *digit += (millis / of % 10) as u8;
+        }
+        out.push(b'"');
+        out.extend_from_slice(text);
+        out.extend_from_slice(&rest);
     }
 }
 
-/// Four of these stand in the records of one message; a general formatter takes ten times as long.
-fn rfc3339(out: &mut Vec<u8>, moment: jiff::civil::DateTime) {
+/// A general formatter takes ten times as long.
+fn rfc3339(second: i64) -> Option<[u8; 19]> {
+    let moment = jiff::tz::Offset::UTC.to_datetime(jiff::Timestamp::from_second(second).ok()?);
     let (date, time) = (moment.date(), moment.time());
-    let mut text = *b"\"0000-00-00T00:00:00.000Z\"";
+    let mut text = *b"0000-00-00T00:00:00";
     let mut put = |at: usize, digits: usize, value: i16| {
         let mut rest = value.unsigned_abs();
         for digit in text[at..at + digits].iter_mut().rev() {
@@ -154,14 +207,13 @@ fn rfc3339(out: &mut Vec<u8>, moment: jiff::civil::DateTime) {
             rest /= 10;
         }
     };
-    put(1, 4, date.year());
-    put(6, 2, date.month().into());
-    put(9, 2, date.day().into());
-    put(12, 2, time.hour().into());
-    put(15, 2, time.minute().into());
-    put(18, 2, time.second().into());
-    put(21, 3, time.millisecond());
-    out.extend_from_slice(&text);
+    put(0, 4, date.year());
+    put(5, 2, date.month().into());
+    put(8, 2, date.day().into());
+    put(11, 2, time.hour().into());
+    put(14, 2, time.minute().into());
+    put(17, 2, time.second().into());
+    (date.year() >= 0).then_some(text)
 }
 
 /// What the injector marked the message with.
@@ -174,8 +226,8 @@ fn marks(out: &mut Vec<u8>, envelope: &Envelope) {
     meta(out, extras);
     out.extend_from_slice(b",\"headers\":{},\"tags\":");
     array(out, extras.tags.iter().map(|tag| &**tag));
-    optional(out, "campaign", extras.campaign.as_deref());
-    optional(out, "tenant", extras.tenant.as_deref());
+    optional(out, b",\"campaign\":", extras.campaign.as_deref());
+    optional(out, b",\"tenant\":", extras.tenant.as_deref());
 }
 
 fn meta(out: &mut Vec<u8>, extras: &Extras) {
@@ -186,17 +238,15 @@ fn meta(out: &mut Vec<u8>, extras: &Extras) {
         // In valid JSON a raw line break stands only between tokens, where a space does as well.
         out.extend(given.bytes().map(|octet| if matches!(octet, b'\n' | b'\r') { b' ' } else { octet }));
     } else {
-        out.extend_from_slice(b"{\"text\":");
-        string(out, given);
+        text(out, b"{\"text\":", given);
         out.push(b'}');
     }
 }
 
 fn put_rule(out: &mut Vec<u8>, rule: &RuleMark) {
-    out.extend_from_slice(b",\"rule\":{\"id\":");
-    string(out, &rule.id);
-    text(out, "kind", rule.kind);
-    text(out, "by", &rule.by);
+    text(out, b",\"rule\":{\"id\":", &rule.id);
+    text(out, b",\"kind\":", rule.kind);
+    text(out, b",\"by\":", &rule.by);
     out.push(b'}');
 }
 
@@ -211,38 +261,67 @@ fn array<'a>(out: &mut Vec<u8>, items: impl Iterator<Item = &'a str>) {
     out.push(b']');
 }
 
-fn optional(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
+fn optional(out: &mut Vec<u8>, name: &[u8], value: Option<&str>) {
     match value {
         Some(value) => text(out, name, value),
         None => {
-            self::name(out, name);
+            out.extend_from_slice(name);
             out.extend_from_slice(b"null");
         }
     }
 }
 
-fn number(out: &mut Vec<u8>, name: &str, value: i64) {
-    self::name(out, name);
-    integer(out, value);
+/// `name` is the octets up to the value, here and below.
+fn number(out: &mut Vec<u8>, name: &[u8], value: i64) {
+    out.extend_from_slice(name);
+    if value < 0 {
+        out.push(b'-');
+    }
+    decimal(out, value.unsigned_abs());
 }
 
-fn text(out: &mut Vec<u8>, name: &str, value: &str) {
-    self::name(out, name);
+fn text(out: &mut Vec<u8>, name: &[u8], value: &str) {
+    out.extend_from_slice(name);
     string(out, value);
 }
 
-fn name(out: &mut Vec<u8>, name: &str) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
+fn decimal(out: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut begin = digits.len();
+    loop {
+        begin -= 1;
+        digits[begin] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            return out.extend_from_slice(&digits[begin..]);
+        }
+    }
 }
 
-fn integer(out: &mut Vec<u8>, value: i64) {
-    serde_json::to_writer(out, &value).expect("an integer is JSON, and a vector takes all that is written");
+fn address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (index, octet) in address.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                decimal(out, octet.into());
+            }
+        }
+        IpAddr::V6(address) => print(out, format_args!("{address}")),
+    }
 }
 
 fn string(out: &mut Vec<u8>, value: &str) {
-    serde_json::to_writer(out, value).expect("a string is JSON, and a vector takes all that is written");
+    // Without a way out of the loop it is done for many octets at a time.
+    let escapes = value.bytes().fold(false, |any, octet| any | (octet < b' ') | (octet == b'"') | (octet == b'\\'));
+    if escapes {
+        serde_json::to_writer(out, value).expect("a string is JSON, and a vector takes all that is written");
+    } else {
+        out.push(b'"');
+        out.extend_from_slice(value.as_bytes());
+        out.push(b'"');
+    }
 }
 
 fn print(out: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {

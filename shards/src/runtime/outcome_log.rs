@@ -2,7 +2,7 @@
 //! written is kept and tried again, and the shard is told to stop delivering meanwhile.
 
 use super::outcome_file::LogFile;
-use super::outcome_line::{put_ends, put_line};
+use super::outcome_line::{Lines, put_ends};
 use super::spool_disk::StopProcessOnPanic;
 use super::spool_file::{Full, monotonic};
 use super::tally::{Ends, Places, Tallies, Tally};
@@ -82,7 +82,6 @@ impl OutcomeLog {
             notify(LogEvent::TornLine { octets: torn });
         }
         let (sender, commands) = bounded(LOG_QUEUE_BATCHES);
-        let nodeid = nodeid.to_owned();
         let worker = Worker {
             file,
             unlogged_file,
@@ -92,7 +91,7 @@ impl OutcomeLog {
             unlogged: Ends::default(),
             commands,
             settings,
-            nodeid,
+            lines: Lines::new(nodeid),
             notify,
             pending: Vec::new(),
             written: 0,
@@ -147,7 +146,7 @@ struct Worker {
     unlogged: Ends,
     commands: Receiver<Command>,
     settings: LogSettings,
-    nodeid: String,
+    lines: Lines,
     notify: LogNotify,
     /// Lines that are not durable yet.
     pending: Vec<u8>,
@@ -222,7 +221,7 @@ impl Worker {
                 self.tally.add(&rule.id, &outcome.queue, 1);
             }
             if !outcome.unlogged {
-                put_line(&mut self.pending, outcome, &self.nodeid);
+                self.lines.put(&mut self.pending, outcome);
             } else if let Some(rule) = outcome.counted_rule() {
                 *self.unlogged.entry((rule.id.clone(), outcome.queue.clone())).or_default() += 1;
             }

@@ -23,18 +23,23 @@ impl DirectoryDisk {
     }
 }
 
-/// A file, and under which name it was made or opened.
+/// A file, under which name it was made or opened, and what tells it from any other (device and number).
 pub struct NamedFile {
     file: File,
     path: PathBuf,
+    identity: (u64, u64),
 }
 
 impl NamedFile {
+    fn new(file: File, path: PathBuf) -> io::Result<Self> {
+        let found = file.metadata()?;
+        Ok(Self { file, path, identity: (found.dev(), found.ino()) })
+    }
+
     /// Whoever syncs a file that has gone from its place makes nothing durable that the next start would find: it was
     /// removed, or its directory was moved away, perhaps with another one in its place.
-    fn is_in_its_place(&self) -> io::Result<bool> {
-        let (own, there) = (self.file.metadata()?, fs::metadata(&self.path));
-        Ok(there.is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())))
+    fn is_in_its_place(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == self.identity)
     }
 }
 
@@ -70,13 +75,13 @@ impl Disk for DirectoryDisk {
     fn create(&self, name: &str) -> io::Result<NamedFile> {
         let path = self.path.join(name);
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        Ok(NamedFile { file, path })
+        NamedFile::new(file, path)
     }
 
     fn open(&self, name: &str) -> io::Result<NamedFile> {
         let path = self.path.join(name);
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        Ok(NamedFile { file, path })
+        NamedFile::new(file, path)
     }
 
     fn length(&self, file: &NamedFile) -> io::Result<u64> {
@@ -106,7 +111,7 @@ impl Disk for DirectoryDisk {
 
     fn sync(&self, file: &NamedFile) -> io::Result<()> {
         file.file.sync_data()?;
-        if !file.is_in_its_place()? {
+        if !file.is_in_its_place() {
             let why = "somebody has removed the file, or moved its directory away";
             return Err(io::Error::new(io::ErrorKind::NotFound, why));
         }
