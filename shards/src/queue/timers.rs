@@ -142,6 +142,20 @@ mod tests {
         assert_eq!((timers.pop_due(later), timers.next()), (None, Some(later)));
     }
 
+    /// However many ring at once, a slice of them comes near at each moment, and none is counted twice.
+    #[test]
+    fn what_rings_soon_comes_near_in_slices() {
+        let (mut timers, count) = (Timers::default(), 2 * TIMERS_GATHERED_PER_TICK + 1);
+        for entry in 0..count as u32 {
+            timers.push(Timestamp(1), entry.into(), EntryId(entry));
+        }
+        for (at, near) in [(2, TIMERS_GATHERED_PER_TICK), (3, 2 * TIMERS_GATHERED_PER_TICK), (4, count)] {
+            timers.gather(Timestamp(at), |EntryId(entry)| Some((Timestamp(1), entry.into())));
+            timers.gather(Timestamp(at), |_| unreachable!("once at each moment"));
+            assert_eq!((timers.near.len(), timers.near.len() + timers.far_items), (near, count));
+        }
+    }
+
     /// A few stale items are not worth a rebuild; beyond that they are bounded by what is alive.
     #[test]
     fn the_heap_is_overgrown_when_most_of_it_is_stale() {

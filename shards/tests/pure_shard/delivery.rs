@@ -56,6 +56,10 @@ fn failures_end_or_are_retried_on_schedule() {
         assert_eq!(world.states(), (0, 0, 0, 0), "{name}");
         let done = world.progress.iter().filter(|(_, of)| matches!(of, Progress::Done { .. })).count();
         assert_eq!(done, 1, "{name}");
+        let counters = world.shards[0].counters();
+        let deferred = story.iter().filter(|(of, ..)| *of == TransientFailure).count() as u64;
+        let told = (counters.bounced, counters.deferred, counters.expired, counters.delivered);
+        assert_eq!(told, (u64::from(kind == Bounce), deferred, u64::from(kind != Bounce), 0), "{name}");
     }
 }
 

@@ -233,4 +233,16 @@ fn of_an_ending_rule_is_told_how_much_it_has_ended_and_in_which_queues() {
     by_queue.sort();
     assert_eq!((counts[0].ended, by_queue), (3, vec![("a.test".into(), 2), ("b.test".into(), 1)]));
     assert_eq!((counts[1].ended, counts[1].held), (0, 0));
+    let counters = world.shards[0].counters();
+    let told = (counters.ended_by_rule, counters.ended_by_error, counters.ended_by_bounce, counters.ended_by_cancel);
+    assert_eq!((told, counters.ended_by_suppression), ((3, 3, 0, 0), 0));
+    // A bounce is counted beside it.
+    let kind = Kind::Bounce { answer: RuleAnswer::new(551, None, "no".into()).unwrap(), suppress_logging: false };
+    world.put(Rule { kind, ..pause("bounce", domain("c.test")) });
+    world.post(&["r@c.test"]);
+    world.post(&["s@c.test"]);
+    world.run(seconds(1));
+    let counters = world.shards[0].counters();
+    let told = (counters.ended_by_rule, counters.ended_by_error, counters.ended_by_bounce, counters.ended_by_cancel);
+    assert_eq!((told, counters.ended_by_suppression), ((5, 3, 2, 0), 0));
 }

@@ -5,9 +5,11 @@ use crate::world::{KEY, settings};
 use mailrace_shards::event::{Command, Mail, Submission};
 use mailrace_shards::message::{Body, ContentFlags, CoreId, Envelope, Location, MessageId};
 use mailrace_shards::outcome::RecordType;
+use mailrace_shards::settings::{LimitPer, LimitSettings, Settings};
 use mailrace_shards::shard::{Shard, ShardConfig};
 use mailrace_shards::spool::report::{Point, Progress};
 use mailrace_shards::time::{Instant, Now, Timestamp};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const NOW: Now = Now { instant: Instant(1_000_000), utc: Timestamp(1_700_000_000_000) };
@@ -126,4 +128,38 @@ fn recipients_are_posted_by_domain() {
     }
     posted.sort();
     assert_eq!(posted, [vec![0, 2, 5], vec![1, 4], vec![3]]);
+}
+
+/// Mail for a domain with lanes goes to as many cores by turns, that for any other to one.
+#[test]
+fn mail_is_spread_over_the_lanes_of_its_domain() {
+    let domain = Some("wide.test".into());
+    let limits = vec![LimitSettings { lanes: Some(4), domain, ..LimitSettings::new(LimitPer::Domain) }];
+    let settings = Arc::new(Settings { limits, ..settings() });
+    let config =
+        ShardConfig { core: CoreId(0), cores: 4, generation: 1, rule_key: KEY, quarantine: Arc::default(), settings };
+    let mut shard = Shard::new(config);
+    let mut owners = |recipient: &str| -> BTreeSet<u16> {
+        for offset in 0..8 {
+            let submission = Submission {
+                id: shard.next_message_id(),
+                sender: "s@sender.test".into(),
+                recipients: vec![recipient.into()],
+                flags: ContentFlags::default(),
+                extras: None,
+                body: Body::from_static(b"hi\r\n"),
+                protocol: "ESMTP",
+                peer: None,
+            };
+            let ticket = shard.accept(submission, NOW);
+            shard.handle_stored(ticket, Ok((Location { spool: 0, segment: 1, offset, length: 4 }, true)), NOW);
+        }
+        let commands = std::iter::from_fn(|| shard.poll_command());
+        let posts = commands.filter_map(|command| match command {
+            Command::Post(owner, Mail::Post(_)) => Some(owner.0),
+            _ => None,
+        });
+        posts.collect()
+    };
+    assert_eq!((owners("r@wide.test").len(), owners("r@narrow.test").len()), (4, 1));
 }
