@@ -26,10 +26,13 @@ const CATCH_UP_WITHIN: Duration = Duration::from_secs(10);
 
 /// The segments of suppressions that this engine has heard of, as of what was heard last; `None` until they were read.
 #[derive(Clone, Debug, Default)]
-pub struct HeardSegments(Arc<Mutex<Option<BTreeMap<Vec<u8>, Revision>>>>);
+pub struct HeardSegments(Arc<Mutex<Option<ByName>>>);
+
+/// Names and their revisions.
+type ByName = BTreeMap<Vec<u8>, Revision>;
 
 impl HeardSegments {
-    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<Vec<u8>, Revision>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<ByName>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -60,7 +63,7 @@ impl HeardSegments {
     }
 }
 
-/// Names and their revisions, in the order of the names.
+/// The same, listed in the order of the names.
 type Listed = Vec<(Vec<u8>, Revision)>;
 
 /// What is compared next.
