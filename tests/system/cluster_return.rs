@@ -63,7 +63,6 @@ fn a_forgotten_node_that_returns_lets_nothing_out_that_was_ended_without_it() {
     let own = cluster.nodes[2].api().post("/v1/pauses", &json!({"domain": "old.example"}))["id"].clone();
     cluster.nodes[2].send("one@old.example", "x-mq-tag: spring\r\n");
     until("it waits", || cluster.nodes[2].in_state("old.example", "held").len() == 1);
-    cluster.nodes[2].api().remove(own.as_str().unwrap());
     cluster.nodes[2].engine.kill();
     let first = &cluster.nodes[0];
     first.await_sees("node-2", "lost");
@@ -74,6 +73,7 @@ fn a_forgotten_node_that_returns_lets_nothing_out_that_was_ended_without_it() {
     cluster.nodes[2].net(Flow::Late(Duration::from_millis(200)));
     cluster.nodes[2].engine.run();
     let third = &cluster.nodes[2];
+    third.api().remove(own.as_str().unwrap());
     third.send("two@new.example", "x-mq-tag: spring\r\n");
     until("it has caught up and ended both", || {
         third.engine.records().iter().filter(|record| record.kind() == "Bounce").count() == 2
