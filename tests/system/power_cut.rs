@@ -129,7 +129,6 @@ impl Drop for Missing {
 fn judge(mut cut: Cut, told: &Acknowledged) {
     let sink = Sink::start(Features::default());
     let receipts = Receipts::of(&sink);
-    std::process::Command::new("cp").arg("-a").arg(cut.engine.data()).status().unwrap();
     cut.engine.configure(&Config::to(sink.address));
     cut.engine.run();
     let told: HashMap<String, String> = told
