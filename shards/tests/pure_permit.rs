@@ -2,7 +2,7 @@
 
 mod permit_net;
 
-use mailrace_shards::limits::{PERMIT_PATIENCE_MS, PERMIT_SCAN_MAX, TOKEN_LAPSE_MS};
+use mailrace_shards::limits::{PERMIT_PATIENCE_MS, PERMIT_REQUESTS_MAX, PERMIT_SCAN_MAX, TOKEN_LAPSE_MS};
 use mailrace_shards::message::CoreId;
 use mailrace_shards::path::permit::ToHome;
 use mailrace_shards::path::{PermitEvent, PermitId, PermitMessage, PermitState, Tokens};
@@ -277,4 +277,19 @@ fn those_who_come_while_many_are_looked_at_stand_behind_them() {
     net.pass(MS);
     assert_eq!(granted(&net), room);
     assert_eq!(net.state(0, late), PermitState::Waiting);
+}
+
+/// How many may wait is bounded; who has withdrawn does not count among them.
+#[test]
+fn a_withdrawn_request_makes_room_for_another() {
+    let entries = [LimitSettings { connections: Some(1), ..LimitSettings::new(LimitPer::Path) }];
+    let path = limits(&entries, 1, "d.test", "mx.test", "s");
+    let mut net = Net::new(1, 1, 0);
+    let first = net.request(0, &path, 0);
+    for _ in 0..=PERMIT_REQUESTS_MAX {
+        let waits = net.request(0, &path, 1);
+        assert_eq!(net.state(0, waits), PermitState::Waiting);
+        net.release(0, waits);
+    }
+    assert_eq!(net.state(0, first), PermitState::Granted);
 }

@@ -116,6 +116,8 @@ conversations! {
         S: 501 5.5.4 Syntax: QUIT
         C: EHLO
         S: 501 5.5.4 Syntax: EHLO name
+        C: HELO
+        S: 501 5.5.4 Syntax: HELO name
         C: STARTTLS
         S: 502 5.5.1 STARTTLS is not offered
         C: AUTH PLAIN AGEAYg==
