@@ -34,6 +34,8 @@ fn check(name: &str, config: &Config) {
 fn every_key_arrives() {
     let text = include_str!("../../tests/data/config/contract.toml");
     check("contract.settings", &read(text, &Overrides::default()));
+    let text = include_str!("../../tests/data/config/cluster-files.toml");
+    check("cluster-files.settings", &read(text, &Overrides::default()));
 }
 
 #[test]
