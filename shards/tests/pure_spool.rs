@@ -7,7 +7,7 @@ use mailrace_shards::message::{ContentFlags, Envelope, Extras, MessageId};
 use mailrace_shards::spool::envelope::{BadEnvelope, decode, encode};
 use mailrace_shards::spool::journal::{Journal, JournalOptions};
 use mailrace_shards::spool::memory_disk::{Fault, MemoryDisk, Survival};
-use mailrace_shards::spool::recover::open;
+use mailrace_shards::spool::recover::{begin, open};
 use mailrace_shards::spool::report::{DropReason, Point, Progress, Recovered, SpoolCompletion, SpoolError, Standing};
 use mailrace_shards::spool::segment::{SEGMENT_HEADER_BYTES, index_name, parse_name, scan, segment_name};
 use mailrace_shards::time::Timestamp;
@@ -267,6 +267,9 @@ fn a_newer_version_is_refused_not_dropped() {
     let checksum = crc32fast::hash(&octets[..24]);
     octets[24..28].copy_from_slice(&checksum.to_le_bytes());
     disk.put(&segment_name(segment), &octets);
+    // Already before any mail is taken.
+    let begun = begin(disk.clone(), 2, options(1 << 12));
+    assert!(matches!(begun, Err(SpoolError::NewerVersion { offset: 0, .. })));
     assert!(matches!(open(disk, 2, options(1 << 12)), Err(SpoolError::NewerVersion { offset: 0, .. })));
 }
 

@@ -5,6 +5,7 @@ use mailrace_shards::event::Mail;
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::RecordType::{Bounce, Delivery, Expiration, TransientFailure};
 use mailrace_shards::outcome::{RecordType, Verb};
+use mailrace_shards::settings::TlsPolicy;
 use mailrace_shards::smtp::classify::{DnsFailure, FailureKind};
 use mailrace_shards::spool::report::Progress;
 
@@ -215,6 +216,20 @@ fn spools_that_are_behind_with_their_ends_stop_picking_and_nothing_else() {
     tell(&mut world, 1, false);
     world.run(seconds(1));
     assert_eq!((world.delivered(), world.states()), (4, (0, 0, 0, 0)));
+}
+
+/// Where the handshake fails the host is tried once more in clear. When that fails too, it was an attempt, and the message
+/// does not go again at once.
+#[test]
+fn a_host_that_fails_with_and_without_tls_costs_an_attempt() {
+    let mut world = world();
+    let failure = own(FailureKind::TlsHandshake, Verb::Ehlo);
+    world.hosts.insert(peer(1), Behaviour::Unreachable(failure));
+    world.post(&["r@a.test"]);
+    world.run(seconds(30));
+    assert_eq!((world.of_type(TransientFailure).len(), world.connects.len()), (1, 2));
+    let policies: Vec<TlsPolicy> = world.connects.iter().map(|(_, connect)| connect.tls).collect();
+    assert_eq!(policies, [TlsPolicy::Opportunistic, TlsPolicy::Disabled]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::world::{Behaviour, KEY, World, peer, reply, seconds, settings};
 use mailrace_shards::event::{Answer, Coverage, MessageFilter, Question, ReplyTo, Waits};
 use mailrace_shards::limits::{ASK_ENTRIES_PER_TICK, ASKS_MAX};
-use mailrace_shards::message::Extras;
+use mailrace_shards::message::{Extras, MessageId};
 use mailrace_shards::outcome::Verb;
 use mailrace_shards::rules::{Answer as RuleAnswer, Change, Kind, Rule, Scope, Validity};
 use std::sync::mpsc::{Receiver, channel};
@@ -245,4 +245,21 @@ fn of_an_ending_rule_is_told_how_much_it_has_ended_and_in_which_queues() {
     let counters = world.shards[0].counters();
     let told = (counters.ended_by_rule, counters.ended_by_error, counters.ended_by_bounce, counters.ended_by_cancel);
     assert_eq!((told, counters.ended_by_suppression), ((5, 3, 2, 0), 0));
+}
+
+#[test]
+fn a_message_is_shown_by_its_id_with_all_its_recipients_and_a_stranger_is_not() {
+    let mut world = World::new(settings());
+    world.put(pause("all", Scope::default()));
+    let id = world.post(&["r@a.test", "q@a.test"]);
+    world.post(&["r@a.test"]);
+    world.run(seconds(1));
+    let mut shown = |id| match ask(&mut world, Question::Message(id)).try_recv() {
+        Ok(Answer::Messages(views)) => views,
+        other => panic!("{other:?}"),
+    };
+    let views = shown(id);
+    assert_eq!(views.len(), 1);
+    assert_eq!((views[0].envelope.id(), &views[0].recipients[..]), (id, &[0, 1][..]));
+    assert!(shown(MessageId { sequence: id.sequence + 100, ..id }).is_empty());
 }
