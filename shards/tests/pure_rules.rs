@@ -492,17 +492,3 @@ fn each_kind_makes_the_record_of_the_contract() {
         assert_eq!((kind.record(), kind.as_str()), (record, name), "{kind:?}");
     }
 }
-
-#[test]
-fn a_validity_tells_when_it_is_over_for_good() {
-    let at = Timestamp;
-    for (validity, end) in [
-        (Validity::always(), Timestamp::NEVER),
-        (Validity::until(at(5)), at(5)),
-        (Validity::between(at(3), at(9)), at(9)),
-    ] {
-        assert_eq!(validity.end(), end);
-        assert_eq!(validity.ended(end), end != Timestamp::NEVER);
-        assert!(!validity.ended(at(4)));
-    }
-}

@@ -135,3 +135,23 @@ impl Validity {
         &self.spans
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Validity;
+    use crate::time::Timestamp;
+
+    #[test]
+    fn tells_when_it_is_over_for_good() {
+        let at = Timestamp;
+        for (validity, end) in [
+            (Validity::always(), Timestamp::NEVER),
+            (Validity::until(at(5)), at(5)),
+            (Validity::between(at(3), at(9)), at(9)),
+        ] {
+            assert_eq!(validity.end(), end);
+            assert_eq!(validity.ended(end), end != Timestamp::NEVER);
+            assert!(!validity.ended(at(4)));
+        }
+    }
+}
