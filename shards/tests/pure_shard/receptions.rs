@@ -21,12 +21,12 @@ fn shard() -> Shard {
     Shard::new(config)
 }
 
-/// Takes a message whose body comes to lie at `offset`; gives the number of the record of its reception.
-fn take(shard: &mut Shard, offset: u64) -> u64 {
+/// Takes and stores a message whose body comes to lie at `offset`.
+fn store(shard: &mut Shard, recipients: &[&str], offset: u64) {
     let submission = Submission {
         id: shard.next_message_id(),
         sender: "s@sender.test".into(),
-        recipients: vec!["r@a.test".into()],
+        recipients: recipients.iter().map(|&recipient| recipient.into()).collect(),
         flags: ContentFlags::default(),
         extras: None,
         body: Body::from_static(b"hi\r\n"),
@@ -36,6 +36,11 @@ fn take(shard: &mut Shard, offset: u64) -> u64 {
     let ticket = shard.accept(submission, NOW);
     let location = Location { spool: 0, segment: 1, offset, length: 4 };
     shard.handle_stored(ticket, Ok((location, true)), NOW);
+}
+
+/// The same for one recipient; gives the number of the record of its reception.
+fn take(shard: &mut Shard, offset: u64) -> u64 {
+    store(shard, &["r@a.test"], offset);
     let records = recorded(shard);
     let [(number, kind, ..)] = records[..] else { panic!("not one record: {records:?}") };
     assert_eq!(kind, RecordType::Reception);
@@ -106,19 +111,7 @@ fn receptions_that_may_be_lost_are_recorded_again_before_the_spool_hears_so() {
 #[test]
 fn recipients_are_posted_by_domain() {
     let mut shard = shard();
-    let recipients = ["a@b.test", "b@a.test", "c@b.test", "d@c.test", "e@a.test", "f@b.test"];
-    let submission = Submission {
-        id: shard.next_message_id(),
-        sender: "s@sender.test".into(),
-        recipients: recipients.map(Into::into).to_vec(),
-        flags: ContentFlags::default(),
-        extras: None,
-        body: Body::from_static(b"hi\r\n"),
-        protocol: "ESMTP",
-        peer: None,
-    };
-    let ticket = shard.accept(submission, NOW);
-    shard.handle_stored(ticket, Ok((Location { spool: 0, segment: 1, offset: 7, length: 4 }, true)), NOW);
+    store(&mut shard, &["a@b.test", "b@a.test", "c@b.test", "d@c.test", "e@a.test", "f@b.test"], 7);
     let mut posted = Vec::new();
     while let Some(command) = shard.poll_command() {
         if let Command::Post(_, Mail::Post(post)) = command {
@@ -140,20 +133,7 @@ fn mail_is_spread_over_the_lanes_of_its_domain() {
         ShardConfig { core: CoreId(0), cores: 4, generation: 1, rule_key: KEY, quarantine: Arc::default(), settings };
     let mut shard = Shard::new(config);
     let mut owners = |recipient: &str| -> BTreeSet<u16> {
-        for offset in 0..8 {
-            let submission = Submission {
-                id: shard.next_message_id(),
-                sender: "s@sender.test".into(),
-                recipients: vec![recipient.into()],
-                flags: ContentFlags::default(),
-                extras: None,
-                body: Body::from_static(b"hi\r\n"),
-                protocol: "ESMTP",
-                peer: None,
-            };
-            let ticket = shard.accept(submission, NOW);
-            shard.handle_stored(ticket, Ok((Location { spool: 0, segment: 1, offset, length: 4 }, true)), NOW);
-        }
+        (0..8).for_each(|offset| store(&mut shard, &[recipient], offset));
         let commands = std::iter::from_fn(|| shard.poll_command());
         let posts = commands.filter_map(|command| match command {
             Command::Post(owner, Mail::Post(_)) => Some(owner.0),
