@@ -3,7 +3,7 @@
 //! Without this bound a burst of deliveries would take the descriptors that spool, log and injectors need.
 
 use super::Shard;
-use super::session::{Phase, Session};
+use super::session::Phase;
 use crate::event::{Command, SessionId};
 use crate::limits::CONNECT_TOKEN_LAPSE_MS;
 use crate::time::{Instant, Now};
@@ -90,9 +90,9 @@ impl Shard {
         while !self.places.are_taken()
             && let Some((id, number, since)) = self.places.line.pop_front()
         {
-            let waits =
-                |session: &&Session| session.phase == Phase::AwaitingPermit && session.carrier.session == number;
-            let Some(session) = self.sessions.get(id.0 as usize).filter(waits) else { continue };
+            let Some(session) = self.sessions.get(id.0 as usize).filter(|session| session.waits_as(number)) else {
+                continue;
+            };
             let is_late = now.instant.since(since) > Duration::from_millis(CONNECT_TOKEN_LAPSE_MS);
             if is_late && session.limits.has_connection_rate() {
                 // Those in line have their tokens from different times, and would use them all at once. This one keeps

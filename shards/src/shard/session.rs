@@ -85,6 +85,11 @@ impl Session {
         self.hosts[self.host].1
     }
 
+    /// Whether it is the one of that number, and waits for leave to connect: ids are used again.
+    pub fn waits_as(&self, number: u64) -> bool {
+        self.phase == Phase::AwaitingPermit && self.carrier.session == number
+    }
+
     /// Whether it takes no further message. One that is recalled still takes its first.
     pub fn retiring(&self) -> bool {
         self.recalled && self.messages > 0 || self.phase == Phase::Finishing

@@ -167,8 +167,7 @@ impl Shard {
             .collect();
         for (id, number) in waiting {
             // One may have ended with another, and its id be that of a new one.
-            let waits = |session: &Session| session.phase == Phase::AwaitingPermit && session.carrier.session == number;
-            if self.sessions.get(id.0 as usize).is_some_and(waits) {
+            if self.sessions.get(id.0 as usize).is_some_and(|session| session.waits_as(number)) {
                 self.drop_session(id, now);
             }
         }
