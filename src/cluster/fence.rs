@@ -87,6 +87,14 @@ impl Gate {
         self.unsure = Some(until);
     }
 
+    /// The same where it waits already, until another moment: it is being told, or will not be. Whoever delivers by what
+    /// it knows goes on.
+    pub fn still_unsure(&mut self, now: Instant, until: Instant) {
+        if self.unsure.is_some_and(|until| now < until) {
+            self.unsure = Some(until);
+        }
+    }
+
     /// Nobody says so.
     pub fn sure(&mut self) {
         self.unsure = None;
@@ -210,6 +218,20 @@ mod tests {
         assert_eq!(gate.fence(at(3)), Fence::Open);
         gate.is_copy(true);
         assert_eq!(gate.fence(at(3)), Fence::Shut(Why::Copy));
+    }
+
+    #[test]
+    fn who_is_being_told_waits_for_it_and_who_will_not_be_delivers() {
+        let mut gate = Gate::new(false, MARGIN, true);
+        gate.unsure(at(10).instant);
+        gate.still_unsure(at(1).instant, at(2).instant);
+        assert_eq!(gate.fence(at(1)), Fence::Shut(Why::Unsure));
+        gate.still_unsure(at(1).instant, at(10).instant);
+        assert_eq!(gate.fence(at(3)), Fence::Shut(Why::Unsure), "it asks again");
+        gate.still_unsure(at(3).instant, at(2).instant);
+        assert_eq!(gate.fence(at(3)), Fence::Open, "nobody answers");
+        gate.still_unsure(at(3).instant, at(10).instant);
+        assert_eq!(gate.fence(at(3)), Fence::Open, "it went on by what it knows");
     }
 
     #[test]

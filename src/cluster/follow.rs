@@ -100,9 +100,13 @@ impl Follower {
         self.etcd.prefer_leader(LEADER_WITHIN);
         let mut wait = AGAIN_AFTER;
         let mut said = String::new();
+        let started = clock::now().instant;
         loop {
             let began = clock::now().instant;
-            let why = match self.follow() {
+            self.ask_first(started, true);
+            let over = self.follow();
+            self.ask_first(started, false);
+            let why = match over {
                 Over::Stopped => return,
                 Over::Forgotten => {
                     report::notice("cluster: etcd cannot say any more what has changed; everything is read anew");

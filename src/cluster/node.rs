@@ -6,6 +6,7 @@ use super::compare::{Comparer, HeardSegments};
 use super::etcd::{Etcd, EtcdSettings, EtcdTls};
 use super::fence::{Fence, Gate};
 use super::follow::Follower;
+use super::place::ASK_AT_MOST;
 use super::presence::{FENCE, Presence, fence_rule};
 use super::record::{Keys, Run};
 use super::segments::{Segments, Stored};
@@ -45,10 +46,6 @@ const SEGMENTS_MAX: usize = 64;
 
 /// How often this node says its word in any case, at most.
 const WORD_EVERY: Duration = Duration::from_secs(3);
-
-/// How long an engine that crashed waits at its start for etcd to say whether the others still count with it. etcd may be
-/// away for longer; then it delivers by what it knows, as it does whenever etcd is away.
-const ASK_WITHIN: Duration = Duration::from_secs(2);
 
 /// So much of a lease is taken off for what passes between the cores' clock, ours and etcd's.
 const MARGIN_PART: u32 = 5;
@@ -104,7 +101,7 @@ pub fn prepare(settings: &ClusterSettings, store: &mut Store) -> Result<Prepared
     let membership = store.enter_cluster(&uuid).map_err(|error| error.to_string())?;
     let holds = settings.on_partition == OnPartition::Hold;
     let mut gate = Gate::new(holds, settings.lease / MARGIN_PART, membership.counted);
-    gate.unsure(clock::now().instant.after(ASK_WITHIN));
+    gate.unsure(clock::now().instant.after(ASK_AT_MOST));
     Ok(Prepared { settings: settings.clone(), etcd, membership, gate })
 }
 

@@ -10,16 +10,35 @@ use super::record::{Key, Run, Said};
 use super::waiting::{Member, Name};
 use crate::rules::shared::Revision;
 use mailrace_shards::runtime::clock;
+use mailrace_shards::time::Instant;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long etcd may take for a transaction.
 const WITHIN: Duration = Duration::from_secs(2);
 
+/// How long an engine that crashed waits at its start for an etcd that refuses to be asked, or breaks off. It may be away
+/// for longer; then the engine delivers by what it knows, as it does whenever etcd is away.
+const ASK_WITHIN: Duration = Duration::from_secs(2);
+
+/// And how long for one that is slow to answer, or does not say that it will not.
+pub(super) const ASK_AT_MOST: Duration = Duration::from_secs(10);
+
 /// What is said of nodes, read at a time.
 const PAGE: u32 = 500;
 
 impl Follower {
+    /// Before etcd has said for the first time whether the others count with this engine: mail waits as long as it is
+    /// being asked, and no longer than a bound.
+    pub(super) fn ask_first(&self, began: Instant, is_asked: bool) {
+        let within = if is_asked { ASK_AT_MOST } else { ASK_WITHIN };
+        self.board.change(|state| {
+            if state.nodes_at == 0 {
+                state.gate.still_unsure(clock::now().instant, began.after(within));
+            }
+        });
+    }
+
     /// Reads what is said of nodes, and checks that etcd is the one that this engine knows, and our name ours.
     pub(super) fn nodes(&mut self) -> Result<Revision, Over> {
         let from = self.keys.nodes();

@@ -222,6 +222,7 @@ impl Presence {
         match (&self.fence, &fence) {
             (Fence::Shut(_), Fence::Open | Fence::From(_)) => report::notice("cluster: mail is delivered again"),
             (Fence::Open | Fence::From(_), Fence::Shut(why)) => report::warning(why.as_str()),
+            (Fence::Shut(was), Fence::Shut(why)) if was != why => report::notice(why.as_str()),
             _ => {}
         }
         self.authority.fence(fence_rule(&fence));

@@ -69,17 +69,21 @@ fn a_forgotten_node_that_returns_lets_nothing_out_that_was_ended_without_it() {
     first.api().call("DELETE", "/v1/cluster/nodes/node-2", None);
     let answer = first.post("/v1/errors", &json!({"tag": "spring", "code": 550, "cluster": true}));
     assert_eq!(answer.status, 200, "nobody waits for it: {}", answer.text);
-    // It is slow to hear what was decided: until then nothing leaves it.
-    cluster.nodes[2].net(Flow::Late(Duration::from_millis(200)));
+    // It is slow to hear that it was forgotten, and what was decided: until then nothing leaves it.
+    cluster.nodes[2].net(Flow::Late(Duration::from_millis(450)));
+    let told = |node: &Node| node.engine.stderr().matches("has not caught up with etcd").count();
+    let before = told(&cluster.nodes[2]);
     cluster.nodes[2].engine.run();
     let third = &cluster.nodes[2];
     third.api().remove(own.as_str().unwrap());
     third.send("two@new.example", "x-mq-tag: spring\r\n");
+    until("it hears that it was forgotten", || told(third) > before);
+    assert!(third.sink.attempts().is_empty(), "nothing left it while it asked");
+    third.net(Flow::Pass);
     until("it has caught up and ended both", || {
         third.engine.records().iter().filter(|record| record.kind() == "Bounce").count() == 2
     });
     assert!(third.sink.attempts().is_empty(), "nothing that the rule covers left it");
-    third.net(Flow::Pass);
     cluster.await_together();
     cluster.nodes[2].send("three@free.example", "");
     cluster.nodes[2].await_delivered("three@free.example");
