@@ -270,3 +270,15 @@ fn of_two_reasons_the_first_is_given_however_the_text_is_cut() {
         }
     }
 }
+
+/// What stands empty would be copied out of the way, or count as memory of a message that waits.
+#[test]
+fn a_large_body_without_an_announced_size_fills_at_least_half_of_what_it_got() {
+    for thousands in [40, 70, 100, 130, 200, 260, 400, 600, 1_100] {
+        let text = b"A: b\r\n\r\n".iter().copied().chain(b"0123456\r\n".repeat(thousands * 111)).collect::<Vec<u8>>();
+        let (replies, messages) = inject(large(), FRIEND, &stuffed(&text), Pieces::Random(3));
+        assert!(replies[1].starts_with("S: 250 "), "{replies:?}");
+        let body = &messages[0].body;
+        assert!(body.capacity() <= 2 * body.len(), "{} for {}", body.capacity(), body.len());
+    }
+}

@@ -8,7 +8,7 @@
 use super::ServerConfig;
 use super::control::Marks;
 use super::header::HeaderScan;
-use crate::limits::{BODY_RESERVE_BYTES_MAX, TEXT_LINE_BYTES_MAX};
+use crate::limits::{BODY_RESERVE_BYTES_MAX, BODY_RESERVE_USUAL_BYTES_MAX, TEXT_LINE_BYTES_MAX};
 use crate::message::ContentFlags;
 use std::sync::Arc;
 
@@ -259,11 +259,13 @@ impl Decoder {
         self.body.extend_from_slice(run);
     }
 
-    /// A body whose size was not announced grows in few steps, since each of them copies it.
+    /// A body whose size was not announced grows in few steps, since each of them copies it; in the end at most half of
+    /// what it got may stand empty, or it would be copied once more.
     fn make_room(&mut self, more: usize) {
         let (has, needs) = (self.body.capacity(), self.body.len() + more);
         if needs > has && has < BODY_RESERVE_BYTES_MAX {
-            let wanted = has.saturating_mul(4).min(BODY_RESERVE_BYTES_MAX).max(needs);
+            let factor = if has < BODY_RESERVE_USUAL_BYTES_MAX / 2 { 4 } else { 2 };
+            let wanted = has.saturating_mul(factor).min(BODY_RESERVE_BYTES_MAX).max(needs);
             self.body.reserve_exact(wanted - self.body.len());
         }
     }
