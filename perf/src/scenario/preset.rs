@@ -57,7 +57,7 @@ impl ScenarioName {
                 "--messages=1000000",
                 "--size=1024",
                 "--domains=1000",
-                "--body-memory=16777216",
+                "--body-memory=4194304",
                 "--time-limit=3600",
                 "--patience=60",
             ],
