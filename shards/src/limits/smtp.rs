@@ -113,7 +113,7 @@ pub const BODY_RESERVE_BYTES_MAX: usize = 1_048_576;
 pub const BODY_RESERVE_BYTES: usize = 8_192;
 
 /// Octets reserved for a further one: as many as the last took, at most this.
-pub const BODY_RESERVE_USUAL_BYTES_MAX: usize = 65_536;
+pub const BODY_RESERVE_USUAL_BYTES_MAX: usize = 262_144;
 
 /// Octets a second below which a message's content comes too slowly: 421.
 pub const CONTENT_BYTES_PER_SECOND_MIN: u64 = 1_024;

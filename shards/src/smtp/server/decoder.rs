@@ -8,7 +8,7 @@
 use super::ServerConfig;
 use super::control::Marks;
 use super::header::HeaderScan;
-use crate::limits::{BODY_RESERVE_BYTES_MAX, BODY_RESERVE_USUAL_BYTES_MAX, TEXT_LINE_BYTES_MAX};
+use crate::limits::{BODY_RESERVE_BYTES, BODY_RESERVE_BYTES_MAX, TEXT_LINE_BYTES_MAX};
 use crate::message::ContentFlags;
 use std::sync::Arc;
 
@@ -264,7 +264,7 @@ impl Decoder {
     fn make_room(&mut self, more: usize) {
         let (has, needs) = (self.body.capacity(), self.body.len() + more);
         if needs > has && has < BODY_RESERVE_BYTES_MAX {
-            let factor = if has < BODY_RESERVE_USUAL_BYTES_MAX / 2 { 4 } else { 2 };
+            let factor = if has < 4 * BODY_RESERVE_BYTES { 4 } else { 2 };
             let wanted = has.saturating_mul(factor).min(BODY_RESERVE_BYTES_MAX).max(needs);
             self.body.reserve_exact(wanted - self.body.len());
         }
