@@ -1,7 +1,7 @@
 //! A start over a spool that takes long to read: the engine is up meanwhile, says what it does not know yet, and knows
 //! everything in the end. What holds the reading up is a disk that does not answer for as long as the test likes.
 
-use crate::support::strace::{held_at_opening, let_go};
+use crate::support::strace::{Hold, held_at_opening};
 use crate::support::{Action, Answer, Api, Config, Engine, Features, Sink, Step, until};
 use serde_json::json;
 
@@ -20,14 +20,21 @@ enum Held {
     Messages = 2,
 }
 
+impl Held {
+    /// What answers say meanwhile.
+    fn header(self) -> String {
+        if self == Self::Search { "searching".to_owned() } else { format!("{LEFT} left") }
+    }
+}
+
 /// Nobody is tried twice within a test.
 fn config() -> Config {
     Config::default().line("retry", "intervals = [\"1h\"]").line("retry", "max_age = \"1d\"")
 }
 
 /// An engine with mail in back-off from an earlier run, which it is kept from reading, on its way to a destination that
-/// takes all now; and the ids of that mail.
-fn recovering(held: Held) -> Option<(Engine, Sink, Vec<String>)> {
+/// takes all now; the ids of that mail; and what keeps it.
+fn recovering(held: Held) -> Option<(Engine, Sink, Vec<String>, Hold)> {
     let sink = Sink::start(Features::default());
     let config = config().route("*", sink.address);
     sink.script(|step| match step {
@@ -48,8 +55,11 @@ fn recovering(held: Held) -> Option<(Engine, Sink, Vec<String>)> {
     let indexes = engine.files("spool", |name| name.ends_with(".idx"));
     assert!(!indexes.is_empty(), "a stop leaves an index of each segment");
     engine.under(held_at_opening(&indexes, held as u32)?);
-    engine.run_at_once();
-    Some((engine, sink, ids))
+    engine.spawn();
+    // Before anything can fail: it is the first to go.
+    let hold = Hold::of(engine.id());
+    until("the engine greets", || engine.greets());
+    Some((engine, sink, ids, hold))
 }
 
 fn get(api: &Api, path: &str) -> Answer {
@@ -72,12 +82,16 @@ fn assert_unknown(answer: &Answer) {
 }
 
 /// As long as it is held: lists say that they lack something, and nobody is told that a message is not there.
-fn assert_incomplete(api: &Api, held: Held, ids: &[String]) {
-    let says = if held == Held::Search { "searching".to_owned() } else { format!("{LEFT} left") };
+fn assert_incomplete(engine: &Engine, held: Held, ids: &[String]) {
+    let api = &Api::of(engine);
+    let says = held.header();
     until("both spools are held", || header(&get(api, "/v1/queues")) == Some(&*says));
     for list in ["/v1/queues", "/v1/messages", "/v1/messages?domain=d1.example"] {
         let answer = get(api, list);
         assert_eq!((answer.status, header(&answer), &*answer.text), (200, Some(&*says), "[]"), "{list}");
+    }
+    for list in ["/v1/rules", "/v1/pauses", "/api/admin/bounce/v1"] {
+        assert_eq!(header(&get(api, list)), Some(&*says), "{list}: what rules hold and have ended is counted there");
     }
     for id in [&*ids[0], NOBODY] {
         assert_unknown(&get(api, &format!("/v1/messages/{id}")));
@@ -94,6 +108,9 @@ fn assert_incomplete(api: &Api, held: Held, ids: &[String]) {
     }
     let dry = api.post("/v1/pauses?dry_run=true", &json!({"domain": "d1.example"}));
     assert_eq!((&dry["matched"], &dry["counting"]), (&json!(0), &json!(true)), "{dry}");
+    let command = engine.tool(&["queue", "--config", "mailrace.toml"], "");
+    let said = String::from_utf8_lossy(&command.stderr).into_owned();
+    assert!(command.status.success() && said.contains(&format!("not in the queues yet ({says})")), "{command:?}");
 }
 
 /// Once it is over: all is found, and what is not is not there.
@@ -122,17 +139,76 @@ fn assert_complete(api: &Api, ids: &[String]) {
 #[test]
 fn a_start_that_still_reads_its_spool_takes_mail_and_says_what_it_does_not_know() {
     for held in [Held::Search, Held::Messages] {
-        let Some((mut engine, sink, ids)) = recovering(held) else { return };
+        let Some((mut engine, sink, ids, hold)) = recovering(held) else { return };
         let api = Api::of(&engine);
-        assert_incomplete(&api, held, &ids);
+        assert_incomplete(&engine, held, &ids);
         let reply = engine.client().send("s@test.example", &["new@d1.example"], BODY);
         assert_eq!(reply.code, 250, "mail is taken");
         assert_eq!(sink.await_messages(1)[0].recipients, ["new@d1.example"], "and delivered");
         until("it has left the queue", || get(&api, "/v1/messages").text == "[]");
-        assert_incomplete(&api, held, &ids);
-        let_go(engine.id());
+        assert_incomplete(&engine, held, &ids);
+        drop(hold);
         assert_complete(&api, &ids);
         assert_eq!(sink.count(), 1, "what is in back-off waits");
+        engine.under(Vec::new());
+        assert!(engine.stop().success());
+    }
+}
+
+/// Makes what a domain has due now.
+fn flush(api: &Api, domain: &str) {
+    let body = json!({"domain": domain, "reason": "now", "data": {}, "always_flush": true});
+    api.post("/api/admin/rebind/v1", &body);
+}
+
+/// Recipients of a domain's two messages.
+fn of_domain(number: usize) -> [String; 2] {
+    [2 * number, 2 * number + 1].map(|recipient| format!("r{recipient}@d{number}.example"))
+}
+
+/// Mail that was not posted to its shard yet was missed by a flush: the next attempt was an hour away.
+#[test]
+fn what_an_operator_orders_reaches_mail_that_is_still_read() {
+    for held in [Held::Search, Held::Messages] {
+        let Some((mut engine, sink, ids, hold)) = recovering(held) else { return };
+        let api = Api::of(&engine);
+        let says = held.header();
+        until("both spools are held", || header(&get(&api, "/v1/queues")) == Some(&*says));
+        flush(&api, "d1.example");
+        flush(&api, "d2.example");
+        let pause = api.post("/api/admin/suspend/v1", &json!({"domain": "d2.example", "reason": "wait"}));
+        let bounce = api.post("/api/admin/bounce/v1", &json!({"domain": "d3.example", "reason": "over"}));
+        assert_eq!((&bounce["total_bounced"], &bounce["counting"]), (&json!(0), &json!(true)), "{bounce}");
+        let error = api.post("/v1/errors", &json!({"domain": "d4.example", "code": 550, "description": "gone"}));
+        assert_eq!((&error["matched"], &error["counting"]), (&json!(0), &json!(true)), "{error}");
+        let [suppressed, other] = of_domain(5);
+        api.post("/v1/suppressions", &json!({"type": "address", "value": suppressed, "code": 550}));
+        drop(hold);
+        until("all of it is in the queues", || header(&get(&api, "/v1/rules")).is_none());
+        let mut arrived: Vec<String> =
+            sink.await_messages(2).into_iter().flat_map(|message| message.recipients).collect();
+        arrived.sort();
+        assert_eq!(arrived, of_domain(1), "what was flushed leaves");
+        let recipients = |kind: &str, count: usize| {
+            let records = engine.await_records(kind, count);
+            let mut recipients: Vec<String> = records.iter().map(|record| record.recipient().to_owned()).collect();
+            recipients.sort();
+            recipients
+        };
+        assert_eq!(recipients("AdminBounce", 2), of_domain(3));
+        assert_eq!(recipients("Bounce", 2), of_domain(4));
+        assert_eq!(recipients("Suppression", 1), [suppressed]);
+        assert_eq!(api.get("/api/admin/bounce/v1")[0]["total_bounced"], 2);
+        assert_eq!(queued(&api), ids.len() as u64 - 2 - 2 - 2 - 1);
+        assert_eq!(
+            get(&api, "/v1/messages?state=held").json().as_array().unwrap().len(),
+            2,
+            "suspended, though it is due"
+        );
+        api.call("DELETE", "/api/admin/suspend/v1", Some(&json!({"id": pause["id"]})));
+        sink.await_messages(4);
+        assert_eq!(get(&api, "/v1/messages?domain=d5.example").json()[0]["recipients"], json!([other]));
+        assert_eq!(sink.count(), 4, "the rest waits for its time");
         engine.under(Vec::new());
         assert!(engine.stop().success());
     }
