@@ -213,9 +213,6 @@ pub const FOUND_TOLD_MILLIS: u64 = 1000;
 /// Messages of it that are put there before the clock is looked at.
 pub const POSTING_MESSAGES: usize = 32;
 
-/// Ticks that are waited at its end for the cores to take what was posted to them.
-pub const POSTING_SETTLING_TICKS: u32 = 50;
-
 /// A question is answered with what is known after this time.
 pub const ASK_MILLIS: u64 = 4_500;
 
