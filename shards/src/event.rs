@@ -219,7 +219,12 @@ pub enum Question {
         by: Arc<str>,
     },
     /// Make all waiting mail that a scope covers due now.
-    Flush(Scope),
+    Flush {
+        /// The scope.
+        scope: Scope,
+        /// Mail of earlier runs is on its way into the queues, and what is covered of it is to be due when it gets there.
+        found: bool,
+    },
 }
 
 /// Which messages are wanted; absent fields want any.

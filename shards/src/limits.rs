@@ -180,6 +180,9 @@ pub const BODY_UNSETTLED_PARTS: i64 = 1024;
 /// Questions of the control side that a core has open at once; more are answered `Busy`.
 pub const ASKS_MAX: usize = 64;
 
+/// Flushes that are kept for mail of earlier runs which is not in the queue yet; a further one is answered `Busy`.
+pub const FLUSHES_KEPT_MAX: usize = 64;
+
 /// Entries that a tick looks at for a question.
 pub const ASK_ENTRIES_PER_TICK: usize = 4096;
 
@@ -209,9 +212,6 @@ pub const FOUND_TOLD_MILLIS: u64 = 1000;
 
 /// Messages of it that are put there before the clock is looked at.
 pub const POSTING_MESSAGES: usize = 32;
-
-/// Ticks that are waited at its end for the cores to take what was posted to them.
-pub const POSTING_SETTLING_TICKS: u32 = 50;
 
 /// A question is answered with what is known after this time.
 pub const ASK_MILLIS: u64 = 4_500;

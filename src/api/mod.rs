@@ -25,7 +25,7 @@ use crate::token::{Scope, TokenSet};
 use auth::Denied;
 use mailrace_shards::runtime::clock;
 use mailrace_shards::runtime::control::Control;
-use mailrace_shards::runtime::engine::Monitor;
+use mailrace_shards::runtime::engine::{Monitor, Recovery};
 use mailrace_shards::runtime::mailbox::Postbox;
 use mailrace_shards::runtime::submit::Submitter;
 use mailrace_shards::runtime::tls::ServerTls;
@@ -34,6 +34,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError, RwLock};
 use throttle::{Consequence, Failures};
+
+/// In answers over queues that lack mail of earlier runs: how many messages, or that they are being searched for.
+pub const RECOVERY_HEADER: &str = "Mailrace-Recovery";
 
 /// What a handler returns in time: an answer, or why not.
 pub type Answer<'a> = Waiting<'a, Result<Response, Refusal>>;
@@ -202,7 +205,14 @@ impl Api {
                 format!("this takes a token with the scope `{needed}`; `{}` has the scope `{}`", by.name, by.scope);
             return Err(Refusal::new(403, text));
         }
-        (endpoint.handler)(Call { api: self, by, parameters, request }).await
+        // As of before the cores are asked: what is over while they are may have been so for some of them only.
+        let recovery = self.cores.recovery().filter(|_| endpoint.needs.is_some_and(|needed| needed != Scope::Inject));
+        let mut response = (endpoint.handler)(Call { api: self, by, parameters, request }).await?;
+        if let Some(Recovery { left }) = recovery {
+            let left = left.map_or_else(|| "searching".to_owned(), |left| format!("{left} left"));
+            response.headers.push((RECOVERY_HEADER, left));
+        }
+        Ok(response)
     }
 
     fn anybody(&self, request: &Request) -> Identity {

@@ -2,7 +2,9 @@
 
 use super::is_loopback;
 use super::request::{Method, Request};
+use crate::api::RECOVERY_HEADER;
 use serde_json::Value;
+use std::cell::RefCell;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,6 +55,7 @@ pub struct Server {
     pub endpoint: String,
     /// Sent with each request, when there is one.
     pub token: Option<String>,
+    recovery: RefCell<Option<String>>,
 }
 
 impl Server {
@@ -72,7 +75,18 @@ impl Server {
             .timeout_per_read(Some(SILENT_MAX))
             .timeout_per_write(Some(SILENT_MAX))
             .build();
-        Self { agent: config.into(), endpoint: endpoint.trim_end_matches('/').to_owned(), token }
+        Self {
+            agent: config.into(),
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
+            token,
+            recovery: RefCell::default(),
+        }
+    }
+
+    /// What the last answer said that it lacks: mail of earlier runs that is not in the queues yet.
+    #[must_use]
+    pub fn recovery(&self) -> Option<String> {
+        self.recovery.borrow().clone()
     }
 
     /// One request; the whole body of its answer.
@@ -127,6 +141,8 @@ impl Server {
         };
         let mut response = sent.map_err(|error| self.failure(&error))?;
         if response.status().is_success() {
+            let recovery = response.headers().get(RECOVERY_HEADER).and_then(|value| value.to_str().ok());
+            *self.recovery.borrow_mut() = recovery.map(str::to_owned);
             return Ok(response);
         }
         let status = response.status();

@@ -60,6 +60,9 @@ fn carry_out(command: &ClientCommand) -> Result<(), Failure> {
         };
     };
     let body = server.ask(&request)?;
+    if let Some(left) = server.recovery() {
+        report::warning(&format!("mail of earlier runs is not in the queues yet ({left}): figures are lower bounds"));
+    }
     if arguments.json { print(&body, true) } else { print(show::answer(command, &body).as_bytes(), false) }?;
     match command {
         ClientCommand::Cluster { action: None, .. } => cluster::judge(&body).map_err(Failure::Refused),

@@ -50,6 +50,8 @@ pub(super) struct Keeper {
     used: bool,
     /// The id of the rule over all mail that is not stored, while there is one.
     fence: Option<Arc<str>>,
+    /// The operator has been told of a refused change that may be on disk.
+    unsure: bool,
 }
 
 impl Keeper {
@@ -74,21 +76,33 @@ impl Keeper {
             reviewing: None,
             used: true,
             fence,
+            unsure: false,
         }
     }
 
     pub(super) fn run(mut self, tasks: &Receiver<Task>) {
         loop {
             match tasks.recv_timeout(self.rest()) {
-                Ok(Task::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Task::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(task) => {
                     if !self.gather(task, tasks) {
-                        return;
+                        break;
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => self.relax(),
             }
             self.look_after();
+        }
+        // The last chance.
+        self.settle();
+    }
+
+    /// What a refused change may have left on disk goes as soon as the disk lets it, not only with the next change.
+    fn settle(&mut self) {
+        // Whether it goes is asked of the store: somebody else may have seen to it.
+        let _ = self.store.settle();
+        if std::mem::replace(&mut self.unsure, self.store.is_unsure()) && !self.unsure {
+            report::notice("rules.db can be written again: no change that was refused is on disk");
         }
     }
 
@@ -152,6 +166,7 @@ impl Keeper {
             Ok(outcomes) => outcomes,
             Err(error) => {
                 let why = error.to_string();
+                self.unsure |= self.store.is_unsure();
                 report::error(&format!("a change of rules was not made: {why}"));
                 replies.into_iter().for_each(|reply| reply.say(Err(Failure::Unavailable(why.clone()))));
                 return;
@@ -200,6 +215,7 @@ impl Keeper {
         let now = (self.clock)();
         if self.looked.is_none_or(|last| now.instant.since(last.instant) >= LOOK || now.utc < last.utc) {
             self.looked = Some(now);
+            self.settle();
             self.counts.store(&mut self.store);
             if let Err(error) = self.sweep(now) {
                 report::error(&format!("rules that are over stay stored: {error}"));

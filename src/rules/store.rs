@@ -57,6 +57,13 @@ pub enum StoreError {
         /// SQLite's word.
         error: rusqlite::Error,
     },
+    /// A commit has failed, and what it left on the disk could not be written over.
+    Unsure {
+        /// The database's file.
+        path: PathBuf,
+        /// SQLite's word on the commit.
+        error: rusqlite::Error,
+    },
     /// A later mailrace wrote the database.
     TooNew {
         /// Its file.
@@ -71,6 +78,12 @@ impl fmt::Display for StoreError {
         match self {
             Self::Refused(text) => f.write_str(text),
             Self::Database { path, error } => write!(f, "{} cannot be used: {error}", path.display()),
+            Self::Unsure { path, error } => write!(
+                f,
+                "{} cannot be used: {error}. Should the machine or the engine die before the disk works again, this may be in \
+                 force after the start all the same",
+                path.display()
+            ),
             Self::TooNew { path, version } => write!(
                 f,
                 "{} has version {version}, this mailrace knows up to {}; run the newer one that wrote it",
@@ -94,6 +107,8 @@ pub struct Store {
     rules: u64,
     /// This engine is in a cluster.
     clustered: bool,
+    /// The journal on disk may hold a change that was refused.
+    unsure: bool,
 }
 
 impl Store {
@@ -122,7 +137,7 @@ impl Store {
                 .map_err(|error| StoreError::Refused(format!("{} cannot be opened: {error}", path.display())))?;
         }
         let opened = open(&path).map_err(|error| StoreError::Database { path: path.clone(), error })?;
-        let mut store = Self { connection: opened, path, seen: 0, rules: 0, clustered: false };
+        let mut store = Self { connection: opened, path, seen: 0, rules: 0, clustered: false, unsure: false };
         store.migrate()?;
         store.seen = store.data_version()?;
         store.rules = store.count_rules()?;
@@ -230,11 +245,13 @@ impl Store {
         had.map_err(|error| self.failed(error))
     }
 
-    /// One transaction: all of `work` is on disk when this returns `Ok`, or none of it.
+    /// One transaction: all of `work` is on disk when this returns `Ok`, or none of it: after an error other than
+    /// [`StoreError::Unsure`], it is in force on no start either.
     fn within<T>(
         &mut self,
         work: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
+        self.settle()?;
         // Immediate: a transaction that reads first and writes later could find the lock taken halfway.
         let begun = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let mut unsure = false;
@@ -245,19 +262,35 @@ impl Store {
             Ok(result)
         });
         done.map_err(|error| {
-            if unsure {
-                self.bury();
+            self.unsure = unsure;
+            if self.settle().is_ok() {
+                self.failed(error)
+            } else {
+                StoreError::Unsure { path: self.path.clone(), error }
             }
-            self.failed(error)
         })
     }
 
-    /// Writes over what a commit that failed has left in the journal. If only its sync had failed, it would be whole, and
-    /// the next start after a kill would take it for made although its caller heard otherwise.
-    fn bury(&self) {
-        // A page that says the same as before takes its place. That this cannot be synced either does no harm: a kill
-        // leaves what was written. Where it cannot be written, the next change takes the place.
-        let _ = self.connection.pragma_update(None, "user_version", MIGRATIONS.len());
+    /// Whether the journal on disk may hold a change that was refused.
+    #[must_use]
+    pub fn is_unsure(&self) -> bool {
+        self.unsure
+    }
+
+    /// Sees to it that no start finds what a commit that failed has left in the journal, if one has: only its sync may
+    /// have failed, and then it is whole, and the next start would take it for made although its caller heard otherwise.
+    ///
+    /// # Errors
+    /// The disk still refuses. Until it does not, nothing else is written: who tries again later tries this first.
+    pub fn settle(&mut self) -> Result<(), StoreError> {
+        if self.unsure {
+            // A page that says the same as before takes its place. Where that is written and cannot be synced, a kill does no
+            // harm any more, but a loss of power does: a page whose sync failed may never be written again by the system.
+            let buried = self.connection.pragma_update(None, "user_version", MIGRATIONS.len());
+            buried.map_err(|error| self.failed(error))?;
+            self.unsure = false;
+        }
+        Ok(())
     }
 
     /// Does what no method does, for tests of what then happens.

@@ -38,6 +38,7 @@ mod liveness;
 mod overload;
 mod power_cut;
 mod recipients;
+mod recovery;
 mod retry;
 mod rules;
 mod rules_counts;

@@ -3,7 +3,8 @@
 
 use crate::support::ledger::content;
 use crate::support::mounts::{in_private_mounts, mount_small};
-use crate::support::strace::strace;
+use crate::support::power::PowerCut;
+use crate::support::strace::{finished, strace, tracer_of};
 use crate::support::{Api, Config, Engine, Features, Sink, until};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -137,6 +138,66 @@ fn a_change_that_was_refused_does_not_rise_after_a_kill() {
         called.assert_in_force(&engine, &sink);
         assert!(engine.stop().success());
     }
+}
+
+/// An engine on what `disk` holds of another one's rules.
+fn after_a_power_cut(disk: &PowerCut, before: &Engine) -> Engine {
+    let mut engine = Engine::prepare(&Config::default());
+    disk.write_to(engine.data().parent().unwrap());
+    std::fs::copy(before.data().join("token"), engine.data().join("token")).unwrap();
+    engine.run();
+    engine
+}
+
+/// The sync of a change fails although the disk has it, and so does that of what was written over it. Nobody makes
+/// another change; some seconds after the disk works again, the power is cut.
+#[test]
+fn a_change_that_was_refused_does_not_rise_after_a_power_cut_once_the_disk_works() {
+    let mut engine = Engine::start(&Config::default());
+    assert!(engine.stop().success());
+    let (trace, rules) = (engine.path("trace"), engine.data().join("rules.db"));
+    let mut disk = PowerCut::of(engine.data().parent().unwrap());
+    disk.has(&rules, std::fs::read(&rules).unwrap());
+    disk.failed_but_kept = 1;
+    let files = [rules, engine.data().join("rules.db-wal"), engine.data()];
+    let mut options = vec!["-e", "inject=fsync:error=EIO:when=12..13"];
+    options.extend(files.iter().flat_map(|file| ["-P", file.to_str().unwrap()]));
+    options.extend(PowerCut::STRACE);
+    options.push(trace.to_str().unwrap());
+    let Some(strace) = strace(&options) else { return };
+    engine.under(strace);
+    engine.run();
+    let (api, mut called) = (Api::of(&engine), Called::default());
+    let mut refused = None;
+    until("a change is refused", || {
+        let domain = format!("p{}.example", called.in_force.len());
+        let answer = api.try_call("POST", "/v1/pauses", Some(&json!({"domain": domain}))).unwrap();
+        match answer.status {
+            200 => assert!(called.in_force.insert(domain)),
+            _ => refused = Some((domain, answer)),
+        }
+        refused.is_some()
+    });
+    let (domain, answer) = refused.unwrap();
+    assert!(
+        answer.status == 503 && answer.text.contains("in force after the start"),
+        "it says what may be: {answer:?}"
+    );
+    until("it is certain", || engine.stderr().contains("no change that was refused is on disk"));
+    let tracer = tracer_of(engine.id());
+    engine.kill();
+    let trace = finished(&trace, tracer);
+    let lines: Vec<&str> = trace.lines().collect();
+    let failed = lines.iter().rposition(|line| line.contains("EIO")).expect("a sync has failed");
+    lines[..=failed].iter().for_each(|line| drop(disk.hear(line)));
+    // Before that, nothing can help: this disk is as bad as it is meant to be.
+    let cut = after_a_power_cut(&disk, &engine);
+    let mut risen = Called { in_force: called.in_force.clone(), ..Called::default() };
+    risen.in_force.insert(domain);
+    risen.assert_listed(&Api::of(&cut));
+    lines[failed + 1..].iter().for_each(|line| drop(disk.hear(line)));
+    let cut = after_a_power_cut(&disk, &engine);
+    called.assert_listed(&Api::of(&cut));
 }
 
 #[test]

@@ -48,15 +48,18 @@ impl Local {
             taken = 1;
         }
         for _ in 0..MAIL_BATCHES_PER_TURN {
-            let Some(batch) = self.mailbox.next_mail() else {
+            let Some((from, batch)) = self.mailbox.next_mail() else {
                 break;
             };
             self.take_orders();
+            let count = batch.len();
             self.with_shard(|shard, now| {
                 for mail in batch {
                     shard.handle_mail(mail, now);
                 }
             });
+            // Not before: whoever sent it may say then that it is in the queue.
+            self.mailbox.handled(from, count);
             taken += 1;
         }
         taken

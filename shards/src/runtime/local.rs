@@ -85,6 +85,8 @@ pub struct SessionSlot {
 #[derive(Debug, Default)]
 struct Outbox {
     mail: Vec<Vec<Mail>>,
+    /// Of each core: how many messages it has ever been sent.
+    sent: Vec<u64>,
     records: Vec<Outcome>,
     last_record: u64,
     progress: Vec<(u16, Vec<Progress>)>,
@@ -171,7 +173,8 @@ impl Local {
     #[must_use]
     pub fn new(parts: LocalParts) -> Rc<Self> {
         let LocalParts { shard, mailbox, postbox, helpers, ring, settings, shared } = parts;
-        let outbox = Outbox { mail: (0..postbox.cores()).map(|_| Vec::new()).collect(), ..Outbox::default() };
+        let cores = postbox.cores();
+        let outbox = Outbox { mail: vec![Vec::new(); cores], sent: vec![0; cores], ..Outbox::default() };
         Rc::new(Self {
             core: mailbox.core(),
             shard: RefCell::new(shard),
@@ -438,9 +441,9 @@ impl Local {
                 *batch = rest;
             }
         }
-        for (to, batch) in (0_u16..).map(CoreId).zip(&mut outbox.mail) {
+        for ((to, batch), sent) in (0_u16..).map(CoreId).zip(&mut outbox.mail).zip(&mut outbox.sent) {
             if !batch.is_empty() {
-                self.postbox.mail(self.core, to, batch);
+                *sent += self.postbox.mail(self.core, to, batch);
             }
         }
         outbox.store.is_empty()
@@ -454,6 +457,22 @@ impl Local {
     pub fn backlog(&self) -> usize {
         let outbox = self.outbox.borrow();
         outbox.store.len() + outbox.records.len() + outbox.mail.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// Of each core, how many messages it will have been sent once the outbox is empty.
+    #[must_use]
+    pub fn posted(&self) -> Vec<u64> {
+        let outbox = self.outbox.borrow();
+        outbox.sent.iter().zip(&outbox.mail).map(|(sent, batch)| sent + batch.len() as u64).collect()
+    }
+
+    /// Whether every core has dealt with as many messages of this one as `posted` says.
+    #[must_use]
+    pub fn is_handled(&self, posted: &[u64]) -> bool {
+        let sent = &self.outbox.borrow().sent;
+        let handled =
+            (0_u16..).map(CoreId).zip(sent).map(|(to, sent)| sent - self.postbox.under_way_from(self.core, to));
+        handled.zip(posted).all(|(handled, posted)| handled >= *posted)
     }
 
     /// Whether no message is on its way between cores.

@@ -12,7 +12,7 @@ use crate::runtime::outcome_log::LogEvent;
 use crate::runtime::spool_reader::BodyAnswer;
 use crate::spool::report::SpoolCompletion;
 use atomic_waker::AtomicWaker;
-use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
@@ -133,13 +133,13 @@ impl Postbox {
         self.addresses[usize::from(to.0)].orders.len()
     }
 
-    /// Sends as much of `batch` as `from` has credit for, and leaves the rest in it.
-    pub fn mail(&self, from: CoreId, to: CoreId, batch: &mut Vec<Mail>) {
+    /// Sends as much of `batch` as `from` has credit for, and leaves the rest in it. How many were sent.
+    pub fn mail(&self, from: CoreId, to: CoreId, batch: &mut Vec<Mail>) -> u64 {
         let counter = &self.under_way[usize::from(to.0)][usize::from(from.0)];
         let credit = MAIL_CREDIT_MESSAGES.saturating_sub(counter.load(Ordering::Acquire));
         let count = batch.len().min(usize::try_from(credit).unwrap_or(usize::MAX));
         if count == 0 {
-            return;
+            return 0;
         }
         let rest = batch.split_off(count);
         let sent = std::mem::replace(batch, rest);
@@ -147,6 +147,13 @@ impl Postbox {
         let address = &self.addresses[usize::from(to.0)];
         let _ = address.mail.send((from, sent));
         address.bell.ring();
+        count as u64
+    }
+
+    /// Messages under way to `to` from one core.
+    #[must_use]
+    pub fn under_way_from(&self, from: CoreId, to: CoreId) -> u64 {
+        self.under_way[usize::from(to.0)][usize::from(from.0)].load(Ordering::Acquire)
     }
 
     /// Messages under way to `to` from all cores.
@@ -216,16 +223,36 @@ impl Mailbox {
         self.completions.try_recv().ok()
     }
 
-    /// The next batch of mail; its sender's credit returns.
+    /// The next batch of mail, and whose it is. [`Mailbox::handled`] is to follow.
     #[must_use]
-    pub fn next_mail(&self) -> Option<Vec<Mail>> {
-        match self.mail.try_recv() {
-            Ok((from, batch)) => {
-                let counter = &self.under_way[usize::from(self.core.0)][usize::from(from.0)];
-                counter.fetch_sub(batch.len() as u64, Ordering::AcqRel);
-                Some(batch)
-            }
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+    pub fn next_mail(&self) -> Option<(CoreId, Vec<Mail>)> {
+        self.mail.try_recv().ok()
+    }
+
+    /// So many messages of a sender are where they belong: its credit returns.
+    pub fn handled(&self, from: CoreId, count: usize) {
+        self.under_way[usize::from(self.core.0)][usize::from(from.0)].fetch_sub(count as u64, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Mail;
+    use crate::message::{Location, MessageId};
+
+    /// A start said that all mail was in the queues when another core had only been sent it.
+    #[test]
+    fn what_was_taken_is_under_way_until_it_is_handled() {
+        let (postbox, boxes) = mailboxes(2);
+        let (from, to) = (CoreId(0), CoreId(1));
+        let id = MessageId { generation: 1, core: 0, sequence: 1 };
+        let mut batch = vec![Mail::Moved(id, Location { spool: 0, segment: 1, offset: 0, length: 1 }); 3];
+        assert_eq!(postbox.mail(from, to, &mut batch), 3);
+        assert!(batch.is_empty());
+        let (of, mail) = boxes[1].next_mail().unwrap();
+        assert_eq!((of, mail.len(), postbox.under_way_from(from, to)), (from, 3, 3));
+        boxes[1].handled(of, mail.len());
+        assert_eq!((postbox.under_way_from(from, to), postbox.under_way_from(to, from)), (0, 0));
     }
 }

@@ -2,8 +2,7 @@
 //! bounded by time, a pause follows each, and nothing here decides what is done.
 
 use crate::limits::{
-    ASK_PAUSE_MICROS, FOUND_TOLD_MILLIS, OUTBOX_MESSAGES_MAX, POSTING_MESSAGES, POSTING_SETTLING_TICKS,
-    POSTING_SLICE_MICROS, TICK_MILLIS,
+    ASK_PAUSE_MICROS, FOUND_TOLD_MILLIS, OUTBOX_MESSAGES_MAX, POSTING_MESSAGES, POSTING_SLICE_MICROS, TICK_MILLIS,
 };
 use crate::runtime::clock;
 use crate::runtime::local::Local;
@@ -51,11 +50,11 @@ impl Local {
             self.post_messages(*spool, found, &mut progress).await?;
             self.spool(*spool).all_posted();
         }
-        // What was posted to other cores is in their queues once they have taken it. Mail that never pauses does not hide
-        // for ever that they have.
-        for _ in 0..POSTING_SETTLING_TICKS {
-            if self.backlog() == 0 && self.mail_is_still() {
-                break;
+        // What was posted to other cores is in their queues once they have dealt with it, however long that takes them.
+        let posted = self.posted();
+        while !self.is_handled(&posted) {
+            if self.stopping() {
+                return Err(Ended::Stop);
             }
             sleep(Duration::from_millis(TICK_MILLIS)).await;
         }

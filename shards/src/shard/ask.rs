@@ -57,7 +57,7 @@ impl Shard {
             Question::Retry(id) => Answer::Count(self.retry(*id, now)),
             Question::Cancel { id, by } => Answer::Count(self.cancel(*id, by, now)),
             Question::RuleCounts(ids) => Answer::RuleCounts(ids.iter().map(|id| self.rule_count(id)).collect()),
-            Question::Covered { .. } | Question::Messages { .. } | Question::Flush(_) | Question::Queues => {
+            Question::Covered { .. } | Question::Messages { .. } | Question::Flush { .. } | Question::Queues => {
                 return self.begin_walk(question, reply, now);
             }
         };
@@ -80,12 +80,19 @@ impl Shard {
                 at_least = self.in_whole_buckets(scope);
                 within = within.min(*wanted);
             }
-            Question::Flush(scope) => *scope = of_queued(scope),
+            Question::Flush { scope, found } => {
+                *scope = of_queued(scope);
+                if !*found {
+                    self.flushes.forget();
+                } else if !self.flushes.keep(scope) {
+                    return reply.send(Answer::Busy);
+                }
+            }
             _ => {}
         }
         let wanted = match &question {
             Question::Messages { filter, .. } => scope_of(filter),
-            Question::Covered { scope, .. } | Question::Flush(scope) => scope.clone(),
+            Question::Covered { scope, .. } | Question::Flush { scope, .. } => scope.clone(),
             _ => Scope::default(),
         };
         let ask = Ask {
@@ -217,7 +224,7 @@ impl Shard {
                 }
                 return ask.messages.len() >= *limit;
             }
-            Question::Flush(_) => {
+            Question::Flush { .. } => {
                 if entry.state == State::Waiting {
                     self.make_due(id, now);
                     ask.flushed += 1;
@@ -239,7 +246,7 @@ impl Shard {
 
     /// How many recipients of an entry a scope covers, given what is known of its attempt. Of queued mail that is
     /// nothing, and the scope must not name it (see [`of_queued`]).
-    fn covered(&self, id: EntryId, scope: &Scope, path: PathFacts<'_>) -> u64 {
+    pub(super) fn covered(&self, id: EntryId, scope: &Scope, path: PathFacts<'_>) -> u64 {
         let entry = self.queue.entry(id);
         let facts = self.facts_of(entry.bucket);
         let tags = entry.envelope.extras().map_or(&[][..], |extras| &extras.tags);

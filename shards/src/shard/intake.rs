@@ -215,6 +215,7 @@ impl Shard {
             self.counters.quarantined += 1;
             self.queue.hold(entry);
         }
+        self.flush_found(entry);
         // It is judged again when it is picked; but that may be long after this, and what a rule ends is ended at once.
         self.end_if_ruled(entry, now);
         if self.buckets.get(bucket).is_none() {

@@ -24,6 +24,7 @@ mod connection;
 mod count;
 mod deliver;
 mod dispatch;
+mod flush;
 mod gate;
 mod intake;
 mod largest;
@@ -50,6 +51,7 @@ use crate::settings::Settings;
 use crate::spool::report::Progress;
 use crate::time::Instant;
 use ask::Asks;
+use flush::Flushes;
 use hashbrown::{HashMap, HashSet};
 use intake::{Receptions, Storing};
 use largest::Largest;
@@ -159,6 +161,7 @@ pub struct Shard {
     held: HashMap<Arc<str>, Held>,
     sweeps: Sweeps,
     asks: Asks,
+    flushes: Flushes,
     largest: Largest,
     /// Buckets for which is known which ways are open, the oldest first.
     ways_known: VecDeque<BucketId>,
@@ -223,6 +226,7 @@ impl Shard {
             held: HashMap::new(),
             sweeps: Sweeps::default(),
             asks: Asks::default(),
+            flushes: Flushes::default(),
             largest: Largest::default(),
             ways_known: VecDeque::new(),
             ended: HashMap::new(),

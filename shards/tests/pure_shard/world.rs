@@ -97,6 +97,8 @@ pub struct World {
     last_record: Vec<u64>,
     parked: HashMap<(usize, SessionId), bool>,
     next_id: u64,
+    /// The start that takes what is posted. The shards are those of start 1.
+    pub generation: u32,
     woken: HashSet<(usize, SessionId)>,
     /// Tokens by core: each names one delivery.
     tokens: HashSet<(usize, u64)>,
@@ -142,6 +144,7 @@ impl World {
             lookups: Vec::new(),
             last_record: vec![0; cores],
             parked: HashMap::new(),
+            generation: 1,
             next_id: 0,
             woken: HashSet::new(),
             tokens: HashSet::new(),
@@ -163,7 +166,7 @@ impl World {
 
     pub fn post_with(&mut self, recipients: &[&str], extras: Extras) -> MessageId {
         self.next_id += 1;
-        let id = MessageId { generation: 1, core: 0, sequence: self.next_id };
+        let id = MessageId { generation: self.generation, core: 0, sequence: self.next_id };
         let extras = (extras != Extras::default()).then(|| Box::new(extras));
         let due = extras.as_ref().and_then(|extras| extras.not_before);
         let flags = ContentFlags::default();

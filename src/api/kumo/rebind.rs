@@ -36,7 +36,9 @@ pub async fn post(call: Call<'_>) -> Result<Response, Refusal> {
     };
     let (scope, flush) = read().map_err(wrong_shape)?;
     if flush {
-        let answers = cores.ask(Question::Flush(scope)).await;
+        // What earlier runs left and is not there yet is queued mail, too.
+        let found = cores.recovery().is_some();
+        let answers = cores.ask(Question::Flush { scope, found }).await;
         if answers.missing > 0 {
             return Err(Refusal::unavailable("a shard did not answer in time; some mail may be due already", 1));
         }

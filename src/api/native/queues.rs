@@ -6,7 +6,6 @@ use crate::json::Json;
 use crate::rules::entry::rfc3339;
 use mailrace_shards::event::{MessageFilter, MessageView, Question, QueueView, Waits};
 use mailrace_shards::message::MessageId;
-use mailrace_shards::runtime::engine::Recovery;
 use mailrace_shards::smtp::server::mailbox;
 use mailrace_shards::time::Timestamp;
 use std::sync::Arc;
@@ -17,9 +16,6 @@ const LIMIT: usize = 100;
 /// The most that a query may ask for.
 const LIMIT_MAX: usize = 1000;
 
-/// In answers that lack mail of earlier runs: how many messages, or that they are being searched for.
-const RECOVERY_HEADER: &str = "Mailrace-Recovery";
-
 /// Upper ends of the age columns, in minutes; the last column is older.
 const AGES: [&str; 10] = ["5", "10", "20", "40", "80", "160", "320", "640", "1280", "1280+"];
 
@@ -27,18 +23,8 @@ const AGES: [&str; 10] = ["5", "10", "20", "40", "80", "160", "320", "640", "128
 pub async fn list(call: Call<'_>) -> Result<Response, Refusal> {
     let query = call.query(&["limit"])?;
     let limit = limit(query.get("limit"))?;
-    let recovery = call.api.cores.recovery();
     let queues = call.api.cores.queues(limit).await;
-    Ok(of_recovery(Response::json(200, &Json::Array(queues.iter().map(queue).collect())), recovery))
-}
-
-/// Says of a list what it lacks: mail of earlier runs that is not in the queues yet.
-fn of_recovery(mut response: Response, recovery: Option<Recovery>) -> Response {
-    if let Some(Recovery { left }) = recovery {
-        let left = left.map_or_else(|| "searching".to_owned(), |left| format!("{left} left"));
-        response.headers.push((RECOVERY_HEADER, left));
-    }
-    response
+    Ok(Response::json(200, &Json::Array(queues.iter().map(queue).collect())))
 }
 
 /// Why a message is not found.
@@ -69,12 +55,11 @@ pub async fn messages(call: Call<'_>) -> Result<Response, Refusal> {
         after: query.get("after").map(|id| message_id(id, 400)).transpose()?,
     };
     let limit = limit(query.get("limit"))?;
-    let recovery = call.api.cores.recovery();
     let (views, incomplete) = call.api.cores.messages(Question::Messages { filter, limit }, limit).await;
     if incomplete {
         return Err(Refusal::unavailable("a shard did not answer in time", 1));
     }
-    Ok(of_recovery(Response::json(200, &Json::Array(views.iter().map(message).collect())), recovery))
+    Ok(Response::json(200, &Json::Array(views.iter().map(message).collect())))
 }
 
 /// `GET /v1/messages/{id}`
@@ -107,9 +92,10 @@ pub async fn cancel(call: Call<'_>) -> Result<Response, Refusal> {
 async fn act(call: &Call<'_>, id: MessageId, question: Question) -> Result<Response, Refusal> {
     let count = call.api.cores.count(question).await;
     if count == 0 {
-        let (views, _) = call.api.cores.messages(Question::Message(id), 1).await;
+        let (views, incomplete) = call.api.cores.messages(Question::Message(id), 1).await;
         return Err(match views.first() {
             Some(_) => Refusal::new(409, format!("message {id} is being sent just now")),
+            None if incomplete => Refusal::unavailable("a shard did not answer in time", 1),
             None => not_found(call, format!("message {id} is not in the queue")),
         });
     }

@@ -25,7 +25,7 @@ pub type Outcome = std::result::Result<Changed, Refused>;
 
 impl Store {
     /// Carries out requests as one transaction: when this returns `Ok`, all are on disk that were not refused; after
-    /// an error, none is.
+    /// an error, none is (but see [`StoreError::Unsure`]).
     ///
     /// # Errors
     /// The database cannot be written.

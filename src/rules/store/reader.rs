@@ -20,7 +20,8 @@ impl Store {
             Ok(connection)
         });
         let connection = opened.map_err(|error| self.failed(error))?;
-        let store = Self { connection, path: self.path.clone(), seen: 0, rules: 0, clustered: self.clustered };
+        let store =
+            Self { connection, path: self.path.clone(), seen: 0, rules: 0, clustered: self.clustered, unsure: false };
         Ok(Reader(Arc::new(Mutex::new(store))))
     }
 

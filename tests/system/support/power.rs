@@ -37,6 +37,8 @@ pub struct PowerCut {
     begun: BTreeMap<u32, (String, Option<(usize, Inode)>)>,
     /// Syncs that have begun.
     syncs: u64,
+    /// Of the syncs that will fail, so many bring all to the disk, whatever they say: the first ones.
+    pub failed_but_kept: usize,
 }
 
 /// Something that was said to a peer.
@@ -64,7 +66,21 @@ impl PowerCut {
     /// A directory that exists and is empty.
     pub fn of(root: &Path) -> Self {
         let directory = Inode { is_directory: true, ..Inode::default() };
-        Self { root: root.to_path_buf(), inodes: vec![directory], begun: BTreeMap::new(), syncs: 0 }
+        Self { root: root.to_path_buf(), inodes: vec![directory], begun: BTreeMap::new(), syncs: 0, failed_but_kept: 0 }
+    }
+
+    /// A file that is there and durable before the first line of the trace, in a directory that may not be.
+    pub fn has(&mut self, path: &Path, content: Vec<u8>) {
+        let directory = path.parent().unwrap();
+        if self.find(directory).is_none() {
+            self.make(directory, true);
+        }
+        let file = self.make(path, false).expect("it is below the root");
+        self.inodes[file].durable.clone_from(&content);
+        self.inodes[file].content = content;
+        for inode in &mut self.inodes {
+            inode.durable_entries.clone_from(&inode.entries);
+        }
     }
 
     /// The next line of the trace. Gives what is about to be said to a peer: as it begins, not as it ends.
@@ -101,7 +117,10 @@ impl PowerCut {
     fn end(&mut self, text: &str, sync: Option<(usize, Inode)>) {
         let call = parse(text);
         if call.result.starts_with('-') || call.result.starts_with('?') {
-            return;
+            if sync.is_none() || self.failed_but_kept == 0 {
+                return;
+            }
+            self.failed_but_kept -= 1;
         }
         if let Some((inode, then)) = sync {
             let inode = &mut self.inodes[inode];
