@@ -92,6 +92,44 @@ fn eventually(what: &str, mut happens: impl FnMut() -> bool) {
     panic!("never: {what}");
 }
 
+/// A mistyped field, or a dry run of what knows none, must not be passed over: the mail would be gone.
+#[test]
+fn what_is_done_to_mail_is_not_done_for_a_call_that_asks_for_more() {
+    let running = Running::start("more");
+    let token = std::fs::read_to_string(running.directory.join("data/token")).unwrap();
+    let with = |body: &str| {
+        let length = body.len();
+        let authorization = format!("Authorization: Bearer {}\r\n", token.trim());
+        format!("{authorization}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
+    };
+    let one = |action: &str| format!("/v1/messages/0123456789abcdef01234567/{action}");
+    let mailerq = r#"{"recipient":"a@example.com","mime":"Subject: x\r\n\r\nx\r\n"}"#;
+    let kumo = r#"{"envelope_sender":"","recipients":[{"email":"a@example.com"}],"content":"Subject: x\r\n\r\nx\r\n"}"#;
+    let rebind = r#"{"reason":"","always_flush":true}"#;
+    let (cancel, retry) = (one("cancel"), one("retry"));
+    for (path, body, expected) in [
+        ("/v1/inject", mailerq, 200),
+        ("/v1/inject?dry_run=true", mailerq, 400),
+        ("/api/inject/v1", kumo, 200),
+        ("/api/inject/v1?dry_run=true", kumo, 400),
+        ("/api/admin/rebind/v1", rebind, 200),
+        ("/api/admin/rebind/v1?dry_run=true", rebind, 400),
+        (&cancel, "", 404),
+        (&cancel, "{}", 404),
+        (&cancel, "null", 404),
+        (&cancel, r#"{"dry_run":true}"#, 400),
+        (&cancel, "dry_run=true", 400),
+        (&one("cancel?dry_run=true"), "", 400),
+        (&retry, "", 404),
+        (&retry, r#"{"dry_run":true}"#, 400),
+        (&one("retry?dry_run=true"), "", 400),
+    ] {
+        assert_eq!(running.status("POST", path, &with(body)), expected, "{path} {body}");
+    }
+    let refused = running.ask("POST", &cancel, &with(r#"{"dry_run":true}"#));
+    assert!(refused.ends_with(r#"{"error":"unknown field `dry_run`","field":"dry_run"}"#), "{refused}");
+}
+
 #[test]
 fn the_api_lets_in_who_may() {
     let mut running = Running::start("auth");

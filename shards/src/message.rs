@@ -111,7 +111,7 @@ pub struct Extras {
     pub smarthost: Option<Box<str>>,
     /// No attempt before this moment.
     pub not_before: Option<Timestamp>,
-    /// Expires then, instead of `retry.max_age` after reception.
+    /// Expires then, instead of `retry.max_age` after reception or `not_before`.
     pub expires: Option<Timestamp>,
     /// Attempts after which it fails, at least 1.
     pub max_attempts: Option<u16>,

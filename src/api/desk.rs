@@ -5,7 +5,7 @@ use super::Identity;
 use super::fields::{Fields, Wrong, truth};
 use crate::cluster::Cluster;
 use crate::http::{Chunk, Refusal, Request, Response, Stream, Waiting};
-use crate::json::Json;
+use crate::json::{self, Json};
 use crate::rules::authority::{Authority, Failure};
 use crate::rules::change::{Changed, Request as Change};
 use crate::rules::entry::{Draft, Origin, RuleEntry};
@@ -146,6 +146,22 @@ impl Ask<'_> {
     pub async fn body(&mut self) -> Result<Vec<u8>, Refusal> {
         self.request.body.collect(self.body_max).await
     }
+}
+
+/// That a body asks for nothing: there is none, or it is JSON without a member.
+///
+/// # Errors
+/// 400 for any field: nobody shall believe that it was heeded.
+pub async fn no_fields(request: &mut Request, body_max: usize) -> Result<(), Refusal> {
+    let body = request.body.collect(body_max).await?;
+    if body.trim_ascii().is_empty() {
+        return Ok(());
+    }
+    let json = json::parse(&body).map_err(|error| Refusal::new(400, format!("the body is no JSON: {error}")))?;
+    if json == Json::Null {
+        return Ok(());
+    }
+    Ok(Fields::of_json(json)?.finish()?)
 }
 
 /// The fields of the native contract that both dialects take when a rule is made.

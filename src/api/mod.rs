@@ -64,6 +64,15 @@ impl Call<'_> {
     pub fn query(&self, known: &[&str]) -> Result<Fields, Refusal> {
         self.request.query_of(known)
     }
+
+    /// That the path says everything: for what is done to one thing and takes no fields.
+    ///
+    /// # Errors
+    /// 400 for any field, since what is asked as a dry run must not be done.
+    pub async fn takes_nothing(&mut self) -> Result<(), Refusal> {
+        self.query(&[])?;
+        desk::no_fields(self.request, self.api.live.current().max_body_bytes).await
+    }
 }
 
 /// One thing that can be asked for.

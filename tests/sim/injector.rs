@@ -1,7 +1,9 @@
 //! A client that hands mail in by SMTP: with or without pipelining, in one piece or many, now and then gone in the
 //! middle. It knows an acknowledgement only by the words on the wire.
 
+use crate::plan::MAX_AGE;
 use crate::random::Random;
+use mailrace_shards::time::Timestamp;
 use std::collections::VecDeque;
 
 /// A message as its author knows it.
@@ -23,6 +25,12 @@ pub struct Letter {
 }
 
 impl Letter {
+    /// When it expires, received at that moment.
+    pub fn expires_after(&self, received: Timestamp) -> Timestamp {
+        let begins = self.not_before.map_or(received, |begins| received.max(Timestamp(begins)));
+        self.expires.map_or(begins.after(MAX_AGE), Timestamp)
+    }
+
     /// Header section without those that ask something of the engine, and the body: what must arrive.
     pub fn content(&self) -> String {
         format!("Subject: letter {}\r\nX-Serial: {}\r\n\r\n{}", self.serial, self.serial, self.text)

@@ -20,8 +20,10 @@ pub fn due_after(settings: &RetrySettings, envelope: &Envelope, attempts: u16, n
     now.after(wait)
 }
 
-/// When a message fails for good: its own wish, else the configured age.
+/// When a message fails for good: its own wish, else the configured age, which counts from when it may first be tried.
 #[must_use]
 pub fn expires_at(settings: &RetrySettings, envelope: &Envelope) -> Timestamp {
-    envelope.extras().and_then(|extras| extras.expires).unwrap_or_else(|| envelope.received().after(settings.max_age))
+    let extras = envelope.extras();
+    let begins = extras.and_then(|extras| extras.not_before).unwrap_or_default().max(envelope.received());
+    extras.and_then(|extras| extras.expires).unwrap_or_else(|| begins.after(settings.max_age))
 }

@@ -9,10 +9,13 @@ use crate::limits::{RING_BUSY_MICROS, RING_SLEEP_MICROS_MIN};
 use crate::runtime::ring::Ring;
 use crate::runtime::{clock, tasks};
 use crate::time::Instant;
+use atomic_waker::AtomicWaker;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 impl Ring {
@@ -26,8 +29,11 @@ impl Ring {
     /// What the kernel says to the eventfd or to io_uring_enter(2).
     pub async fn run(self, inbox: impl Fn() -> bool, leisure: impl Fn() -> Option<Instant>) -> io::Result<()> {
         let event = self.register_event()?;
-        let mut round = Round { ring: &self, inbox, leisure, busy_until: None, went_round: None };
+        let told = Arc::new(Told::default());
+        let waker = Waker::from(told.clone());
+        let mut round = Round { ring: &self, inbox, leisure, told, waker, busy_until: None, went_round: None };
         loop {
+            round.told.has_come.store(true, Ordering::Release);
             // What comes after the turn counts in the eventfd, and a read of it ends at once.
             let mut heard = pin!(event.read_at(0, size_of::<u64>()));
             poll_fn(|cx| round.poll(cx, heard.as_mut())).await?;
@@ -35,10 +41,30 @@ impl Ring {
     }
 }
 
+/// Whether the executor has heard of the ring since it was last asked.
+///
+/// Each time that one of its reads is polled it keeps another waker, and of one task's there may be 32,767. Polled with
+/// every tick, a core on which nothing happens would stop after some minutes. So the read is polled when it has woken.
+#[derive(Default)]
+struct Told {
+    has_come: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Told {
+    fn wake(self: Arc<Self>) {
+        self.has_come.store(true, Ordering::Release);
+        self.task.wake();
+    }
+}
+
 struct Round<'a, I, L> {
     ring: &'a Ring,
     inbox: I,
     leisure: L,
+    told: Arc<Told>,
+    /// Sets `told` and wakes the task.
+    waker: Waker,
     /// When the executor gets the core back although there is more to do.
     busy_until: Option<Instant>,
     /// Turns of other tasks when this one went behind all that were ready.
@@ -67,8 +93,10 @@ impl<I: Fn() -> bool, L: Fn() -> Option<Instant>> Round<'_, I, L> {
         if let Err(error) = looked {
             return Poll::Ready(Err(error));
         }
-        let mut cx = Context::from_waker(cx.waker());
-        if let Poll::Ready(read) = heard.poll(&mut cx) {
+        self.told.task.register(cx.waker());
+        if self.told.has_come.swap(false, Ordering::AcqRel)
+            && let Poll::Ready(read) = heard.poll(&mut Context::from_waker(&self.waker))
+        {
             return Poll::Ready(read.map(|_| ()).map_err(Into::into));
         }
         self.ring.wake_on_request(cx.waker());
@@ -116,6 +144,26 @@ mod tests {
     use super::*;
     use std::cell::Cell;
     use std::rc::Rc;
+
+    /// A core on which nothing happened came to its end after some minutes: each tick left a waker behind.
+    #[test]
+    fn ticks_without_an_answer_leave_no_wakers_behind() {
+        let executor = glommio::LocalExecutorBuilder::default().io_memory(0).make().unwrap();
+        executor.run(async {
+            let ring = Ring::new().unwrap();
+            let turns = Rc::new(Cell::new(0_u32));
+            let (of_task, counted) = (ring.clone(), turns.clone());
+            let inbox = move || {
+                counted.set(counted.get() + 1);
+                false
+            };
+            glommio::spawn_local(async move { of_task.run(inbox, || None).await.unwrap() }).detach();
+            while turns.get() < 100_000 {
+                ring.rouse();
+                futures_lite::future::yield_now().await;
+            }
+        });
+    }
 
     #[test]
     fn it_does_not_sleep_while_a_task_is_ready() {

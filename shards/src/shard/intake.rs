@@ -134,7 +134,12 @@ impl Shard {
 
     /// An open message that was found on disk at start, in a spool that belongs to this core.
     pub fn handle_recovered(&mut self, message: RecoveredMessage) {
-        let open = message.open.iter().map(|open| (open.index, open.standing));
+        let begins = message.envelope.extras().and_then(|extras| extras.not_before);
+        let open = message.open.iter().map(|open| {
+            // Of what was never tried, nobody has written when it is due; its envelope says so.
+            let due = begins.filter(|_| open.standing == Standing::default()).unwrap_or(open.standing.due);
+            (open.index, Standing { due, ..open.standing })
+        });
         self.post(&message.envelope, message.location, None, open);
     }
 

@@ -97,6 +97,24 @@ fn a_message_may_bound_its_attempts_begin_later_and_end_earlier() {
     assert_eq!((&world.story(short)[..], world.moments(short, start)), (&story[..], vec![0, 60, 90]));
 }
 
+/// It would else expire without an attempt, and its wish would have been accepted for nothing.
+#[test]
+fn the_age_of_a_message_that_begins_later_counts_from_then() {
+    let max_age = seconds(100);
+    let mut settings = settings();
+    settings.retry.max_age = max_age;
+    let mut world = World::new(settings);
+    world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
+    let start = world.now;
+    world.hosts.insert(peer(1), Behaviour::Refuses(reply(450, Verb::RcptTo)));
+    let not_before = Some(start.utc.after(max_age + seconds(60)));
+    let id = world.post_with(&["r@a.test"], Extras { not_before, ..Extras::default() });
+    world.run(max_age * 2 + seconds(120));
+    let (story, moments) = (world.story(id), world.moments(id, start));
+    assert_eq!((story[0], moments[0]), ((TransientFailure, 450, 1), 160));
+    assert_eq!((story.last().unwrap().0, *moments.last().unwrap()), (Expiration, 260));
+}
+
 #[test]
 fn recipients_of_one_message_fare_differently() {
     let mut world = world();

@@ -3,11 +3,11 @@
 
 use crate::world::{KEY, settings};
 use mailrace_shards::event::{Command, Mail, Submission};
-use mailrace_shards::message::{Body, ContentFlags, CoreId, Envelope, Location, MessageId};
+use mailrace_shards::message::{Body, ContentFlags, CoreId, Envelope, Extras, Location, MessageId};
 use mailrace_shards::outcome::RecordType;
 use mailrace_shards::settings::{LimitPer, LimitSettings, Settings};
 use mailrace_shards::shard::{Shard, ShardConfig};
-use mailrace_shards::spool::report::{Point, Progress};
+use mailrace_shards::spool::report::{OpenRecipient, Point, Progress, RecoveredMessage, Standing};
 use mailrace_shards::time::{Instant, Now, Timestamp};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -105,6 +105,31 @@ fn receptions_that_may_be_lost_are_recorded_again_before_the_spool_hears_so() {
     assert_eq!(told(&mut shard, last), [77]);
     shard.handle_unrecorded(0, &[], Point { segment: 1, offset: 99 });
     assert!(recorded(&mut shard).is_empty() && told(&mut shard, last).is_empty(), "there was nothing to record");
+}
+
+/// A start has forgotten nothing of it: mail that was to leave next week does not leave now.
+#[test]
+fn what_is_to_begin_later_does_so_after_a_restart_too() {
+    let due = |not_before, attempts, due| {
+        let mut shard = shard();
+        let id = MessageId { generation: 0, core: 0, sequence: 1 };
+        let extras = Some(Box::new(Extras { not_before, ..Extras::default() }));
+        let flags = ContentFlags::default();
+        let envelope = Arc::new(Envelope::new(id, Timestamp(7), 4, flags, "s@b.test", &["r@a.test"], extras));
+        let location = Location { spool: 0, segment: 1, offset: 1, length: 4 };
+        let standing = Standing { attempts, due: Timestamp(due), maybe_delivered: false };
+        let open = [OpenRecipient { index: 0, standing }].into_iter().collect();
+        shard.handle_recovered(RecoveredMessage { envelope, location, open });
+        let commands = std::iter::from_fn(|| shard.poll_command());
+        let mut posts = commands.filter_map(|command| match command {
+            Command::Post(_, Mail::Post(post)) => Some((post.attempts, post.due)),
+            _ => None,
+        });
+        posts.next().unwrap()
+    };
+    assert_eq!(due(Some(Timestamp(900)), 0, 0), (0, Some(Timestamp(900))));
+    assert_eq!(due(Some(Timestamp(900)), 2, 1000), (2, Some(Timestamp(1000))), "it has begun");
+    assert_eq!(due(None, 0, 0), (0, None));
 }
 
 /// A message for several recipients is posted once to each domain, however they stand in its envelope.

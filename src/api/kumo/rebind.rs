@@ -12,6 +12,7 @@ use mailrace_shards::event::Question;
 pub async fn post(call: Call<'_>) -> Result<Response, Refusal> {
     let cores = call.api.cores.clone();
     let (_, mut ask) = call.at_desk()?;
+    ask.query(&[])?;
     let fields = fields(&mut ask).await?;
     let read = || -> Result<_, Wrong> {
         let scope = criteria(&fields)?;

@@ -18,8 +18,9 @@ const RETRY_SECONDS: u32 = 5;
 /// Answers when the message is durable.
 ///
 /// # Errors
-/// 400 with the field; 413, 415; 503 when the engine takes nothing.
+/// 400 with the field, and for any query: what seems to be a dry run must not send mail; 413, 415; 503 when the engine takes nothing.
 pub async fn inject(call: Call<'_>) -> Result<Response, Refusal> {
+    call.query(&[])?;
     let Call { api, request, .. } = call;
     submit::pressure(api).map_err(unavailable)?;
     media::require_json(&request.head.headers)?;

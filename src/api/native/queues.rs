@@ -77,13 +77,15 @@ pub async fn one(call: Call<'_>) -> Result<Response, Refusal> {
 }
 
 /// `POST /v1/messages/{id}/retry`
-pub async fn retry(call: Call<'_>) -> Result<Response, Refusal> {
+pub async fn retry(mut call: Call<'_>) -> Result<Response, Refusal> {
+    call.takes_nothing().await?;
     let id = message_id(&call.parameters[0], 404)?;
     act(&call, id, Question::Retry(id)).await
 }
 
 /// `POST /v1/messages/{id}/cancel`
-pub async fn cancel(call: Call<'_>) -> Result<Response, Refusal> {
+pub async fn cancel(mut call: Call<'_>) -> Result<Response, Refusal> {
+    call.takes_nothing().await?;
     let id = message_id(&call.parameters[0], 404)?;
     let by = call.by.name.clone();
     act(&call, id, Question::Cancel { id, by }).await

@@ -1,6 +1,6 @@
 //! `/v1/rules`: every rule of every kind and dialect; suppressions have their own list.
 
-use crate::api::desk::{Ask, Desk, Format, RulePages, pending, refusal, send};
+use crate::api::desk::{Ask, Desk, Format, RulePages, no_fields, pending, refusal, send};
 use crate::http::{Refusal, Response};
 use crate::json::Json;
 use crate::rules::change::Request as Change;
@@ -41,6 +41,7 @@ pub async fn get(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> {
 /// `DELETE /v1/rules/ID`.
 pub async fn delete(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> {
     ask.query(&[])?;
+    no_fields(ask.request, ask.body_max).await?;
     let id = id(&ask);
     let changed = desk.change(&ask.by, Change::RemoveId(None, id.clone())).await?;
     if changed.removed == 0 {

@@ -20,7 +20,7 @@ pub use rules::Coverage;
 
 use crate::injector::Letter;
 use crate::network::{ConnId, Moment};
-use crate::plan::{MAX_AGE, Plan, SECOND};
+use crate::plan::{Plan, SECOND};
 use crate::report::Report;
 use crate::sink::Taken;
 use crate::world::World;
@@ -226,7 +226,7 @@ impl Oracle {
         let again = known.acknowledged.is_some();
         known.id = Some(id);
         known.acknowledged = Some(moment);
-        known.expires = known.letter.expires.map_or(utc.after(MAX_AGE), Timestamp);
+        known.expires = known.letter.expires_after(utc);
         self.check(!again, || format!("letter {serial} was acknowledged twice"));
     }
 

@@ -64,7 +64,7 @@ impl Oracle {
         let (life, code) = (self.life, outcome.response.code);
         let letter = &known.letter;
         let received = outcome.envelope.received();
-        let expires = letter.expires.map_or(received.after(crate::plan::MAX_AGE), Timestamp);
+        let expires = letter.expires_after(received);
         let wrong = match outcome.kind {
             RecordType::Delivery => {
                 let true_word = handed.iter().any(|one| one.good && one.answered.is_some());
