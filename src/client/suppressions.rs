@@ -187,6 +187,11 @@ impl<'a, R: Read> JsonOfCsv<'a, R> {
             }
         }
         let columns = self.columns.as_deref().unwrap_or_default();
+        if let Some(cell) = self.record.iter().skip(columns.len()).find(|cell| !cell.is_empty()) {
+            let line = self.record.position().map_or(0, csv::Position::line);
+            let why = format!("line {line}: {cell:?} stands in no column: there are {}", columns.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
         let mut entry = self.verdict.members();
         let cells = columns.iter().zip(&self.record).filter_map(|(name, cell)| name.map(|name| (name, cell)));
         for (name, cell) in cells.filter(|(_, cell)| !cell.is_empty()) {
@@ -241,6 +246,18 @@ mod tests {
             JsonOfCsv::new(csv.as_bytes(), &verdict).read_to_string(&mut text).unwrap();
             assert_eq!(text.lines().collect::<Vec<_>>(), expected, "{csv:?}");
         }
+    }
+
+    #[test]
+    fn a_cell_without_a_column_is_refused_with_its_line() {
+        let verdict = Verdict { code: 550, extended: None, description: None };
+        for (csv, line) in [("value,code\na@b.example,550\nb.example,551,5.1.1\n", 3), ("b.example,,551,,x,y\n", 1)] {
+            let read = JsonOfCsv::new(csv.as_bytes(), &verdict).read_to_string(&mut String::new());
+            let why = read.unwrap_err().to_string();
+            assert!(why.starts_with(&format!("line {line}: ")), "{why}");
+        }
+        let spare = "value,code\nb.example,551,,\n";
+        assert!(JsonOfCsv::new(spare.as_bytes(), &verdict).read_to_string(&mut String::new()).is_ok(), "nothing is lost");
     }
 
     #[test]
