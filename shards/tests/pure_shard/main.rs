@@ -12,6 +12,7 @@ mod places;
 mod questions;
 mod receptions;
 mod rules;
+mod slices;
 mod stranded;
 mod ways;
 mod world;
