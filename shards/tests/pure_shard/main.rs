@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod commands;
 mod delivery;
+mod families;
 mod given;
 mod hosts;
 mod largest;
