@@ -224,4 +224,36 @@ mod tests {
         bucket.unclaim(2, Instant(0));
         assert_eq!((bucket.available(Instant(0)), bucket.is_full(Instant(0))), (4, true));
     }
+
+    /// What is in the bucket stays as many tokens, whatever they take of the new rate, up to the new burst.
+    #[test]
+    fn another_rate_keeps_the_tokens_that_are_there() {
+        let per = |count, seconds| Rate { count, period: Duration::from_secs(seconds) };
+        let mut bucket = Bucket::new(per(90, 1), Instant(0));
+        assert_eq!(bucket.available(Instant(0)), 10);
+        bucket.take(6, Instant(0));
+        bucket.set_rate(per(600, 10), Instant(0));
+        assert_eq!((bucket.available(Instant(0)), bucket.rate()), (4, per(600, 10)));
+        assert_eq!(bucket.available(Instant(16_700)), 5, "at sixty in a second");
+        bucket.set_rate(per(1, 3600), Instant(16_700));
+        assert_eq!(bucket.available(Instant(16_700)), 1, "no more than the new burst");
+        bucket.take(1, Instant(16_700));
+        bucket.set_rate(per(90, 1), Instant(16_700));
+        assert_eq!((bucket.available(Instant(16_700)), bucket.available(Instant(27_900))), (0, 1));
+    }
+
+    /// Of what is put back is taken off what came meanwhile.
+    #[test]
+    fn tokens_are_put_back_less_what_came_meanwhile() {
+        let full = || Bucket::new(Rate { count: 90, period: Duration::from_secs(1) }, Instant(0));
+        for (at, there) in [(0, 9), (11_112, 9), (33_334, 9), (66_668, 10)] {
+            let mut bucket = full();
+            bucket.take(4, Instant(0));
+            bucket.put_back(3, Instant(0), Instant(at));
+            assert_eq!(bucket.available(Instant(at)), there, "after {at} µs");
+        }
+        let mut bucket = full();
+        bucket.put_back(3, Instant(0), Instant(0));
+        assert_eq!(bucket.available(Instant(0)), 10);
+    }
 }

@@ -2,7 +2,8 @@
 
 use crate::driver::{ALL_PIECES, Driver, FRIEND, NOW, Pieces, config, inject, inject_chunk, large};
 use mailrace_shards::limits::{
-    DISCARDED_BYTES_MAX, HEADER_BYTES_MAX, SESSION_ERRORS_MAX, SESSION_OUTPUT_BYTES_MAX, SKIPPED_LINE_BYTES_MAX,
+    BODY_RESERVE_BYTES, BODY_RESERVE_BYTES_MAX, BODY_RESERVE_USUAL_BYTES_MAX, DISCARDED_BYTES_MAX, HEADER_BYTES_MAX,
+    SESSION_ERRORS_MAX, SESSION_IDLE_COMMANDS_MAX, SESSION_OUTPUT_BYTES_MAX, SKIPPED_LINE_BYTES_MAX,
     TEXT_LINE_BYTES_MAX,
 };
 
@@ -171,4 +172,81 @@ fn memory_is_the_sum_of_what_is_held() {
     driver.session.output().reserve_exact(7000);
     let output = driver.session.memory() - content - line;
     assert_eq!(output, 7000);
+}
+
+/// Commands that come behind a MAIL that was refused are no errors, but they are counted.
+#[test]
+fn commands_behind_a_refused_mail_are_bounded_like_others() {
+    let mut driver = Driver::new(config(), FRIEND);
+    driver.feed(b"EHLO c\r\nMAIL FROM:<a@a.test> SIZE=999999\r\n", Pieces::Whole);
+    let before = driver.transcript.len();
+    // EHLO and MAIL are two, and each RCPT here is one.
+    let left = SESSION_IDLE_COMMANDS_MAX as usize - 2;
+    driver.feed(&b"RCPT TO:<b@b.test>\r\n".repeat(left - 1), Pieces::Whole);
+    assert_eq!(driver.transcript.len() - before, left - 1);
+    assert!(driver.transcript[before..].iter().all(|line| line == "S: 503 5.5.1 MAIL first"));
+    driver.feed(b"RCPT TO:<b@b.test>\r\n", Pieces::Whole);
+    assert_eq!(driver.transcript.last().unwrap(), "X");
+}
+
+/// Room for a body whose size is not announced is what the last one took and a little more, up to a bound.
+#[test]
+fn room_is_made_for_one_message_like_another() {
+    let text = |octets: usize| format!("{}\r\n", "x".repeat(octets - 2));
+    let begin = b"MAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\nDATA\r\n";
+    for octets in [16_000, 32_000, 500_000] {
+        let mut driver = Driver::new(large(), FRIEND);
+        driver.feed(b"HELO c\r\n", Pieces::Whole);
+        let room = |driver: &mut Driver| {
+            driver.feed(begin, Pieces::Whole);
+            driver.session.memory() - driver.session.output().capacity()
+        };
+        let first = room(&mut driver);
+        assert!((BODY_RESERVE_BYTES..BODY_RESERVE_BYTES + 1000).contains(&first), "{first}");
+        driver.feed(format!("{}.\r\n", text(octets)).as_bytes(), Pieces::Whole);
+        let taken = driver.messages[0].body.len();
+        let usual = (taken + taken / 16).min(BODY_RESERVE_USUAL_BYTES_MAX);
+        let second = room(&mut driver);
+        assert!((usual..usual + 1000).contains(&second), "{second} after {taken}");
+    }
+    // What is announced is believed up to a bound.
+    for (size, room) in [(100, 100), (300_000, 300_000), (5_000_000, BODY_RESERVE_BYTES_MAX)] {
+        let mut driver = Driver::new(large(), FRIEND);
+        let begin = format!("EHLO c\r\nMAIL FROM:<a@a.test> SIZE={size}\r\nRCPT TO:<b@b.test>\r\nDATA\r\n");
+        driver.feed(begin.as_bytes(), Pieces::Whole);
+        let memory = driver.session.memory() - driver.session.output().capacity();
+        assert!((room..room + 1000).contains(&memory), "{memory} for {size}");
+    }
+}
+
+#[test]
+fn what_the_peer_calls_itself_is_known_once_it_has_greeted() {
+    let mut driver = Driver::new(config(), FRIEND);
+    assert_eq!(driver.session.greeted_as(), "");
+    driver.feed(b"EHLO client.test\r\n", Pieces::Whole);
+    assert_eq!(driver.session.greeted_as(), "client.test");
+}
+
+/// A source route is dropped when it is one: each hop has its sign and a name of letters, digits, dots, `-` and `_`.
+#[test]
+fn source_routes_are_dropped_and_nothing_else_is_taken_for_one() {
+    let table = [
+        ("@one.test:r@b.test", true),
+        ("@one.test,@two-2.test,@t_3:r@b.test", true),
+        ("@one.test,two.test:r@b.test", false),
+        ("@:r@b.test", false),
+        ("@one.test,@:r@b.test", false),
+        ("@one.test,:r@b.test", false),
+        ("@one test:r@b.test", false),
+        ("@one;test:r@b.test", false),
+        ("@@one.test:r@b.test", false),
+        ("@one.test", false),
+    ];
+    for (path, taken) in table {
+        let mut driver = begun(b"");
+        driver.feed(format!("RCPT TO:<{path}>\r\nDATA\r\n.\r\n").as_bytes(), Pieces::Whole);
+        let expected: &[&str] = if taken { &["b@b.test", "r@b.test"] } else { &["b@b.test"] };
+        let recipients: Vec<&str> = driver.messages[0].recipients.iter().map(|recipient| &**recipient).collect();
+        assert_eq!(recipients, expected, "{path}");
+    }
 }
