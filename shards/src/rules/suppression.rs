@@ -282,6 +282,7 @@ mod tests {
         for (at, hash) in all.iter().enumerate() {
             assert!(!all[..at].contains(hash), "{at}");
         }
+        assert_ne!(hash(1 << 32, 1), hash(1 << 32, 0), "where both have the same bits");
         let own = [HashKey(1, 2), HashKey(1, 3), HashKey(2, 2)].map(HashKey::fingerprint);
         assert!(own[0] != own[1] && own[0] != own[2] && own[1] != own[2]);
     }
