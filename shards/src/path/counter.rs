@@ -394,4 +394,31 @@ mod tests {
         assert_eq!([of(1), of(200), of(400), of(10_000)], [1, 1, 2, 50]);
         assert_eq!(CounterState::new(&counter(None, None), 1, Instant(0)).batch_min(), 1);
     }
+
+    #[test]
+    fn a_counter_without_tokens_has_them_again_when_its_rate_says_so() {
+        let rate = Some(Rate { count: 10, period: Duration::from_secs(1) });
+        let mut state = CounterState::new(&counter(Some(2), rate), 1, Instant(0));
+        state.take_tokens(2, Instant(0));
+        assert_eq!((state.has_room(1, Instant(0)), state.refilled_at(1, Instant(0))), (false, Some(at(100))));
+        assert_eq!((state.refilled_at(2, Instant(0)), state.has_room(1, at(100))), (Some(at(200)), true));
+        state.put_tokens_back(1, Instant(0), Instant(0));
+        assert!(state.has_room(1, Instant(0)));
+        // A full counter waits for a permit, one without a rate for nothing.
+        let mut full = CounterState::new(&counter(Some(0), rate), 1, Instant(0));
+        full.take_tokens(2, Instant(0));
+        assert_eq!(full.refilled_at(1, Instant(0)), None);
+        assert_eq!(CounterState::new(&counter(None, None), 1, Instant(0)).refilled_at(1, Instant(0)), None);
+    }
+
+    #[test]
+    fn a_counter_is_unused_when_a_new_one_would_be_the_same() {
+        let rate = Some(Rate { count: 10, period: Duration::from_secs(1) });
+        let mut state = CounterState::new(&counter(None, rate), 1, Instant(0));
+        assert!(state.is_unused(Instant(0)));
+        state.take_tokens(1, Instant(0));
+        assert_eq!((state.is_unused(at(99)), state.is_unused(at(100))), (false, true));
+        state.references += 1;
+        assert!(!state.is_unused(at(100)));
+    }
 }

@@ -286,4 +286,9 @@ mod tests {
         let own = [HashKey(1, 2), HashKey(1, 3), HashKey(2, 2)].map(HashKey::fingerprint);
         assert!(own[0] != own[1] && own[0] != own[2] && own[1] != own[2]);
     }
+
+    #[test]
+    fn a_key_is_not_written_into_logs() {
+        assert_eq!(format!("{:?}", HashKey(123, 456)), "HashKey(..)");
+    }
 }

@@ -2,8 +2,8 @@
 //! has moved or cannot be read, that its session has panicked.
 
 use crate::world::{Behaviour, KEY, World, peer, reply, seconds, settings};
-use mailrace_shards::event::{Answer, Question, ReplyTo, SessionId};
-use mailrace_shards::limits::{BODY_MOVED_WAIT_MILLIS, UNSYNCED_RECORDS_MAX};
+use mailrace_shards::event::{Answer, MessageFilter, Question, ReplyTo, SessionId, Waits};
+use mailrace_shards::limits::{BODY_MOVED_WAIT_MILLIS, ENDED_QUEUES_MAX, OTHER_QUEUES, UNSYNCED_RECORDS_MAX};
 use mailrace_shards::message::{CoreId, Extras, MessageId};
 use mailrace_shards::outcome::RecordType::{Bounce, Delivery, TransientFailure};
 use mailrace_shards::outcome::Verb;
@@ -221,4 +221,63 @@ fn too_many_records_that_are_not_durable_stop_the_picking() {
     world.sync();
     world.run(Duration::from_millis(100));
     assert_eq!((world.story(over), world.states()), (vec![(Delivery, 250, 1)], (0, 0, 0, 0)));
+}
+
+/// What a message waits for is told as its filter asks for it.
+#[test]
+fn messages_are_listed_by_what_they_wait_for() {
+    let mut world = world();
+    let scope = Scope { domain: Some("held.test".into()), ..Scope::default() };
+    let validity = Validity::always();
+    world.put(Rule { id: "p".into(), order: 1, kind: Kind::Pause, scope, validity, by: "t".into() });
+    world.everything_at(&["slow.test"], &[("mx.slow.test", peer(2))]);
+    world.hosts.insert(peer(2), Behaviour::Distant(seconds(60)));
+    world.hosts.insert(peer(1), Behaviour::Refuses(reply(450, Verb::RcptTo)));
+    let waiting = world.post(&["r@a.test"]);
+    world.run(seconds(1));
+    world.hosts.insert(peer(1), Behaviour::Sluggish(seconds(60)));
+    let sending = world.post(&["r@b.test"]);
+    let held = world.post(&["r@held.test"]);
+    let ready = world.post(&["r@slow.test"]);
+    world.run(seconds(1));
+    for (state, id) in [("waiting", waiting), ("in_flight", sending), ("held", held), ("ready", ready)] {
+        let filter = MessageFilter { state: Some(state.into()), ..MessageFilter::default() };
+        let (sender, answer) = channel();
+        let now = world.now;
+        let reply = ReplyTo::new(move |answer| sender.send(answer).unwrap());
+        world.ask(0, |shard| shard.handle_question(Question::Messages { filter, limit: 10 }, reply, now));
+        let Ok(Answer::Messages(views)) = answer.try_recv() else { panic!("a short queue") };
+        assert_eq!(views.iter().map(|view| view.envelope.id()).collect::<Vec<_>>(), [id], "{state}");
+        let waits = &views[0].waits;
+        let right = match state {
+            "waiting" => matches!(waits, Waits::BackOff { until } if *until > world.now.utc),
+            "in_flight" => matches!(waits, Waits::InFlight),
+            "held" => matches!(waits, Waits::Rule { rule: Some(rule), .. } if **rule == *"p"),
+            _ => matches!(waits, Waits::Connection),
+        };
+        assert!(right, "{state}: {waits:?}");
+    }
+}
+
+/// Of mail that a rule has ended so many queues are named, and the others are counted together.
+#[test]
+fn the_queues_in_which_a_rule_ends_mail_are_named_up_to_a_bound() {
+    let mut world = world();
+    let answer = RuleAnswer::new(551, None, "by order".into()).unwrap();
+    let (kind, validity) = (Kind::Error(answer), Validity::always());
+    world.put(Rule { id: "e".into(), order: 1, kind, scope: Scope::default(), validity, by: "t".into() });
+    for number in 0..ENDED_QUEUES_MAX + 3 {
+        world.post(&[&format!("r@d{number}.test")]);
+    }
+    world.post(&["r@d0.test"]);
+    world.post(&["r@d10002.test"]);
+    let (sender, answer) = channel();
+    let now = world.now;
+    let reply = ReplyTo::new(move |answer| sender.send(answer).unwrap());
+    world.ask(0, |shard| shard.handle_question(Question::RuleCounts(vec!["e".into()]), reply, now));
+    let Ok(Answer::RuleCounts(counts)) = answer.try_recv() else { panic!("it is answered at once") };
+    let by_queue = &counts[0].ended_by_queue;
+    let of = |name: &str| by_queue.iter().find(|(queue, _)| **queue == *name).map(|(_, count)| *count);
+    assert_eq!((counts[0].ended, by_queue.len()), (ENDED_QUEUES_MAX as u64 + 5, ENDED_QUEUES_MAX + 1));
+    assert_eq!((of("d0.test"), of("d1.test"), of("d10002.test"), of(OTHER_QUEUES)), (Some(2), Some(1), None, Some(4)));
 }
