@@ -250,3 +250,14 @@ fn source_routes_are_dropped_and_nothing_else_is_taken_for_one() {
         assert_eq!(recipients, expected, "{path}");
     }
 }
+
+/// A message needs SMTPUTF8 of the next hop when its injector has said so, whatever its addresses.
+#[test]
+fn what_was_declared_to_need_smtputf8_needs_it() {
+    for (parameter, needs) in [("", false), (" SMTPUTF8", true)] {
+        let mut driver = Driver::new(config(), FRIEND);
+        let lines = format!("EHLO c\r\nMAIL FROM:<a@a.test>{parameter}\r\nRCPT TO:<b@b.test>\r\nDATA\r\n.\r\n");
+        driver.feed(lines.as_bytes(), Pieces::Whole);
+        assert_eq!(driver.messages[0].flags.smtputf8, needs);
+    }
+}
