@@ -268,3 +268,36 @@ fn connections_are_opened_by_the_number_of_messages_that_wait() {
     }
     assert_eq!(opened, [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5]);
 }
+
+/// An ending rule that begins by time ends what waits, without an attempt.
+#[test]
+fn mail_that_waits_is_ended_when_an_ending_rule_begins() {
+    let mut world = World::new(settings());
+    world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
+    world.put(rule("p", Kind::Pause, Scope { domain: Some("a.test".into()), ..Scope::default() }));
+    let (covered, other) = (world.post_with(&["r@a.test"], tagged()), world.post(&["r@a.test"]));
+    let begins = world.now.utc.after(seconds(5));
+    let validity = Validity::windows(&[Span { start: begins, end: Timestamp::NEVER }], Timestamp::NEVER).unwrap();
+    world.put(Rule { order: 2, validity, ..rule("e", error(), tag()) });
+    world.run(seconds(4));
+    assert_eq!(world.story(covered), []);
+    world.run(seconds(2));
+    assert_eq!((world.story(covered), world.story(other)), (vec![(Bounce, 551, 0)], vec![]));
+}
+
+/// The log is settled when all that was recorded is durable.
+#[test]
+fn a_log_is_settled_when_its_last_record_is_durable() {
+    let mut world = World::new(settings());
+    world.syncs = false;
+    assert!(world.shards[0].log_settled());
+    world.post(&["r@a.test"]);
+    world.post(&["r@a.test"]);
+    world.run(seconds(1));
+    assert_eq!((world.delivered(), world.shards[0].log_settled()), (2, false));
+    let now = world.now;
+    world.ask(0, |shard| shard.handle_log_synced(1, now));
+    assert!(!world.shards[0].log_settled(), "one of two");
+    world.ask(0, |shard| shard.handle_log_synced(2, now));
+    assert!(world.shards[0].log_settled());
+}
