@@ -160,3 +160,32 @@ fn our_header_stands_in_front() {
         assert_eq!(String::from_utf8_lossy(&composed.body(&origin)), expected);
     }
 }
+
+/// The text is copied once, into room that it fills nearly.
+#[test]
+fn a_text_gets_the_room_that_it_needs() {
+    for lines in [1, 100, 10_000] {
+        let content = "0123456789 0123456789 0123456789 0123456789\r\n".repeat(lines);
+        let text = compose(&config(), content.as_bytes()).expect("a message").text;
+        assert_eq!(text.len(), content.len());
+        assert_eq!(text.capacity(), content.len() + content.len() / 32);
+    }
+}
+
+#[test]
+fn each_refusal_is_said_in_words() {
+    use ComposeError::{BareCr, Control, Empty, LargeHeader, LongLine, Loop, Nul, TooLarge};
+    let words = [
+        (Empty, "the message is empty"),
+        (TooLarge(7), "the message is over 7 octets"),
+        (BareCr, "the message holds a CR that stands alone"),
+        (Nul, "the message holds a NUL octet"),
+        (LongLine, "the message holds a line that is too long"),
+        (LargeHeader, "the message's header is too large"),
+        (Loop, "the message has too many Received headers, a loop"),
+        (Control("x-mq-x".into(), "not supported"), "the message's header x-mq-x: not supported"),
+    ];
+    for (error, text) in words {
+        assert_eq!(error.to_string(), text);
+    }
+}

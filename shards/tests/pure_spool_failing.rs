@@ -1,16 +1,19 @@
 //! A spool whose disk refuses: what it says, how often, and how it finds that the disk works again.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 use bytes::Bytes;
-use mailrace_shards::limits::SPOOL_PENDING_ATTEMPTS;
-use mailrace_shards::message::{ContentFlags, Envelope, MessageId};
+use mailrace_shards::limits::{SPOOL_ENVELOPE_BYTES_MAX, SPOOL_PENDING_ATTEMPTS, SPOOL_RECORD_BYTES_MAX};
+use mailrace_shards::message::{ContentFlags, Envelope, Extras, MessageId};
 use mailrace_shards::spool::journal::{Journal, JournalOptions};
-use mailrace_shards::spool::memory_disk::{MemoryDisk, Survival};
+use mailrace_shards::spool::memory_disk::{Fault, MemoryDisk, Survival};
 use mailrace_shards::spool::recover::open;
 use mailrace_shards::spool::report::{Point, Progress, Recovered, SpoolCompletion, Standing};
 use mailrace_shards::spool::segment::{index_name, segment_name};
 use mailrace_shards::time::Timestamp;
 use smallvec::smallvec;
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 /// Segments of 4 KiB.
@@ -215,4 +218,64 @@ fn a_segment_that_cannot_be_compacted_is_named_once_and_left_alone() {
     let (total, needed) = journal.ledger().octets();
     assert!(total <= 2 * needed + 6 * 4096, "{total} for {needed}");
     assert!(disk.content(&segment_name(1)).is_some() && disk.content(&segment_name(2)).is_none());
+}
+
+/// The disk took a message that was refused, and would not give it up: a cut tells the next start how far the segment
+/// counts, and what lies behind it is neither mail nor damage.
+#[test]
+fn what_was_refused_stays_refused_although_the_disk_would_not_cut_it_off() {
+    // The write reaches the file by half, or whole but for its sync; and the file cannot be cut.
+    for fault in [0, 1] {
+        let disk = MemoryDisk::new();
+        // Large enough that no zeros are put ahead in between.
+        let options = JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::new(true, 42) };
+        let (mut journal, _) = open(disk.clone(), 2, options).expect("the disk works");
+        assert!(is_stored(&store(&mut journal, 1, &Bytes::from(vec![b'x'; 600]))));
+        disk.fail_at(disk.operations() + fault, Fault::Torn);
+        disk.fail_at(disk.operations() + fault + 1, Fault::Error(ErrorKind::Other));
+        let out = store(&mut journal, 2, &Bytes::from(vec![b'y'; 900]));
+        assert!(matches!(out[0], SpoolCompletion::Failed { ticket: 2, .. }), "{out:?}");
+        let lies_there = disk.content(&segment_name(1)).unwrap();
+        assert!(lies_there.windows(100).any(|octets| octets == [b'y'; 100]));
+        assert!(is_stored(&store(&mut journal, 3, &Bytes::from_static(b"three"))));
+        for _ in 0..2 {
+            let (_, recovered) = opened(&disk.after_crash(Survival::Everything));
+            let open: Vec<u64> = recovered.messages.iter().map(|of| of.envelope.id().sequence).collect();
+            assert_eq!((open, recovered.dropped), (vec![1, 3], vec![]), "fault {fault}");
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_cannot_be_made_is_named() {
+    let disk = MemoryDisk::new();
+    let (mut journal, _) = opened(&disk);
+    let large = Bytes::from(vec![b'x'; 3000]);
+    assert!(is_stored(&store(&mut journal, 1, &large)));
+    disk.set_free(0);
+    let out = store(&mut journal, 2, &large);
+    let [SpoolCompletion::Failed { why, .. }, ..] = &out[..] else { panic!("{out:?}") };
+    assert!(why.starts_with("creating segment-00000002.log of spool 2"), "{why}");
+}
+
+/// Records that are larger than the format can say are refused when they are staged, and what just fits is not.
+#[test]
+fn the_largest_message_and_the_largest_envelope_just_fit() {
+    let (mut journal, _) = opened(&MemoryDisk::new());
+    // Header, fixed fields, sender, recipient with its length, trailer.
+    let least = 40 + 32 + 3 + (3 + 5) + 20;
+    let mut refused = |body: usize, meta: Option<usize>| {
+        let extras = meta.map(|octets| Box::new(Extras { meta: "m".repeat(octets).into(), ..Extras::default() }));
+        let envelope = Envelope::new(id(1), Timestamp(1), 9, ContentFlags::default(), "s@a", &["r@b"], extras);
+        let mut out = Vec::new();
+        // Zeros that nobody looks at take no memory.
+        journal.store(1, Arc::new(envelope), Bytes::from(vec![0; body]), &mut out);
+        out.pop().map(|of| format!("{of:?}"))
+    };
+    assert_eq!(refused(SPOOL_RECORD_BYTES_MAX - least, None), None);
+    let why = refused(SPOOL_RECORD_BYTES_MAX - least + 1, None).expect("one more");
+    assert!(why.contains("the message is larger"), "{why}");
+    assert_eq!(refused(0, Some(SPOOL_ENVELOPE_BYTES_MAX - least - 64)), None);
+    let why = refused(0, Some(SPOOL_ENVELOPE_BYTES_MAX - least - 64 + 1)).expect("one more");
+    assert!(why.contains("the envelope is larger"), "{why}");
 }

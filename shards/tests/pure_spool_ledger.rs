@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use mailrace_shards::message::MessageId;
-use mailrace_shards::spool::ledger::{Ledger, Place};
-use mailrace_shards::spool::report::{Point, Standing};
+use mailrace_shards::spool::ledger::{Ledger, Place, Snapshot};
+use mailrace_shards::spool::report::{OpenRecipient, Point, Standing};
 use mailrace_shards::time::Timestamp;
 
 const ALL_RECORDED: Point = Point { segment: u32::MAX, offset: 0 };
@@ -98,4 +98,76 @@ fn the_ledger_is_small() {
     let before = ledger.memory();
     ledger.tried(id(1000), &[0], Standing { attempts: 1, due: Timestamp(1), maybe_delivered: false });
     assert_eq!(ledger.memory() - before, 64);
+}
+
+fn place(segment: u32, offset: u32) -> Place {
+    Place { segment, offset, head: 50, body: 100 }
+}
+
+#[test]
+fn what_was_carried_over_is_no_longer_told_by_the_old_segment() {
+    let mut ledger = Ledger::default();
+    (1..=3).for_each(|segment| ledger.segment_mut(segment).sealed = true);
+    ledger.refer(3, 1, 10);
+    ledger.refer(3, 2, 5);
+    ledger.refer(2, 1, 7);
+    ledger.carried_over(3);
+    assert_eq!(ledger.octets().1, 7, "what segment 2 tells of segment 1");
+}
+
+/// The reception of a message is recorded when it lies before the point, and not when it begins there.
+#[test]
+fn the_point_of_what_is_recorded_lies_behind_it() {
+    let mut ledger = Ledger::default();
+    assert_eq!(ledger.behind_all(), Point::default());
+    ledger.insert(id(1), place(1, 32), 1);
+    ledger.insert(id(2), place(1, 500), 1);
+    assert_eq!(ledger.behind_all(), Point { segment: 1, offset: 501 });
+    ledger.note_recorded(Point { segment: 1, offset: 500 });
+    ledger.note_recorded(Point { segment: 1, offset: 40 });
+    assert_eq!(ledger.recorded(), Point { segment: 1, offset: 500 }, "it only grows");
+    assert_eq!([32, 499, 500, 501].map(|at| ledger.is_recorded(place(1, at))), [true, true, false, false]);
+    assert!(!ledger.is_recorded(place(2, 32)));
+    ledger.finish(id(1), &[0]);
+    ledger.finish(id(2), &[0]);
+    (1..=2).for_each(|segment| ledger.segment_mut(segment).sealed = true);
+    assert!(ledger.removable().is_empty(), "the reception of the second would be lost");
+    ledger.note_recorded(Point { segment: 1, offset: 501 });
+    assert_eq!(ledger.removable(), [1]);
+}
+
+/// A copy is recorded as its original was, when all is recorded; else its place says nothing of those behind it.
+#[test]
+fn a_copy_of_what_is_recorded_is_recorded() {
+    for (recorded, after) in [(501, true), (500, false), (100, false)] {
+        let mut ledger = Ledger::default();
+        ledger.insert(id(1), place(1, 32), 1);
+        ledger.insert(id(2), place(1, 500), 1);
+        ledger.note_recorded(Point { segment: 1, offset: recorded });
+        ledger.relocate(id(1), place(2, 32));
+        assert_eq!(ledger.is_recorded(place(2, 32)), after, "recorded up to {recorded}");
+        assert_eq!(ledger.place(id(1)), Some(place(2, 32)));
+        let live = |segment: u32| ledger.segment(segment).unwrap().live;
+        assert!(live(1) > 0 && live(1) == live(2), "one message in each");
+    }
+}
+
+#[test]
+fn a_message_that_is_found_again_has_the_recipients_that_were_open() {
+    for recipients in [3_u16, 16, 17, 200] {
+        let standing = Standing { attempts: 2, due: Timestamp(9), maybe_delivered: false };
+        let last = recipients - 1;
+        let open = [OpenRecipient { index: 1, standing: Standing::default() }, OpenRecipient { index: last, standing }];
+        let mut ledger = Ledger::default();
+        ledger.insert_recovered(id(1), place(1, 32), recipients, &open);
+        assert_eq!((ledger.recipients(id(1)), ledger.recipients(id(2))), (recipients, 0));
+        let snapshot = ledger.snapshot(id(1));
+        let done: Vec<u16> = (0..recipients).filter(|index| *index != 1 && *index != last).collect();
+        assert_eq!((&snapshot.done[..], snapshot.tried), (&done[..], vec![(last, standing)]), "of {recipients}");
+        assert_eq!(ledger.finish(id(1), &[0]), None, "it was finished before");
+        assert_eq!(ledger.finish(id(1), &[1]), Some(place(1, 32)));
+        assert_eq!(ledger.open_messages(), 1);
+        assert_eq!(ledger.finish(id(1), &[last]), Some(place(1, 32)));
+        assert_eq!((ledger.open_messages(), ledger.snapshot(id(1))), (0, Snapshot::default()));
+    }
 }

@@ -186,4 +186,74 @@ mod tests {
         bucket.put_back(1, Instant(0), Instant(100_000));
         assert_eq!(bucket.available(Instant(100_000)), 1);
     }
+
+    /// One, and what the rate yields in a tenth of a second.
+    #[test]
+    fn a_bucket_begins_full_and_is_full_again_in_time() {
+        let mut bucket = Bucket::new(Rate { count: 30, period: Duration::from_secs(1) }, Instant(0));
+        assert_eq!((bucket.available(Instant(0)), bucket.is_full(Instant(0))), (4, true));
+        bucket.take(4, Instant(0));
+        assert_eq!((bucket.available(Instant(0)), bucket.is_full(Instant(0))), (0, false));
+        for (micros, there) in [(33_333, 0), (33_334, 1), (66_666, 1), (66_667, 2), (99_999, 2), (100_000, 3)] {
+            assert_eq!(bucket.available(Instant(micros)), there, "after {micros} µs");
+        }
+        assert_eq!((bucket.is_full(Instant(133_333)), bucket.is_full(Instant(133_334))), (false, true));
+        assert_eq!(bucket.available(Instant(10_000_000)), 4, "never more");
+        assert_eq!(bucket.yields_in(Duration::from_micros(99_999)), 2);
+        assert_eq!(bucket.yields_in(Duration::from_millis(100)), 3);
+    }
+
+    /// Who has claimed tokens holds them against the burst until they are used.
+    #[test]
+    fn claims_fill_the_bucket_until_they_are_used_or_given_up() {
+        let full = || Bucket::new(Rate { count: 30, period: Duration::from_secs(1) }, Instant(0));
+        let later = Instant(10_000_000);
+        let mut bucket = full();
+        bucket.claim(3, Instant(0));
+        assert_eq!((bucket.available(Instant(0)), bucket.available(later)), (1, 1));
+        assert!(!bucket.is_full(later), "a new one would be fuller");
+        bucket.use_claim(1, later);
+        assert_eq!((bucket.available(later), bucket.available(Instant(later.0 + 33_334))), (1, 2));
+        bucket.unclaim(1, later);
+        assert_eq!(bucket.available(later), 2, "it is there at once");
+        bucket.use_claim(1, later);
+        let soon = Instant(later.0 + 70_000);
+        assert_eq!((bucket.available(later), bucket.available(soon), bucket.is_full(soon)), (2, 4, true));
+        let mut bucket = full();
+        bucket.claim(2, Instant(0));
+        bucket.unclaim(2, Instant(0));
+        assert_eq!((bucket.available(Instant(0)), bucket.is_full(Instant(0))), (4, true));
+    }
+
+    /// What is in the bucket stays as many tokens, whatever they take of the new rate, up to the new burst.
+    #[test]
+    fn another_rate_keeps_the_tokens_that_are_there() {
+        let per = |count, seconds| Rate { count, period: Duration::from_secs(seconds) };
+        let mut bucket = Bucket::new(per(90, 1), Instant(0));
+        assert_eq!(bucket.available(Instant(0)), 10);
+        bucket.take(6, Instant(0));
+        bucket.set_rate(per(600, 10), Instant(0));
+        assert_eq!((bucket.available(Instant(0)), bucket.rate()), (4, per(600, 10)));
+        assert_eq!(bucket.available(Instant(16_700)), 5, "at sixty in a second");
+        bucket.set_rate(per(1, 3600), Instant(16_700));
+        assert_eq!(bucket.available(Instant(16_700)), 1, "no more than the new burst");
+        bucket.take(1, Instant(16_700));
+        bucket.set_rate(per(90, 1), Instant(16_700));
+        assert_eq!((bucket.available(Instant(16_700)), bucket.available(Instant(27_900))), (0, 1));
+    }
+
+    /// Of what is put back is taken off what came meanwhile.
+    #[test]
+    fn tokens_are_put_back_less_what_came_meanwhile() {
+        let full = || Bucket::new(Rate { count: 90, period: Duration::from_secs(1) }, Instant(0));
+        for (at, there) in [(0, 9), (11_112, 9), (33_334, 9), (66_668, 10)] {
+            let mut bucket = full();
+            bucket.take(4, Instant(0));
+            bucket.put_back(3, Instant(0), Instant(at));
+            assert_eq!(bucket.available(Instant(at)), there, "after {at} µs");
+        }
+        let mut bucket = full();
+        bucket.put_back(3, Instant(0), Instant(0));
+        assert_eq!(bucket.available(Instant(0)), 10);
+    }
 }

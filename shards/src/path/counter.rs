@@ -261,3 +261,164 @@ impl CounterState {
 fn nanos_each(rate: Rate) -> u128 {
     rate.period.as_nanos() / u128::from(rate.count.max(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Claim, CounterState, GrantNumber, Head, Recall, Ticket, nanos_each};
+    use crate::limits::{PERMIT_HELD_MIN_MS, PERMIT_PATIENCE_MS};
+    use crate::path::limit::{Counter, CounterKey};
+    use crate::settings::{LimitPer, Rate};
+    use crate::time::Instant;
+    use std::time::Duration;
+
+    const LATE: Instant = Instant(1_000_000_000);
+
+    fn at(millis: u64) -> Instant {
+        Instant(0).after(Duration::from_millis(millis))
+    }
+
+    fn counter(connections: Option<u32>, rate: Option<Rate>) -> Counter {
+        Counter { key: CounterKey(1), per: LimitPer::Site, connections, rate }
+    }
+
+    /// One with a limit, and permits out to destinations with so many each.
+    fn with_permits(limit: u32, ranks: &[u32]) -> CounterState {
+        let mut state = CounterState::new(&counter(Some(ranks.len() as u32), None), 1, Instant(0));
+        for (number, rank) in (1..).zip(ranks) {
+            state.claim(Claim::Connection, Instant(0));
+            state.add_permit(*rank, GrantNumber(number));
+        }
+        assert!(state.learn(&counter(Some(limit), None), 2, Instant(0)) || limit as usize == ranks.len());
+        state
+    }
+
+    fn head(held: u32) -> Option<Head> {
+        Some(Head { held, since: Instant(0), claim: Claim::Connection })
+    }
+
+    fn recall(state: &CounterState, head: Option<Head>, now: Instant) -> Recall {
+        state.recall(head, |_| Instant(0), now)
+    }
+
+    #[test]
+    fn what_is_beyond_a_lower_limit_is_recalled_at_once_and_no_more() {
+        let mut state = with_permits(2, &[1, 1, 1, 1]);
+        assert!(state.needs_care());
+        for number in 1..=2 {
+            assert_eq!(recall(&state, None, Instant(0)), Recall::Now(GrantNumber(number)));
+            state.mark_recalled(1, GrantNumber(number));
+        }
+        assert_eq!(recall(&state, None, LATE), Recall::None);
+        state.remove_permit(1, GrantNumber(1), true);
+        assert_eq!(recall(&state, None, LATE), Recall::None, "one is under way");
+        state.remove_permit(1, GrantNumber(2), true);
+        assert!(!state.needs_care() && !state.has_room(1, LATE));
+        state.remove_permit(1, GrantNumber(3), false);
+        assert!(state.has_room(1, LATE));
+    }
+
+    /// Who has none yet gets one of a destination with two or more, as soon as that was held for its least time.
+    #[test]
+    fn a_permit_is_recalled_for_one_who_waits_by_what_both_have() {
+        let settled = at(PERMIT_HELD_MIN_MS);
+        let patient = at(PERMIT_PATIENCE_MS);
+        let before = |instant: Instant| Instant(instant.0 - 1);
+        let first = GrantNumber(1);
+        // By what the holder and who waits have.
+        for (rank, held, expected) in
+            [(3, 1, settled), (2, 0, settled), (2, 1, patient), (1, 0, patient), (3, 2, patient)]
+        {
+            let state = with_permits(1, &[rank]);
+            assert_eq!(recall(&state, head(held), before(expected)), Recall::At(first, expected), "{rank} {held}");
+            assert_eq!(recall(&state, head(held), expected), Recall::Now(first), "{rank} {held}");
+        }
+        let mut state = with_permits(2, &[1, 1]);
+        state.urgent = 1;
+        assert_eq!(recall(&state, head(0), settled), Recall::Now(first), "it has none, and is the first of such");
+        state.mark_recalled(1, first);
+        assert_eq!(recall(&state, head(0), LATE), Recall::None, "one is on its way to it");
+        state.urgent = 2;
+        assert_eq!(recall(&state, head(0), settled), Recall::Now(GrantNumber(2)));
+        // Nobody waits, or there is room.
+        assert_eq!(recall(&with_permits(1, &[3]), None, LATE), Recall::None);
+        let mut roomy = with_permits(1, &[3]);
+        roomy.learn(&counter(Some(2), None), 3, Instant(0));
+        assert_eq!(recall(&roomy, head(0), LATE), Recall::None);
+    }
+
+    #[test]
+    fn newer_settings_are_taken_over_and_older_ones_not() {
+        let rate = |count| Some(Rate { count, period: Duration::from_secs(1) });
+        let mut state = CounterState::new(&counter(Some(1), None), 5, Instant(0));
+        assert!(
+            !state.learn(&counter(Some(9), None), 5, Instant(0)) && !state.learn(&counter(None, None), 4, Instant(0))
+        );
+        assert!(!state.learn(&counter(Some(1), None), 6, Instant(0)), "nothing changes");
+        assert!(!state.learn(&counter(Some(9), None), 6, Instant(0)), "that was taken over");
+        assert!(state.learn(&counter(Some(1), rate(10)), 7, Instant(0)));
+        assert_eq!(state.tokens(Instant(0)), 2);
+        assert!(state.learn(&counter(Some(1), rate(20)), 8, Instant(0)));
+        assert!(state.learn(&counter(None, None), 9, Instant(0)));
+        assert_eq!(state.tokens(Instant(0)), u32::MAX);
+    }
+
+    #[test]
+    fn whoever_came_before_goes_before() {
+        let ticket = |number| Ticket { due: Instant(5), number };
+        let mut state = CounterState::new(&counter(Some(1), None), 1, Instant(0));
+        assert!(state.has_room_for(ticket(7), 1, Instant(0)));
+        state.parked.insert(ticket(7));
+        let may = [6, 7, 8].map(|number| state.has_room_for(ticket(number), 1, Instant(0)));
+        assert_eq!(may, [true, false, false]);
+        assert!(state.needs_care());
+        state.claim(Claim::Connection, Instant(0));
+        assert!(!state.has_room_for(ticket(6), 1, Instant(0)));
+        state.unclaim(Claim::Connection, Instant(0));
+        assert!(state.has_room_for(ticket(6), 1, Instant(0)));
+    }
+
+    #[test]
+    fn the_slowest_rate_is_claimed_first() {
+        let rate = |count, seconds| Rate { count, period: Duration::from_secs(seconds) };
+        assert_eq!((nanos_each(rate(4, 1)), nanos_each(rate(1, 3600))), (250_000_000, 3_600_000_000_000));
+        let order = |rate| CounterState::new(&counter(None, rate), 1, Instant(0)).order;
+        assert!(order(Some(rate(1, 60))) < order(Some(rate(2, 60))) && order(Some(rate(2, 60))) < order(None));
+    }
+
+    #[test]
+    fn batches_of_tokens_are_what_the_rate_yields_in_a_while() {
+        let of = |count| {
+            let rate = Some(Rate { count, period: Duration::from_secs(1) });
+            CounterState::new(&counter(None, rate), 1, Instant(0)).batch_min()
+        };
+        assert_eq!([of(1), of(200), of(400), of(10_000)], [1, 1, 2, 50]);
+        assert_eq!(CounterState::new(&counter(None, None), 1, Instant(0)).batch_min(), 1);
+    }
+
+    #[test]
+    fn a_counter_without_tokens_has_them_again_when_its_rate_says_so() {
+        let rate = Some(Rate { count: 10, period: Duration::from_secs(1) });
+        let mut state = CounterState::new(&counter(Some(2), rate), 1, Instant(0));
+        state.take_tokens(2, Instant(0));
+        assert_eq!((state.has_room(1, Instant(0)), state.refilled_at(1, Instant(0))), (false, Some(at(100))));
+        assert_eq!((state.refilled_at(2, Instant(0)), state.has_room(1, at(100))), (Some(at(200)), true));
+        state.put_tokens_back(1, Instant(0), Instant(0));
+        assert!(state.has_room(1, Instant(0)));
+        // A full counter waits for a permit, one without a rate for nothing.
+        let mut full = CounterState::new(&counter(Some(0), rate), 1, Instant(0));
+        full.take_tokens(2, Instant(0));
+        assert_eq!(full.refilled_at(1, Instant(0)), None);
+        assert_eq!(CounterState::new(&counter(None, None), 1, Instant(0)).refilled_at(1, Instant(0)), None);
+    }
+
+    #[test]
+    fn a_counter_is_unused_when_a_new_one_would_be_the_same() {
+        let rate = Some(Rate { count: 10, period: Duration::from_secs(1) });
+        let mut state = CounterState::new(&counter(None, rate), 1, Instant(0));
+        assert!(state.is_unused(Instant(0)));
+        state.take_tokens(1, Instant(0));
+        assert_eq!((state.is_unused(at(99)), state.is_unused(at(100))), (false, true));
+        state.references += 1;
+        assert!(!state.is_unused(at(100)));
+    }
+}

@@ -136,4 +136,27 @@ mod tests {
         assert_eq!(path_name(Some("ip-1"), "mx.a.test"), "ip-1->mx.a.test@smtp_client");
         assert_eq!(path_name(None, "mx.a.test"), "unspecified->mx.a.test@smtp_client");
     }
+
+    /// The root dot goes wherever a name may have it; an address has none, and its colons are no port's.
+    #[test]
+    fn names_are_told_from_addresses() {
+        let table = [
+            ("mx.a.test.", "mx.a.test"),
+            ("mx.a.test.:25", "mx.a.test:25"),
+            ("mx.a.test:25", "mx.a.test:25"),
+            ("[2001:db8::1]", "[2001:db8::1]"),
+            ("[::1].", "[::1]."),
+            ("2001:DB8::1.", "2001:db8::1."),
+            ("::ffff:192.0.2.1", "::ffff:192.0.2.1"),
+        ];
+        for (host, name) in table {
+            assert_eq!(super::canonical(host), name);
+        }
+        for (host, is) in [("[::1]", true), ("[x", true), ("::", true), ("a:b:c", true), ("a:25", false), ("a", false)]
+        {
+            assert_eq!(super::is_ipv6(host), is, "{host}");
+        }
+        assert_eq!(super::labels_from_right("a.b:25").count(), 2);
+        assert_eq!(super::labels_from_right("[::ffff:192.0.2.1]:25").count(), 1);
+    }
 }

@@ -195,3 +195,162 @@ impl Window {
         u32::try_from(bound).unwrap_or(u32::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Verdict, Window};
+    use crate::limits::{
+        WINDOW_BACKOFF_MAX_MS, WINDOW_BACKOFF_MIN_MS, WINDOW_DEAD_FAILURES, WINDOW_RAMP_STEP_MS, WINDOW_START,
+    };
+    use crate::time::Instant;
+    use std::time::Duration;
+
+    fn at(millis: u64) -> Instant {
+        Instant::default().after(Duration::from_millis(millis))
+    }
+
+    fn grown(size: u32) -> Window {
+        let mut window = Window::new();
+        while window.size() < size {
+            window.succeeded(window.size(), u32::MAX);
+        }
+        window
+    }
+
+    #[test]
+    fn a_ramp_says_of_each_step_when_the_next_one_comes() {
+        let mut window = grown(1000);
+        window.released(2, at(5000));
+        let step = WINDOW_RAMP_STEP_MS;
+        for number in 0..9 {
+            let begins = 5000 + number * step;
+            for now in [begins, begins + 1, begins + step - 1] {
+                assert_eq!(window.room(0, u32::MAX, at(now)), 1 << number);
+                assert_eq!(window.next_change(at(now)), Some(at(begins + step)), "step {number}");
+            }
+        }
+    }
+
+    /// However long it takes until somebody asks, a ramp ends.
+    #[test]
+    fn a_ramp_that_nobody_followed_is_over_at_any_time_later() {
+        for steps in [10, 31, 32, 33, 63, 64, 65, 1 << 33] {
+            let mut window = grown(700);
+            window.released(2, at(0));
+            assert_eq!(window.room(0, u32::MAX, at(steps * WINDOW_RAMP_STEP_MS)), 700, "{steps} steps");
+            assert_eq!(window.next_change(at(0)), None, "{steps} steps");
+        }
+    }
+
+    #[test]
+    fn a_ramp_ends_where_it_reaches_the_window() {
+        let mut window = grown(8);
+        window.released(16, at(0));
+        assert_eq!((window.room(0, 100, at(0)), window.next_change(at(0))), (8, None));
+        window.released(15, at(0));
+        assert_eq!((window.room(0, 100, at(0)), window.next_change(at(0)).is_some()), (7, true));
+    }
+
+    /// Half as many after a failure, and as many results pass before the next one halves it again.
+    #[test]
+    fn a_failure_halves_the_window_once_for_each_window_of_results() {
+        let mut window = grown(40);
+        assert_eq!(window.host_failed(at(0)), Verdict::Alive);
+        assert_eq!(window.size(), 20);
+        // Nineteen good results and a bad one are these twenty.
+        for _ in 0..19 {
+            window.succeeded(0, 100);
+        }
+        window.host_failed(at(0));
+        assert_eq!(window.size(), 20);
+        window.host_failed(at(0));
+        assert_eq!(window.size(), 10);
+        for size in [10, 10, 10, 10] {
+            window.succeeded(0, 100);
+            window.host_failed(at(0));
+            assert_eq!(window.size(), size);
+        }
+    }
+
+    /// After the first failure it opens by one for as many successes as it is wide.
+    #[test]
+    fn a_window_that_knows_a_failure_opens_slowly() {
+        let mut window = grown(20);
+        window.host_failed(at(0));
+        assert_eq!(window.size(), 10);
+        for (successes, size) in [(9, 10), (1, 11), (10, 11), (1, 12), (11, 12), (1, 13)] {
+            for _ in 0..successes {
+                window.succeeded(12, 100);
+            }
+            assert_eq!(window.size(), size);
+        }
+        for _ in 0..1000 {
+            window.succeeded(20, 15);
+        }
+        assert_eq!(window.size(), 15, "not beyond what the limits allow");
+    }
+
+    #[test]
+    fn a_window_grows_only_as_far_ahead_of_its_use_as_it_begins() {
+        let mut window = grown(10);
+        for _ in 0..1000 {
+            window.succeeded(9, 100);
+        }
+        assert_eq!(window.size(), 9 + WINDOW_START);
+        window.succeeded(10, 0);
+        assert_eq!(window.size(), 1, "at least one, whatever the limits");
+    }
+
+    /// The failures that make a path dead are counted in a row; the back-off doubles with each probe that fails, up to
+    /// its bound, and begins anew after a success.
+    #[test]
+    fn a_path_is_dead_after_failures_in_a_row_and_for_longer_each_time() {
+        let mut window = Window::new();
+        for _ in 0..3 {
+            for _ in 1..WINDOW_DEAD_FAILURES {
+                assert_eq!(window.host_failed(at(0)), Verdict::Alive);
+            }
+            window.succeeded(1, 100);
+        }
+        for _ in 1..WINDOW_DEAD_FAILURES {
+            window.host_failed(at(0));
+        }
+        let (mut now, mut backoff) = (7, WINDOW_BACKOFF_MIN_MS);
+        for _ in 0..8 {
+            let until = at(now + backoff);
+            assert_eq!(window.host_failed(at(now)), Verdict::DeadUntil(until));
+            assert_eq!(window.host_failed(at(now + 1)), Verdict::DeadUntil(until), "nothing new");
+            assert_eq!((window.dead_until(), window.next_change(at(now))), (Some(until), Some(until)));
+            now += backoff;
+            assert_eq!(window.room(0, 100, at(now - 1)), 0);
+            assert_eq!((window.room(0, 100, at(now)), window.room(1, 100, at(now))), (1, 0), "one probe");
+            backoff = (2 * backoff).min(WINDOW_BACKOFF_MAX_MS);
+        }
+        window.succeeded(1, 100);
+        assert_eq!((window.dead_until(), window.room(0, 100, at(now)) > 1), (None, true));
+        for _ in 1..WINDOW_DEAD_FAILURES {
+            window.host_failed(at(now));
+        }
+        assert_eq!(window.host_failed(at(now)), Verdict::DeadUntil(at(now + WINDOW_BACKOFF_MIN_MS)));
+    }
+
+    /// A path that was wide comes back to half of that quickly.
+    #[test]
+    fn a_path_that_comes_back_opens_quickly_to_half_of_what_it_had() {
+        let mut window = grown(64);
+        // One failure halves it to 32; with the fifth it is dead, and 16 is where it will be careful.
+        for _ in 0..WINDOW_DEAD_FAILURES {
+            window.host_failed(at(0));
+        }
+        assert_eq!(window.size(), 1);
+        window.room(0, 100, at(WINDOW_BACKOFF_MIN_MS));
+        let mut successes = 0;
+        while window.size() < 16 {
+            window.succeeded(window.size(), 100);
+            successes += 1;
+        }
+        assert_eq!(successes, 15);
+        window.succeeded(16, 100);
+        assert_eq!(window.size(), 16);
+    }
+}

@@ -134,4 +134,40 @@ mod tests {
         assert!(!named.iter().any(|mark| mentioned.perhaps(*mark)));
         assert!(mentioned.filters.iter().all(|filter| filter.len() == 1), "an empty filter is small again");
     }
+
+    /// The values of a part are spread over words, eight to each at most; a part that shrinks gives words back late, so
+    /// that one value that comes and goes does not have all entered anew each time.
+    #[test]
+    fn a_part_grows_with_the_ninth_value_and_shrinks_with_the_fourth() {
+        let mut mentioned = Mentioned::new();
+        // All of one part.
+        let mark = |number: u64| 3 << 56 | number << 24 | number;
+        let words = |mentioned: &Mentioned| mentioned.filters[super::part(mark(0))].len();
+        let mut grown = Vec::new();
+        for number in 0..33 {
+            mentioned.add(mark(number));
+            grown.push(words(&mentioned));
+        }
+        let expected: Vec<usize> =
+            [(8, 1), (8, 2), (16, 4), (1, 8)].iter().flat_map(|&(n, words)| [words].repeat(n)).collect();
+        assert_eq!(grown, expected);
+        assert!((0..33).all(|number| mentioned.perhaps(mark(number))));
+        let mut shrunk = Vec::new();
+        for number in (0..33).rev() {
+            mentioned.remove(mark(number));
+            shrunk.push(words(&mentioned));
+            assert!((0..number).all(|number| mentioned.perhaps(mark(number))), "{number} are left");
+        }
+        // Half as many words when less than a quarter of what they hold is left.
+        let left = |words| shrunk.iter().position(|of| *of == words).map(|at| 32 - at);
+        assert_eq!([left(8), left(4), left(2), left(1)], [Some(32), Some(15), Some(7), Some(3)]);
+    }
+
+    #[test]
+    fn marks_are_spread_over_all_parts() {
+        let mut mentioned = Mentioned::new();
+        marks(0..10_000).for_each(|mark| mentioned.add(mark));
+        let most = mentioned.values.iter().map(|values| values.len()).max();
+        assert!(most < Some(100) && mentioned.values.iter().all(|values| !values.is_empty()), "{most:?} of 39");
+    }
 }

@@ -229,3 +229,66 @@ impl Causes {
         self.free.push(number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Answer, Cause, Causes, HashKey, Slot};
+    use crate::limits::CAUSES_A_CHUNK;
+    use std::sync::Arc;
+
+    fn cause(number: usize) -> Arc<Cause> {
+        let answer = Answer::new(550, None, format!("cause {number}").into()).expect("it is one");
+        Arc::new(Cause { answer, by: "t".into() })
+    }
+
+    /// Chunks, numbers that are free, and the table of numbers.
+    #[test]
+    fn the_memory_of_causes_is_that_of_their_chunks_and_of_what_finds_them() {
+        let mut causes = Causes::new(HashKey(1, 2));
+        assert_eq!(causes.memory(), causes.numbers.memory());
+        let mut numbers = Vec::new();
+        for number in 0..=CAUSES_A_CHUNK {
+            numbers.push(causes.keep(&cause(number)));
+        }
+        let chunks = 2 * CAUSES_A_CHUNK * size_of::<Slot>();
+        assert_eq!(causes.memory(), chunks + causes.numbers.memory());
+        assert_eq!(causes.chunks.len(), 2);
+        for number in numbers {
+            causes.drop_one(number);
+        }
+        let free = causes.free.capacity();
+        assert!(free > CAUSES_A_CHUNK);
+        assert_eq!(causes.memory(), chunks + 4 * free + causes.numbers.memory());
+    }
+
+    #[test]
+    fn equal_causes_have_one_number_until_the_last_use_goes() {
+        let mut causes = Causes::new(HashKey(1, 2));
+        let (first, second) = (causes.keep(&cause(1)), causes.keep(&cause(2)));
+        assert_eq!((causes.keep(&cause(1)), causes.get(first), causes.get(second)), (first, &cause(1), &cause(2)));
+        assert_ne!(first, second);
+        causes.drop_one(first);
+        assert_eq!(causes.get(first), &cause(1));
+        causes.drop_one(first);
+        assert_eq!(causes.keep(&cause(3)), first, "its place is used again");
+        assert_ne!(causes.keep(&cause(1)), first);
+    }
+
+    /// A rule that names a tag must not be found by the tags of another engine's, whichever half of the key they share.
+    #[test]
+    fn both_halves_of_the_key_make_the_hashes() {
+        let hash = |one, other| HashKey(one, other).fast(b"tag");
+        let all = [hash(0, 0), hash(0, 1), hash(1, 0), hash(1, 1), hash(1, 2), hash(2, 1), hash(3, 1), hash(1, 3)];
+        for (at, hash) in all.iter().enumerate() {
+            assert!(!all[..at].contains(hash), "{at}");
+        }
+        assert_ne!(hash(1 << 32, 1), hash(1 << 32, 0), "where both have the same bits");
+        let own = [HashKey(1, 2), HashKey(1, 3), HashKey(2, 2)].map(HashKey::fingerprint);
+        assert!(own[0] != own[1] && own[0] != own[2] && own[1] != own[2]);
+    }
+
+    #[test]
+    fn a_key_is_not_written_into_logs() {
+        assert_eq!(format!("{:?}", HashKey(123, 456)), "HashKey(..)");
+    }
+}

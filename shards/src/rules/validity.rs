@@ -138,7 +138,7 @@ impl Validity {
 
 #[cfg(test)]
 mod tests {
-    use super::Validity;
+    use super::{Span, Validity};
     use crate::time::Timestamp;
 
     #[test]
@@ -153,5 +153,15 @@ mod tests {
             assert_eq!(validity.ended(end), end != Timestamp::NEVER);
             assert!(!validity.ended(at(4)));
         }
+    }
+
+    /// A span that begins where the validity ends is none of it.
+    #[test]
+    fn spans_behind_the_end_do_not_count() {
+        let span = |start, end| Span { start: Timestamp(start), end: Timestamp(end) };
+        let all = Validity::windows(&[span(10, 20), span(30, 40), span(50, 60)], Timestamp(30)).expect("it is one");
+        assert_eq!(all, Validity::windows(&[span(10, 20)], Timestamp(30)).expect("it is one"));
+        let cut = Validity::windows(&[span(10, 20), span(29, 40)], Timestamp(30)).expect("it is one");
+        assert_eq!(cut, Validity::windows(&[span(10, 20), span(29, 30)], Timestamp(30)).expect("it is one"));
     }
 }

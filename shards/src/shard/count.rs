@@ -108,3 +108,77 @@ fn largest<'a>(counts: impl Iterator<Item = (&'a Arc<str>, u64)>, most: usize) -
     sums.truncate(most);
     sums
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Counts;
+    use crate::queue::BucketId;
+    use hashbrown::HashMap;
+    use std::sync::Arc;
+
+    /// Counts of buckets by (number, queue, domain, matched).
+    fn counts(of: &[(u32, &Arc<str>, &Arc<str>, u64)]) -> Counts {
+        let mut counts = Counts::default();
+        for &(bucket, queue, domain, matched) in of {
+            let count = counts.of(BucketId(bucket), queue, domain, || true);
+            count.matched += matched;
+            count.total += matched + 1;
+            count.held += 2;
+            count.waiting += 3;
+            count.ages[0] += 4;
+            count.ages[9] += 5;
+        }
+        counts
+    }
+
+    fn name(text: &str) -> Arc<str> {
+        text.into()
+    }
+
+    fn told(counts: &[(Arc<str>, u64)]) -> Vec<(&str, u64)> {
+        counts.iter().map(|(name, count)| (&**name, *count)).collect()
+    }
+
+    #[test]
+    fn what_buckets_have_in_common_is_added_up() {
+        let (a, b, c) = (name("a.test"), name("b.test"), name("c.test"));
+        let (spring, autumn) = (name("spring:@a.test"), name("autumn:@a.test"));
+        let counts =
+            counts(&[(1, &spring, &a, 5), (2, &autumn, &a, 7), (3, &b, &b, 20), (4, &c, &c, 0), (1, &spring, &a, 3)]);
+        assert_eq!(told(&counts.by_domain(10)), [("b.test", 20), ("a.test", 15)]);
+        assert_eq!(told(&counts.by_domain(1)), [("b.test", 20)]);
+        let queues = [("b.test", 20), ("spring:@a.test", 8), ("autumn:@a.test", 7)];
+        assert_eq!(told(&counts.by_queue(&HashMap::new(), 10)), queues);
+        let in_flight = HashMap::from([(spring, 6), (b, 25), (c, 1)]);
+        let left = [("autumn:@a.test", 7), ("spring:@a.test", 2)];
+        assert_eq!(told(&counts.by_queue(&in_flight, 10)), left, "less what is in flight");
+        assert_eq!(told(&counts.by_queue(&in_flight, 1)), left[..1]);
+        let views = counts.queues(10);
+        let seen: Vec<_> = views.iter().map(|view| (&*view.domain, view.total, view.held, view.waiting)).collect();
+        assert_eq!(seen, [("b.test", 21, 2, 3), ("a.test", 18, 6, 9), ("c.test", 1, 2, 3)]);
+        assert_eq!((views[1].ages[0], views[1].ages[9], views[1].ages[5]), (12, 15, 0));
+        assert_eq!(counts.queues(2).len(), 2);
+    }
+
+    /// The number of a bucket that went is given to another: both are counted, each under its own names.
+    #[test]
+    fn a_bucket_that_took_the_number_of_another_is_counted_apart() {
+        let (a, b) = (name("a.test"), name("b.test"));
+        let counts = counts(&[(1, &a, &a, 5), (1, &a, &a, 1), (1, &b, &b, 2), (2, &a, &a, 4)]);
+        assert_eq!(told(&counts.by_domain(10)), [("a.test", 10), ("b.test", 2)]);
+        assert_eq!(told(&counts.by_queue(&HashMap::new(), 10)), [("a.test", 10), ("b.test", 2)]);
+    }
+
+    #[test]
+    fn whether_a_bucket_fits_is_asked_once() {
+        let (a, mut counts, mut asked) = (name("a.test"), Counts::default(), 0);
+        for _ in 0..3 {
+            let fits = || {
+                asked += 1;
+                false
+            };
+            assert!(!counts.of(BucketId(1), &a, &a, fits).fits);
+        }
+        assert_eq!(asked, 1);
+    }
+}

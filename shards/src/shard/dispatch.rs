@@ -449,3 +449,26 @@ fn parse_smarthost(text: &str) -> RouteHost {
     }
     RouteHost { host: text.trim_matches(['[', ']']).into(), port: 25 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::parse_smarthost;
+
+    #[test]
+    fn a_smart_host_is_a_name_or_an_address_with_or_without_a_port() {
+        let table = [
+            ("relay.test", "relay.test", 25),
+            ("relay.test:2525", "relay.test", 2525),
+            ("relay.test:x", "relay.test:x", 25),
+            ("192.0.2.1", "192.0.2.1", 25),
+            ("192.0.2.1:587", "192.0.2.1", 587),
+            ("[2001:db8::1]", "2001:db8::1", 25),
+            ("[2001:db8::1]:587", "2001:db8::1", 587),
+            ("2001:db8::1", "2001:db8::1", 25),
+        ];
+        for (text, host, port) in table {
+            let parsed = parse_smarthost(text);
+            assert_eq!((&*parsed.host, parsed.port), (host, port), "{text}");
+        }
+    }
+}

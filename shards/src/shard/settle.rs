@@ -370,3 +370,54 @@ fn remedy_of(failure: &Failure, attempt: &Attempt) -> Remedy {
 fn goes_again(remedy: Remedy) -> bool {
     matches!(remedy, Remedy::Again | Remedy::InClear | Remedy::Elsewhere)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Attempt, RecipientResult, has_answer, remedy_of};
+    use crate::outcome::Verb;
+    use crate::settings::TlsPolicy;
+    use crate::smtp::classify::{Failure, FailureKind, Remedy};
+
+    fn failure(kind: FailureKind, verb: Verb) -> Failure {
+        Failure::own(kind, verb, "as the test wants it")
+    }
+
+    /// What would go again at once waits where the attempt is over, and what wants another host where there is none.
+    #[test]
+    fn what_helps_at_once_helps_only_while_it_can_be_had() {
+        let elsewhere = failure(FailureKind::Lost, Verb::MailFrom);
+        let again = failure(FailureKind::TooManyRecipients, Verb::RcptTo);
+        let in_clear = failure(FailureKind::TlsHandshake, Verb::StartTls);
+        let never = failure(FailureKind::TooLarge, Verb::MailFrom);
+        let later = failure(FailureKind::Lost, Verb::EndOfData);
+        // By whether there is another host, and whether the message may go again at all.
+        let cases = [
+            (&elsewhere, [Remedy::Later, Remedy::Later, Remedy::Later, Remedy::Elsewhere]),
+            (&again, [Remedy::Later, Remedy::Again, Remedy::Later, Remedy::Again]),
+            (&in_clear, [Remedy::Later, Remedy::InClear, Remedy::Later, Remedy::InClear]),
+            (&never, [Remedy::Never; 4]),
+            (&later, [Remedy::Later; 4]),
+        ];
+        for (failure, expected) in cases {
+            let made = [(false, false), (false, true), (true, false), (true, true)].map(|(other_host, repeatable)| {
+                let attempt = Attempt { carrier: None, tls: TlsPolicy::Opportunistic, other_host, repeatable };
+                remedy_of(failure, &attempt)
+            });
+            assert_eq!(made, expected, "{failure:?}");
+        }
+    }
+
+    /// A host that refuses a message works; one that falls silent or hangs up does not.
+    #[test]
+    fn a_refusal_is_an_answer_and_a_silence_is_none() {
+        let refused = Failure { kind: FailureKind::Refused, ..failure(FailureKind::Closing, Verb::EndOfData) };
+        let response = refused.response.clone();
+        let failed = |kind| RecipientResult::Failed(failure(kind, Verb::EndOfData));
+        assert!(has_answer(&RecipientResult::Delivered(response)));
+        assert!(has_answer(&RecipientResult::Failed(refused)));
+        assert!(has_answer(&failed(FailureKind::TooManyRecipients)));
+        for kind in [FailureKind::Lost, FailureKind::TimedOut, FailureKind::Closing, FailureKind::TooLarge] {
+            assert!(!has_answer(&failed(kind)), "{kind:?}");
+        }
+    }
+}

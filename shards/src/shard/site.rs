@@ -337,8 +337,14 @@ impl Sites {
 
 #[cfg(test)]
 mod tests {
-    use super::Sites;
-    use crate::path::{ShareKey, SourceIndex};
+    use super::{BucketState, BucketStates, KnownWays, Sites};
+    use crate::path::{Eligible, Rotation, ShareKey, SourceIndex};
+    use crate::queue::BucketId;
+    use crate::time::Instant;
+    use smallvec::SmallVec;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::time::Duration;
 
     /// A site goes, and its paths with it, when no destination is routed to it and no session uses it.
     #[test]
@@ -362,5 +368,88 @@ mod tests {
         assert_eq!(left(&sites), (1, 1, 1), "a destination is routed to it");
         sites.leave(site);
         assert_eq!(left(&sites), (0, 0, 0));
+    }
+
+    fn peer(number: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, number], 25))
+    }
+
+    /// A host that fails rests for longer with each failure in a row; what fails while it rests counts as the same one.
+    #[test]
+    fn a_host_rests_twice_as_long_after_each_failure() {
+        let (mut sites, source) = (Sites::default(), SourceIndex(0));
+        let (least, most) = (Duration::from_micros(10), Duration::from_micros(75));
+        let mut now = Instant(100);
+        for wait in [10, 20, 40, 75, 75] {
+            sites.rest(source, peer(1), now, least, most);
+            let until = Instant(now.0 + wait);
+            assert_eq!(sites.rest_until(source, peer(1)), Some(until));
+            sites.rest(source, peer(1), Instant(until.0 - 1), least, most);
+            assert_eq!(sites.rest_until(source, peer(1)), Some(until), "it rests already");
+            assert!(!sites.rested(source, peer(1), Instant(until.0 - 1)) && sites.rested(source, peer(1), until));
+            now = until;
+        }
+        assert!(sites.rested(SourceIndex(1), peer(1), Instant(0)) && sites.rested(source, peer(2), Instant(0)));
+        sites.served(source, peer(2));
+        assert!(sites.rest_until(source, peer(1)).is_some(), "another one served");
+        sites.served(source, peer(1));
+        assert_eq!(sites.rest_until(source, peer(1)), None);
+        sites.rest(source, peer(1), now, least, most);
+        assert_eq!(sites.rest_until(source, peer(1)), Some(Instant(now.0 + 10)), "it begins anew");
+    }
+
+    #[test]
+    fn rests_that_are_over_are_forgotten_and_no_others() {
+        let (mut sites, source) = (Sites::default(), SourceIndex(0));
+        let (least, most) = (Duration::from_micros(10), Duration::from_micros(75));
+        sites.rest(source, peer(1), Instant(0), least, most);
+        sites.rest(source, peer(2), Instant(1), least, most);
+        sites.forget_rests(Instant(10));
+        assert_eq!(sites.rest_until(source, peer(1)), None);
+        assert_eq!(sites.rest_until(source, peer(2)), Some(Instant(11)));
+    }
+
+    #[test]
+    fn a_path_counts_its_sessions_by_what_they_may_carry() {
+        let mut sites = Sites::default();
+        let site = sites.enter("mx.test", Vec::new());
+        let id = sites.path_to(site, SourceIndex(0), |_| "s->mx.test".to_owned());
+        assert_eq!(sites.path_to(site, SourceIndex(0), |_| unreachable!("it is there")), id);
+        assert_eq!((sites.find_path(site, SourceIndex(0)), sites.find_path(site, SourceIndex(1))), (Some(id), None));
+        let path = sites.path_mut(id);
+        let (one, two) = (ShareKey(1), ShareKey(2));
+        [one, two, one].into_iter().for_each(|share| path.enter(share));
+        assert_eq!((path.sessions, path.sharing(one), path.sharing(two), path.sharing(ShareKey(3))), (3, 2, 1, 0));
+        path.opened(one);
+        assert_eq!(path.opening.iter().filter(|of| **of == one).count(), 1);
+        assert_eq!(path.opening.len(), 2);
+        path.leave(one);
+        path.leave(two);
+        assert_eq!((path.sessions, path.sharing(one), path.sharing(two)), (1, 1, 0));
+        assert_eq!(path.by_share.len(), 1);
+    }
+
+    /// A bucket's number is used again; nothing of the old one may be known of the new one.
+    #[test]
+    fn the_state_of_a_bucket_goes_with_it() {
+        let state = || BucketState {
+            eligible: Eligible { pool: None, members: Arc::from([]) },
+            rotation: Rotation::default(),
+            limits: SmallVec::new(),
+            verdict: None,
+            ways: KnownWays::default(),
+        };
+        let mut states = BucketStates::default();
+        states.set(BucketId(2), state());
+        states.set(BucketId(1), state());
+        let known =
+            |states: &mut BucketStates| (0..4).filter(|id| states.get_mut(BucketId(*id)).is_some()).collect::<Vec<_>>();
+        assert_eq!(known(&mut states), [1, 2]);
+        states.remove(BucketId(2));
+        states.remove(BucketId(7));
+        assert_eq!(known(&mut states), [1]);
+        assert!(states.get(BucketId(1)).is_some() && states.get(BucketId(2)).is_none());
+        states.clear();
+        assert!(known(&mut states).is_empty());
     }
 }

@@ -218,13 +218,12 @@ impl Shard {
         }
     }
 
-    /// One slice of everything. Whether work is left.
-    pub(super) fn sweep(&mut self, now: Now) -> bool {
+    /// One slice of everything.
+    pub(super) fn sweep(&mut self, now: Now) {
         let mut budget = SWEEP_ENTRIES_PER_TICK;
         self.sweep_failed(&mut budget, now);
         self.sweep_releasing(&mut budget, now);
         self.sweep_scan(&mut budget, now);
-        !self.sweeps.failed.is_empty() || !self.sweeps.releasing.is_empty() || self.sweeps.scan.is_some()
     }
 
     fn sweep_failed(&mut self, budget: &mut usize, now: Now) {

@@ -248,3 +248,42 @@ fn line_code(line: &[u8], before: Option<u16>) -> Result<(u16, bool), ReplyError
         _ => Ok((code, last)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ReplyReader;
+    use crate::limits::{REPLY_BYTES_MAX, REPLY_LINE_BYTES_MAX, REPLY_TEXT_BYTES_MAX};
+
+    /// A reply that is there as a whole, as nearly all are, is not copied, up to the longest that is taken.
+    #[test]
+    fn a_whole_reply_is_read_where_it_stands() {
+        let line = |octets: usize, mark: &str| format!("250{mark}{}\r\n", "x".repeat(octets - 6));
+        let longest = line(REPLY_LINE_BYTES_MAX, " ");
+        let many = line(1024, "-").repeat(REPLY_BYTES_MAX / 1024 - 1) + &line(1024, " ");
+        assert_eq!(many.len(), REPLY_BYTES_MAX);
+        for reply in ["250 ok\r\n", "250-a\r\n250-b\r\n250 c\r\n", &longest, &many] {
+            let all = format!("{reply}354 go\r\n");
+            let mut reader = ReplyReader::default();
+            let mut input = all.as_bytes();
+            let first = reader.next(&mut input).expect("it is whole").expect("it is one");
+            assert_eq!((first.code, first.raw.len()), (250, reply.len()));
+            assert_eq!(input, b"354 go\r\n");
+            assert!(reader.held.capacity() == 0, "nothing was copied");
+            assert_eq!(reader.next(&mut input).expect("it is whole").expect("it is one").code, 354);
+        }
+    }
+
+    /// A reply with more text than is kept is cut between characters.
+    #[test]
+    fn a_long_text_is_cut_where_a_character_ends() {
+        for before in 0..4 {
+            let text = "x".repeat(before) + &"\u{20ac}".repeat(500);
+            let lines = format!("250-{text}\r\n").repeat(3) + &format!("250 {text}\r\n");
+            let mut reader = ReplyReader::default();
+            let reply = reader.next(&mut lines.as_bytes()).expect("it is whole").expect("it is one");
+            let kept = reply.response(crate::outcome::Verb::Ehlo).text;
+            assert!((REPLY_TEXT_BYTES_MAX - 2..=REPLY_TEXT_BYTES_MAX).contains(&kept.len()), "{}", kept.len());
+            assert!(format!("{text}\n{text}\n{text}\n{text}").starts_with(&*kept));
+        }
+    }
+}

@@ -198,3 +198,106 @@ pub(super) fn message_bytes_bound(envelope: &Envelope, body: &Body) -> usize {
 pub(super) fn trailer_names(rest: &[u8], id: MessageId) -> bool {
     rest.len() >= TRAILER_BYTES && rest[rest.len() - TRAILER_BYTES..][..16] == id_octets(id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Encoded, Small, message_bytes_bound, trailer_names};
+    use crate::message::{Body, ContentFlags, Envelope, Extras, MessageId};
+    use crate::spool::record::{HEADER_BYTES, Mark, TRAILER_BYTES, put_trailer};
+    use crate::spool::report::{Point, Standing};
+    use crate::time::Timestamp;
+
+    const MARK: Mark = Mark(7);
+    const ID: MessageId = MessageId { generation: 1, core: 2, sequence: 3 };
+
+    fn written(encoded: &mut Encoded) -> usize {
+        encoded.slices().iter().map(|slice| slice.len()).sum()
+    }
+
+    #[test]
+    fn the_octets_of_a_small_record_are_known_before_it_is_encoded() {
+        let point = Point { segment: 4, offset: 5 };
+        let mut records = vec![Small::Cut(point), Small::Recorded(point)];
+        for count in 1..6 {
+            let (id, segment, recipients) = (ID, 9, (0..count).collect());
+            records.push(Small::Attempt { id, segment, recipients, standing: Standing::default() });
+            records.push(Small::Done { id, segment, recipients: (0..count).collect() });
+        }
+        let mut encoded = Encoded::default();
+        let mut sum = 0;
+        for record in &records {
+            encoded.small(MARK, 0, record);
+            sum += record.record_bytes();
+            assert_eq!((encoded.octets as usize, written(&mut encoded)), (sum, sum), "{record:?}");
+        }
+        encoded.clear();
+        assert_eq!((encoded.octets, written(&mut encoded), encoded.heads().count()), (0, 0, 0));
+    }
+
+    fn envelope(sender: &str, recipients: &[&str], extras: Option<Extras>) -> Envelope {
+        let flags = ContentFlags::default();
+        Envelope::new(ID, Timestamp(1), 1, flags, sender, recipients, extras.map(Box::new))
+    }
+
+    /// Room is looked for by the bound: a record that is longer would run over its segment, and a bound that is far too
+    /// large would waste it.
+    #[test]
+    fn a_message_takes_no_more_octets_than_its_bound_and_not_many_less() {
+        let long: Box<str> = "x".repeat(1000).into();
+        let text = || Some(long.clone());
+        let ips = vec!["2001:db8::1".parse().expect("an address"); 64];
+        let of = Extras::default;
+        let extras = [
+            of(),
+            Extras { tags: vec![long.clone(); 5], ..of() },
+            Extras { campaign: text(), tenant: text(), ..of() },
+            Extras { routing_domain: text(), pool: text(), smarthost: text(), ..of() },
+            Extras { ips, ..of() },
+            Extras { not_before: Some(Timestamp(1)), expires: Some(Timestamp(2)), max_attempts: Some(3), ..of() },
+            Extras { retries: vec![1; 64], ..of() },
+            Extras { meta: "x".repeat(16_384).into(), ..of() },
+        ];
+        let many = vec![&*long; 30];
+        let mut envelopes: Vec<Envelope> =
+            extras.into_iter().map(|extras| envelope("", &["r@a.test"], Some(extras))).collect();
+        envelopes.push(envelope(&long, &["r"], None));
+        envelopes.push(envelope("", &many, None));
+        for envelope in envelopes {
+            for body in [Body::new(), Body::from(vec![b'x'; 5000])] {
+                let mut encoded = Encoded::default();
+                let head = encoded.message(MARK, 0, &envelope, &body);
+                let bound = message_bytes_bound(&envelope, &body);
+                let octets = encoded.octets as usize;
+                assert_eq!(octets, written(&mut encoded));
+                assert_eq!(octets, head as usize + body.len() + TRAILER_BYTES);
+                assert!((octets..octets + 300).contains(&bound), "{octets} bounded by {bound}: {envelope:?}");
+            }
+        }
+    }
+
+    /// A copy is the message again, with the place of its body in the segment to which it is moved.
+    #[test]
+    fn a_copy_is_encoded_as_its_message_was() {
+        let (envelope, body) = (envelope("s@a.test", &["r@a.test"], None), Body::from_static(b"text\r\n"));
+        let mut message = Encoded::default();
+        let head = message.message(MARK, 40, &envelope, &body);
+        let octets: Vec<u8> = message.slices().iter().flat_map(|slice| slice.to_vec()).collect();
+        let (meta, rest) = (&octets[HEADER_BYTES..head as usize], octets[head as usize..].to_vec());
+        let mut copy = Encoded::default();
+        assert_eq!(copy.copy(MARK, 40, ID, meta, &rest.into()), head);
+        let copied: Vec<u8> = copy.slices().iter().flat_map(|slice| slice.to_vec()).collect();
+        assert_eq!((copied, copy.octets), (octets, message.octets));
+        assert!(copy.heads().eq(message.heads()));
+    }
+
+    #[test]
+    fn a_trailer_names_the_message_whatever_its_body() {
+        let mut rest = b"body".to_vec();
+        put_trailer(&mut rest, ID, b"body");
+        assert!(trailer_names(&rest, ID) && trailer_names(&rest[4..], ID));
+        assert!(!trailer_names(&rest[5..], ID), "too short");
+        assert!(!trailer_names(&rest, MessageId { sequence: 4, ..ID }));
+        rest[0] ^= 1;
+        assert!(trailer_names(&rest, ID), "the body is not verified");
+    }
+}

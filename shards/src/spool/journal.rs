@@ -202,7 +202,7 @@ impl<D: Disk> Journal<D> {
     }
 
     fn write_group(&mut self, sync: bool, out: &mut Vec<SpoolCompletion>) {
-        let mut sync = sync || std::mem::take(&mut self.must_sync);
+        let mut sync = std::mem::take(&mut self.must_sync) || sync;
         if self.ledger.recorded() > self.marked {
             self.mark_recorded();
         }

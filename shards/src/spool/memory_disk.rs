@@ -87,6 +87,11 @@ impl MemoryDisk {
         self.0.borrow_mut().faults.insert(operation, fault);
     }
 
+    /// Takes back what [`Self::fail_at`] has said.
+    pub fn forgive(&self) {
+        self.0.borrow_mut().faults.clear();
+    }
+
     /// What [`Disk::free_bytes`] answers; a write beyond it fails as on a full disk.
     pub fn set_free(&self, octets: u64) {
         self.0.borrow_mut().free = Some(octets);

@@ -257,3 +257,78 @@ pub(super) fn le32(octets: &[u8]) -> u32 {
 pub(super) fn le64(octets: &[u8]) -> u64 {
     u64::from(le32(octets)) | u64::from(le32(&octets[4..])) << 32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{BadRecord, HEADER_BYTES, Kind, Mark, begin_head, decode_head, end_head, progress_meta, put_progress};
+    use crate::limits::{SPOOL_ENVELOPE_BYTES_MAX, SPOOL_RECORD_BYTES_MAX};
+    use crate::message::MessageId;
+    use crate::spool::report::Standing;
+    use crate::time::Timestamp;
+
+    const MARK: Mark = Mark(0x0102_0304_0506_0708);
+    const ID: MessageId = MessageId { generation: 0x1122_3344, core: 0x5566, sequence: 0x7788_99aa_bbcc };
+
+    fn head(kind: Kind, meta: usize, body: usize) -> Vec<u8> {
+        let mut octets = Vec::new();
+        let start = begin_head(&mut octets);
+        octets.resize(HEADER_BYTES + meta, 9);
+        end_head(&mut octets, start, MARK, kind, ID, u32::try_from(body).expect("below 4 GiB"));
+        octets
+    }
+
+    /// Lengths that no writer makes are not followed, whatever the checksum says.
+    #[test]
+    fn a_header_is_believed_up_to_the_bounds_of_its_lengths() {
+        let decoded = |meta, body| decode_head(&head(Kind::Message, meta, body), MARK).map(|of| (of.meta, of.body));
+        let most = SPOOL_RECORD_BYTES_MAX;
+        assert_eq!(decoded(0, most), Ok((0, u32::try_from(most).expect("below 4 GiB"))));
+        assert_eq!(decoded(0, most + 1), Err(BadRecord::Invalid));
+        let most = SPOOL_ENVELOPE_BYTES_MAX;
+        assert_eq!(decoded(most, 0), Ok((u32::try_from(most).expect("below 4 GiB"), 0)));
+        assert_eq!(decoded(most + 1, 0), Err(BadRecord::Invalid));
+    }
+
+    #[test]
+    fn a_header_is_one_with_its_mark_its_checksum_and_all_of_its_meta() {
+        for kind in [Kind::Message, Kind::Attempt, Kind::Done, Kind::Cut, Kind::Recorded] {
+            for meta in [0, 1, 30] {
+                let whole = head(kind, meta, 0);
+                let found = decode_head(&whole, MARK).expect("it is whole");
+                assert_eq!((found.kind, found.meta as usize, found.body, found.id), (kind, meta, 0, ID));
+                assert_eq!(found.head_bytes(), whole.len());
+                let trailer = if kind == Kind::Message { 20 } else { 0 };
+                assert_eq!(found.record_bytes(), whole.len() + trailer);
+                assert_eq!(decode_head(&whole[..whole.len() - 1], MARK), Err(BadRecord::Invalid));
+                assert_eq!(decode_head(&whole, Mark(MARK.0 + 1)), Err(BadRecord::Invalid));
+                for at in (0..whole.len()).filter(|at| !(8..10).contains(at)) {
+                    let mut damaged = whole.clone();
+                    damaged[at] ^= 4;
+                    assert_eq!(decode_head(&damaged, MARK), Err(BadRecord::Invalid), "octet {at}");
+                }
+            }
+            let body = decode_head(&head(kind, 0, 5), MARK).map(|of| of.body);
+            assert_eq!(body, if kind == Kind::Message { Ok(5) } else { Err(BadRecord::Invalid) }, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn progress_is_read_as_it_was_written_and_nothing_else_is_progress() {
+        let standing = Standing { attempts: 258, due: Timestamp(-3), maybe_delivered: true };
+        for (kind, standing, fixed) in [(Kind::Attempt, standing, 15), (Kind::Done, Standing::default(), 4)] {
+            for count in 0..4_u16 {
+                let recipients: Vec<u16> = (1000..1000 + count).collect();
+                let mut meta = Vec::new();
+                put_progress(&mut meta, kind, 77, standing, &recipients);
+                assert_eq!(meta.len(), fixed + 2 * recipients.len());
+                let found = progress_meta(kind, &meta).expect("it is one");
+                assert_eq!((found.segment, found.standing, &found.recipients[..]), (77, standing, &recipients[..]));
+                meta.push(0);
+                assert_eq!(progress_meta(kind, &meta), None, "half a recipient");
+            }
+            for length in 0..fixed {
+                assert_eq!(progress_meta(kind, &vec![0; length]), None, "{length} octets");
+            }
+        }
+    }
+}

@@ -156,8 +156,9 @@ pub fn read_index(segment: u32, octets: Vec<u8>) -> Result<Option<Contents>, Bad
     let mut entries = Vec::new();
     let mut at = INDEX_HEADER_BYTES;
     while at < entries_end {
-        let Some(offset) = octets.get(at..at + 4).map(le32) else { return Ok(None) };
-        let header = match decode_head(&octets[at + 4..entries_end], mark) {
+        let Some((offset, record)) = octets[at..entries_end].split_at_checked(4) else { return Ok(None) };
+        let offset = le32(offset);
+        let header = match decode_head(record, mark) {
             Ok(header) => header,
             Err(BadRecord::Invalid) => return Ok(None),
             Err(newer) => return Err(newer),

@@ -1,7 +1,7 @@
 //! Large bodies are sent from where they stand: the octets and their order are those of a session that copies them.
 
 use super::harness::config;
-use mailrace_shards::limits::{FILL_BYTES, REFERRED_BYTES_MIN, REFERRED_TAIL_BYTES};
+use mailrace_shards::limits::{BLIND_BODY_BYTES_MAX, FILL_BYTES, REFERRED_BYTES_MIN, REFERRED_TAIL_BYTES};
 use mailrace_shards::message::{Body, ContentFlags, Envelope, MessageId};
 use mailrace_shards::settings::TlsPolicy;
 use mailrace_shards::smtp::client::{ClientEvent, Outgoing, Session, Transaction};
@@ -158,4 +158,53 @@ fn the_octets_are_the_same() {
         }
     }
     assert!(any > 20, "bodies were sent from where they stand {any} times");
+}
+
+/// From so many octets on a body is not copied but for its end, unless something in it changes on the way.
+#[test]
+fn a_body_is_referred_to_from_its_least_size_on() {
+    let least = REFERRED_BYTES_MIN + REFERRED_TAIL_BYTES;
+    for (size, dot_lines, chunking) in [
+        (least - 1, false, true),
+        (least, false, true),
+        (least + 1, false, true),
+        (least, true, true),
+        (least - 1, false, false),
+        (least, false, false),
+        (least, true, false),
+    ] {
+        let offers = if chunking { &b"250-mx\r\n250-CHUNKING\r\n250 PIPELINING\r\n"[..] } else { b"250 mx\r\n" };
+        let (mut session, mut transactions) = session(offers, size, dot_lines);
+        session.submit(transactions.pop_front().unwrap(), NOW);
+        let replies: &[&[u8]] = if chunking { &[] } else { &[b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n"] };
+        let (mut out, mut marks) = (Vec::new(), Vec::new());
+        let mut piece = session.fill_or_refer(&mut out, FILL_BYTES, &mut marks, NOW);
+        for reply in replies {
+            assert_eq!(piece, None);
+            session.handle_bytes(reply, NOW);
+            piece = session.fill_or_refer(&mut out, FILL_BYTES, &mut marks, NOW);
+        }
+        let expected = (size >= least && (chunking || !dot_lines)).then_some(size - REFERRED_TAIL_BYTES);
+        assert_eq!(piece.as_ref().map(|piece| piece.len()), expected, "{size} {dot_lines} {chunking}");
+        if expected.is_some() {
+            assert_eq!(session.fill_or_refer(&mut out, FILL_BYTES, &mut marks, NOW), None);
+            assert!((REFERRED_TAIL_BYTES..REFERRED_TAIL_BYTES + 200).contains(&out.len()), "{}", out.len());
+        }
+        assert_eq!(marks.len(), 1);
+    }
+}
+
+/// A body of so many octets goes with its recipients, one that is longer waits for them.
+#[test]
+fn a_body_is_sent_blindly_up_to_its_bound() {
+    for (size, blindly) in [(BLIND_BODY_BYTES_MAX, true), (BLIND_BODY_BYTES_MAX + 1, false)] {
+        let (mut session, mut transactions) = session(b"250-mx\r\n250-CHUNKING\r\n250 PIPELINING\r\n", size, false);
+        session.submit(transactions.pop_front().unwrap(), NOW);
+        let mut out = Vec::new();
+        session.fill(&mut out, 2 * size, &mut Vec::new(), NOW);
+        assert_eq!(out.len() > size, blindly, "{size}");
+        session.handle_bytes(b"250 ok\r\n250 ok\r\n", NOW);
+        session.fill(&mut out, 2 * size, &mut Vec::new(), NOW);
+        assert!(out.len() > size);
+    }
 }

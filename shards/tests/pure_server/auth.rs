@@ -1,6 +1,8 @@
 //! What AUTH takes for a line and for credentials.
 
-use crate::driver::{Driver, Pieces, STRANGER, config};
+use crate::driver::{Driver, NOW, Pieces, STRANGER, config};
+use mailrace_shards::limits::COMMAND_WAIT;
+use std::time::Duration;
 
 /// The answers to some lines behind a handshake.
 fn answers(lines: &[&str]) -> Vec<String> {
@@ -35,4 +37,17 @@ fn lines_of_auth_may_be_longer_than_commands() {
     assert_eq!(answers(&["AUTH PLAIN", &long]), ["S: 334 ", "S: 535 5.7.8 Credentials not usable"]);
     assert_eq!(answers(&[&format!("NOOP {long}")]), ["S: 500 5.5.2 Line too long"]);
     assert_eq!(answers(&[&format!("AUTH PLAIN {long}{long}{long}")]), ["S: 500 5.5.2 Line too long"]);
+}
+
+/// A peer has as long for each line of AUTH as for a command.
+#[test]
+fn each_line_of_auth_may_be_waited_for_anew() {
+    let mut driver = Driver::new(config(), STRANGER);
+    driver.feed(b"STARTTLS\r\n", Pieces::Whole);
+    driver.feed(b"EHLO c\r\n", Pieces::Whole);
+    for (at, line) in [(100, "AUTH LOGIN\r\n"), (250, "Ym9i\r\n")] {
+        let now = NOW.after(Duration::from_secs(at));
+        driver.session.handle_bytes(line.as_bytes(), now);
+        assert_eq!(driver.session.deadline(), Some(now.instant.after(COMMAND_WAIT)), "{line}");
+    }
 }

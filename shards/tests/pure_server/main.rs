@@ -2,6 +2,7 @@
 //! with the input whole, octet by octet and in random pieces; the outcome must be the same.
 
 mod auth;
+mod bounds;
 mod content;
 mod conversation;
 mod driver;

@@ -24,6 +24,7 @@ fn a_message_is_delivered_once_and_its_spool_hears_of_it() {
     assert_eq!(world.progress, [(0, Progress::Done { id, recipients: [0].into_iter().collect() })]);
     assert_eq!(world.states(), (0, 0, 0, 0));
     assert_eq!((world.connects.len(), world.sent.len()), (1, 1));
+    assert!(world.sent[0].has_body, "what is in memory is not read from the disk");
 }
 
 /// Each failure with what is recorded within two hours (retries after 60 s, 120 s and 300 s, end after an hour).

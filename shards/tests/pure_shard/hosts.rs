@@ -201,6 +201,7 @@ fn a_pool_that_is_not_configured_ends_its_mail_and_no_other() {
     world.run(seconds(1));
     assert_eq!(world.story(wrong), [(Bounce, 550, 0)]);
     assert_eq!(world.story(wrong_address), [(Bounce, 550, 0)]);
+    assert_eq!((world.shards[0].counters().bounced, world.shards[0].counters().delivered), (2, 1));
     assert_eq!(world.story(right), [(Delivery, 250, 1)]);
 }
 

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod commands;
 mod delivery;
+mod families;
 mod flushes;
 mod given;
 mod hosts;
@@ -13,6 +15,7 @@ mod places;
 mod questions;
 mod receptions;
 mod rules;
+mod slices;
 mod stranded;
 mod ways;
 mod world;

@@ -2,7 +2,7 @@
 
 use crate::world::{Behaviour, KEY, World, peer, reply, seconds, settings};
 use mailrace_shards::event::{Answer, Coverage, MessageFilter, Question, ReplyTo, Waits};
-use mailrace_shards::limits::{ASK_ENTRIES_PER_TICK, ASKS_MAX};
+use mailrace_shards::limits::{ASK_ENTRIES_PER_SLICE, ASK_ENTRIES_PER_TICK, ASKS_MAX};
 use mailrace_shards::message::{Extras, MessageId};
 use mailrace_shards::outcome::Verb;
 use mailrace_shards::rules::{Answer as RuleAnswer, Change, Kind, Rule, Scope, Validity};
@@ -262,4 +262,83 @@ fn a_message_is_shown_by_its_id_with_all_its_recipients_and_a_stranger_is_not() 
     assert_eq!(views.len(), 1);
     assert_eq!((views[0].envelope.id(), &views[0].recipients[..]), (id, &[0, 1][..]));
     assert!(shown(MessageId { sequence: id.sequence + 100, ..id }).is_empty());
+}
+
+/// A core that has nothing else to do looks at the queue slice by slice, until no question is open.
+#[test]
+fn questions_are_answered_sooner_by_a_core_that_has_time() {
+    let mut world = deep();
+    assert!(!world.shards[0].has_questions());
+    let answer = ask(&mut world, Question::Covered { scope: tag(), within: seconds(4) });
+    assert!(world.shards[0].has_questions() && covered(&answer).is_none());
+    let now = world.now;
+    // The first slice was that of a tick.
+    let slices = (DEEP as usize - ASK_ENTRIES_PER_TICK).div_ceil(ASK_ENTRIES_PER_SLICE);
+    for slice in 1..slices {
+        assert!(world.ask(0, |shard| shard.answer_more(now)), "slice {slice} of {slices}");
+    }
+    assert!(!world.ask(0, |shard| shard.answer_more(now)));
+    assert!(!world.shards[0].has_questions());
+    let coverage = covered(&answer).expect("it is answered");
+    assert_eq!((coverage.matched, coverage.counting), (DEEP, false));
+}
+
+/// With more questions than can be answered in time each is answered when its time is over, with what is known by then.
+#[test]
+fn a_question_is_answered_when_its_time_is_over() {
+    let mut world = deep();
+    let within = Duration::from_millis(500);
+    let answers: Vec<_> = (0..ASKS_MAX).map(|_| ask(&mut world, Question::Covered { scope: tag(), within })).collect();
+    world.run(within - Duration::from_millis(1));
+    let early: Vec<Option<Coverage>> = answers.iter().map(covered).collect();
+    let open = early.iter().filter(|coverage| coverage.is_none()).count();
+    assert!(open > 5, "{open} are open");
+    world.run(Duration::from_millis(1));
+    assert!(!world.shards[0].has_questions());
+    for (answer, early) in answers.iter().zip(&early) {
+        let late = covered(answer);
+        assert_eq!(late.is_some(), early.is_none());
+        assert!(late.is_none_or(|coverage| coverage.counting && coverage.matched < DEEP));
+    }
+}
+
+/// Of mail that a rule holds is told how much there is, whole queues and single messages, and when the first expires.
+#[test]
+fn of_a_holding_rule_is_told_how_much_it_holds() {
+    let mut world = World::new(settings());
+    world.put(pause("tagged", tag()));
+    world.put(pause("whole", domain("w.test")));
+    let slow = |expires| Extras { tags: vec!["slow".into()], expires, ..Extras::default() };
+    let (first, second) = (world.now.utc.after(seconds(900)), world.now.utc.after(seconds(800)));
+    for expires in [None, Some(first), Some(second)] {
+        world.post_with(&["r@a.test"], slow(expires));
+    }
+    for _ in 0..4 {
+        world.post(&["r@w.test"]);
+    }
+    world.run(seconds(1));
+    let answer = ask(&mut world, Question::RuleCounts(vec!["tagged".into(), "whole".into()]));
+    let Ok(Answer::RuleCounts(counts)) = answer.try_recv() else { panic!("it is answered at once") };
+    assert_eq!([counts[0].held, counts[1].held], [3, 4]);
+    assert_eq!(counts[0].first_expiry, Some(second));
+}
+
+/// What belongs to an attempt is not known of queued mail: a rule that names it besides may cover all of that.
+#[test]
+fn what_is_not_known_of_queued_mail_counts_as_fitting() {
+    let mut world = World::new(settings());
+    world.put(pause("p", Scope::default()));
+    for recipients in [&["r@a.test", "s@a.test"][..], &["r@b.test"]] {
+        world.post(recipients);
+    }
+    world.run(seconds(1));
+    let path = Scope { path: Some("unknown".into()), ..Scope::default() };
+    let remote = Scope { remote_ip: Some(peer(1).ip()), ..domain("a.test") };
+    let source = Scope { source_ip: Some(peer(1).ip()), ..domain("b.test") };
+    let address = Scope { address: Some("s@a.test".into()), ..Scope::default() };
+    for (scope, matched) in [(path, 3), (remote, 2), (source, 1), (address, 1), (domain("c.test"), 0)] {
+        let answer = ask(&mut world, Question::Covered { scope: scope.clone(), within: seconds(1) });
+        let coverage = covered(&answer).expect("a short queue");
+        assert_eq!((coverage.matched, coverage.held, coverage.in_flight), (matched, matched, 0), "{scope:?}");
+    }
 }

@@ -168,3 +168,79 @@ fn mail_is_spread_over_the_lanes_of_its_domain() {
     };
     assert_eq!((owners("r@wide.test").len(), owners("r@narrow.test").len()), (4, 1));
 }
+
+/// A message that may go now has its body with it, as far as there is memory for it; one that waits has its time instead.
+#[test]
+fn what_waits_for_its_time_does_not_keep_its_body() {
+    let at = |millis: i64| Some(Timestamp(NOW.utc.0 + millis));
+    let cases =
+        [(None, true, true), (at(-1), true, true), (at(0), true, true), (at(1), true, false), (None, false, false)];
+    for (not_before, keep, has_body) in cases {
+        let mut shard = shard();
+        let extras = not_before.map(|_| Box::new(Extras { not_before, ..Extras::default() }));
+        let submission = Submission {
+            id: shard.next_message_id(),
+            sender: "s@sender.test".into(),
+            recipients: vec!["r@a.test".into()],
+            flags: ContentFlags::default(),
+            extras,
+            body: Body::from_static(b"hi\r\n"),
+            protocol: "ESMTP",
+            peer: None,
+        };
+        let ticket = shard.accept(submission, NOW);
+        assert_eq!(shard.storing(), 1);
+        let location = Location { spool: 0, segment: 1, offset: 5, length: 4 };
+        shard.handle_stored(ticket, Ok((location, keep)), NOW);
+        let commands = std::iter::from_fn(|| shard.poll_command());
+        let posts = commands.filter_map(|command| match command {
+            Command::Post(_, Mail::Post(post)) => Some(post),
+            _ => None,
+        });
+        let posts: Vec<_> = posts.collect();
+        assert_eq!((posts.len(), posts[0].body.is_some()), (1, has_body), "{not_before:?} {keep}");
+        let due = not_before.filter(|due| *due > NOW.utc);
+        assert_eq!((posts[0].due, posts[0].location), (due, location), "{not_before:?}");
+        assert_eq!((shard.counters().received, shard.storing()), (1, 0));
+    }
+}
+
+/// Each submission has a ticket of its own, however many wait for the spool; the answer to one is no answer to another.
+#[test]
+fn submissions_that_wait_together_are_told_apart() {
+    let mut shard = shard();
+    let submission = |shard: &mut Shard| Submission {
+        id: shard.next_message_id(),
+        sender: "s@sender.test".into(),
+        recipients: vec!["r@a.test".into()],
+        flags: ContentFlags::default(),
+        extras: None,
+        body: Body::from_static(b"hi\r\n"),
+        protocol: "ESMTP",
+        peer: None,
+    };
+    let mut tickets = Vec::new();
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        let submission = submission(&mut shard);
+        ids.push(submission.id);
+        tickets.push(shard.accept(submission, NOW));
+    }
+    assert_eq!(tickets.iter().collect::<BTreeSet<_>>().len(), 4);
+    assert_eq!(shard.storing(), 4);
+    let answers = |shard: &mut Shard| {
+        let commands = std::iter::from_fn(|| shard.poll_command());
+        let answers = commands.filter_map(|command| match command {
+            Command::Accepted { ticket, result } => Some((ticket, result.ok())),
+            _ => None,
+        });
+        answers.collect::<Vec<_>>()
+    };
+    let location = Location { spool: 0, segment: 1, offset: 5, length: 4 };
+    shard.handle_stored(tickets[2], Ok((location, true)), NOW);
+    shard.handle_stored(tickets[2], Ok((location, true)), NOW);
+    assert_eq!(answers(&mut shard), [(tickets[2], Some(ids[2]))], "once");
+    shard.handle_stored(tickets[0], Err("the disk is full".into()), NOW);
+    assert_eq!(answers(&mut shard), [(tickets[0], None)]);
+    assert_eq!((shard.storing(), shard.counters().received), (2, 1));
+}

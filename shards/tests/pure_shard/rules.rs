@@ -281,6 +281,8 @@ fn suppressions_act_when_the_attempt_is_made_and_on_what_is_queued() {
     assert_eq!(world.story(some), [(Suppression, 550, 0), (Delivery, 250, 1)]);
     assert_eq!(world.sent.last().unwrap().recipients[..], [1]);
     assert_eq!(world.story(all), [(Suppression, 550, 0)]);
+    let counters = world.shards[0].counters();
+    assert_eq!((counters.ended_by_suppression, counters.ended_by_rule), (3, 3));
 }
 
 /// A rule that comes while a message is on its way stops it in the gate.

@@ -72,6 +72,8 @@ pub struct Sent {
     pub session: SessionId,
     pub envelope: Arc<Envelope>,
     pub recipients: SmallVec<[u16; 4]>,
+    /// Its body came along, and need not be read.
+    pub has_body: bool,
 }
 
 pub struct World {
@@ -366,7 +368,7 @@ impl World {
 
     fn ended(&mut self, core: usize, session: SessionId, delivery: Delivery) {
         let now = self.now;
-        let Delivery { token, envelope, recipients, .. } = delivery;
+        let Delivery { token, envelope, recipients, body, .. } = delivery;
         let connect = self.open[&(core, session)].clone();
         let sent_before = matches!(self.hosts.get(&connect.peer), Some(Behaviour::Ponders(..)));
         let covered = if sent_before { None } else { self.ask(core, |shard| shard.gate(session, token, now)) };
@@ -395,6 +397,7 @@ impl World {
             session,
             envelope,
             recipients,
+            has_body: body.is_some(),
         });
         self.ask(core, |shard| shard.handle_finished(session, token, results, now));
         match behaviour {

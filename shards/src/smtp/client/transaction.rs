@@ -198,3 +198,34 @@ fn says_too_many(failure: &Failure) -> bool {
         None => matches!(failure.response.code, 452 | 552),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Step, fits, says_too_many};
+    use crate::outcome::{EnhancedCode, Verb};
+    use crate::smtp::classify::{Failure, FailureKind};
+
+    /// RFC 5321 §4.3.2: which replies a command has, by their first digits.
+    #[test]
+    fn a_reply_answers_the_commands_that_have_such_replies() {
+        let taken = |step| (200..600).filter(|code| fits(step, *code)).collect::<Vec<u16>>();
+        assert_eq!(taken(Step::Reset), (200..300).collect::<Vec<u16>>());
+        assert_eq!(taken(Step::Data), (300..600).collect::<Vec<u16>>());
+        for step in [Step::Mail, Step::Rcpt, Step::EndOfData, Step::LoneDot] {
+            assert_eq!(taken(step), (200..300).chain(400..600).collect::<Vec<u16>>(), "{step:?}");
+        }
+    }
+
+    #[test]
+    fn too_many_recipients_are_told_by_an_enhanced_code_or_else_by_the_code() {
+        let told = |code, enhanced: Option<(u16, u16)>| {
+            let mut failure = Failure::own(FailureKind::Refused, Verb::RcptTo, "as the test wants it");
+            let enhanced = enhanced.map(|(subject, detail)| EnhancedCode { class: 4, subject, detail });
+            (failure.response.code, failure.response.enhanced) = (code, enhanced);
+            says_too_many(&failure)
+        };
+        assert!(told(452, None) && told(552, None) && told(452, Some((5, 3))) && told(450, Some((5, 3))));
+        assert!(!told(451, None) && !told(550, None));
+        assert!(!told(452, Some((5, 2))) && !told(452, Some((3, 3))) && !told(552, Some((3, 1))));
+    }
+}

@@ -306,3 +306,75 @@ fn plain_lines(input: &[u8]) -> Option<usize> {
     let clean = memchr::memchr_iter(b'\r', plain).count() == lines && memchr::memchr(0, plain).is_none();
     clean.then_some(end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Decoder, PLAIN_BYTES_MIN, plain_lines};
+    use crate::limits::BODY_RESERVE_BYTES_MAX;
+    use crate::smtp::server::ServerConfig;
+    use std::sync::Arc;
+
+    fn decoder(room: usize) -> Decoder {
+        let config = ServerConfig {
+            hostname: "mx.test".into(),
+            max_message_bytes: 16 << 20,
+            max_recipients: 1,
+            tls_available: false,
+            auth_available: false,
+            campaign_header: "X-Campaign".into(),
+            tenant_header: "X-Tenant".into(),
+        };
+        Decoder::new(Vec::with_capacity(room), Arc::new(config), false)
+    }
+
+    /// The rooms that a body has had, when text comes in pieces of `piece` octets.
+    fn rooms(room: usize, piece: usize, octets: usize) -> Vec<usize> {
+        let mut decoder = decoder(room);
+        decoder.chunk(b"\r\n");
+        let mut rooms = vec![decoder.memory()];
+        for _ in 0..octets / piece {
+            decoder.chunk(&[&vec![b'x'; piece - 2][..], b"\r\n"].concat());
+            if rooms.last() != Some(&decoder.memory()) {
+                rooms.push(decoder.memory());
+            }
+        }
+        rooms
+    }
+
+    /// Each step copies all that is there, so there are few; and none of a body that came with its size.
+    #[test]
+    fn a_body_gets_room_in_few_steps() {
+        let all = BODY_RESERVE_BYTES_MAX;
+        assert_eq!(rooms(1000, 500, all - 1000), [1000, 4000, 16_000, 64_000, 256_000, 1_024_000, all]);
+        assert_eq!(rooms(all / 2, 1000, all - 2000), [all / 2, all]);
+        assert_eq!(rooms(4002, 1000, 4000), [4002], "just enough");
+        assert_eq!(rooms(100, 3000, 3000), [100, 3002], "one piece that is longer than four times the room");
+        let beyond = rooms(all, 1 << 16, 3 * all);
+        assert!(beyond.len() <= 3 && beyond.iter().all(|room| *room >= all), "{beyond:?}");
+    }
+
+    #[test]
+    fn whole_lines_without_dots_are_taken_as_they_are() {
+        let many = "0123456789\r\n".repeat(PLAIN_BYTES_MIN);
+        let table = [
+            ("a\r\nb\r\n", Some(6)),
+            ("a\r\nb", Some(3)),
+            ("\r\n\r\n", Some(4)),
+            ("a\r\n.b\r\nc\r\n", Some(3)),
+            ("a\r\n.\r\n", Some(3)),
+            (".\r\n", Some(0)),
+            ("a\r\nb\n", Some(3)),
+            ("a\n", Some(0)),
+            ("no end", Some(0)),
+            ("a\rb\r\n", None),
+            ("a\0b\r\n", None),
+            ("a\r\r\n", None),
+            ("a\r\nb\rc\r\nd\r\n", None),
+            ("a\r\nb.\r\n", Some(7)),
+            (&*many, Some(many.len())),
+        ];
+        for (input, length) in table {
+            assert_eq!(plain_lines(input.as_bytes()), length, "{input:?}");
+        }
+    }
+}

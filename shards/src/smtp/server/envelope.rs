@@ -208,4 +208,19 @@ mod tests {
             "{output}"
         );
     }
+
+    /// However many there are, each is kept once, in the order in which they came.
+    #[test]
+    fn recipients_are_kept_once() {
+        let name = |number: usize| Box::<str>::from(format!("r{number}@b.test"));
+        for count in [1, 15, 16, 17, 18, 40] {
+            let mut recipients = Recipients::default();
+            for number in 0..count {
+                recipients.add(name(number));
+                (0..=number).for_each(|before| recipients.add(name(before)));
+            }
+            assert_eq!(recipients.len(), count);
+            assert_eq!(recipients.into_list(), (0..count).map(name).collect::<Vec<_>>());
+        }
+    }
 }
