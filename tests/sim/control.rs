@@ -147,19 +147,25 @@ impl World {
             return;
         }
         let serial = self.random.below(self.oracle.letters() as u64 + 1) as usize;
-        let domain = self.random.pick(&self.plan.domains).name.as_str().into();
-        let scope = Scope { domain: Some(domain), ..Scope::default() };
+        let domain: Arc<str> = self.random.pick(&self.plan.domains).name.as_str().into();
+        let scope = Scope { domain: Some(domain.clone()), ..Scope::default() };
         let id = self.oracle.id_of(serial);
         let question = match (self.random.below(6), id) {
             (0 | 1, Some(id)) => {
                 self.oracle.cancelled(serial);
                 Question::Cancel { id, by: "simulation".into() }
             }
-            (2, Some(id)) => Question::Retry(id),
+            (2, Some(id)) => {
+                self.oracle.retried(serial);
+                Question::Retry(id)
+            }
             (3, _) => Question::Covered { scope, within: Duration::from_millis(50) },
             (4, _) => Question::Queues,
-            // Mail of earlier lives may be on its way: it is meant as well.
-            _ => Question::Flush { scope, found: true },
+            _ => {
+                self.oracle.flushed(&domain, self.time);
+                // Mail of earlier lives may be on its way: it is meant as well.
+                Question::Flush { scope, found: true }
+            }
         };
         let text = format!("{question:?}");
         self.report.count("control", text.split([' ', '(']).next().unwrap_or_default());

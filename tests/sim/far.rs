@@ -188,7 +188,7 @@ impl World {
             max_attempts: random.permille(80).then(|| random.between(1, 4) as u16),
             text: text.collect(),
         };
-        self.oracle.written_letter(&letter);
+        self.oracle.written_letter(&letter, self.time);
         letter
     }
 

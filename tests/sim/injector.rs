@@ -31,6 +31,11 @@ impl Letter {
         self.expires.map_or(begins.after(MAX_AGE), Timestamp)
     }
 
+    /// Whether a recipient is of a domain.
+    pub fn goes_to(&self, domain: &str) -> bool {
+        self.recipients.iter().any(|address| address.rsplit('@').next() == Some(domain))
+    }
+
     /// Header section without those that ask something of the engine, and the body: what must arrive.
     pub fn content(&self) -> String {
         format!("Subject: letter {}\r\nX-Serial: {}\r\n\r\n{}", self.serial, self.serial, self.text)

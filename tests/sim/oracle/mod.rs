@@ -20,7 +20,7 @@ pub use rules::Coverage;
 
 use crate::injector::Letter;
 use crate::network::{ConnId, Moment};
-use crate::plan::{Plan, SECOND};
+use crate::plan::{EPOCH_MILLIS, Plan, SECOND};
 use crate::report::Report;
 use crate::sink::Taken;
 use crate::world::World;
@@ -37,6 +37,9 @@ use std::sync::Arc;
 /// The address from which connections go when no source is configured.
 pub const SYSTEM_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 200));
 
+/// How long after a flush mail may still come that it covers, because a core has not got to it.
+const FLUSHED_WITHIN: u64 = 30 * SECOND;
+
 /// A letter and what became of it.
 pub(crate) struct Known {
     letter: Letter,
@@ -48,6 +51,8 @@ pub(crate) struct Known {
     reception: bool,
     /// Its end was asked for.
     cancelled: bool,
+    /// Somebody asked that it be tried at once.
+    hastened: bool,
     expires: Timestamp,
     recipients: Vec<Recipient>,
 }
@@ -93,6 +98,8 @@ pub struct Oracle {
     known: Vec<Known>,
     by_address: BTreeMap<String, (usize, usize)>,
     ids: BTreeMap<MessageId, usize>,
+    /// Domains whose mail somebody asked to be tried at once, and when last.
+    flushes: BTreeMap<String, u64>,
     handed: Vec<Handed>,
     outs: BTreeMap<ConnId, Out>,
     submitting: BTreeMap<ConnId, usize>,
@@ -120,6 +127,7 @@ impl Oracle {
             known: Vec::new(),
             by_address: BTreeMap::new(),
             ids: BTreeMap::new(),
+            flushes: BTreeMap::new(),
             handed: Vec::new(),
             outs: BTreeMap::new(),
             submitting: BTreeMap::new(),
@@ -186,20 +194,39 @@ impl Oracle {
         self.known[serial].cancelled = true;
     }
 
-    pub fn written_letter(&mut self, letter: &Letter) {
+    /// Somebody asks that a letter be tried at once.
+    pub fn retried(&mut self, serial: usize) {
+        self.known[serial].hastened = true;
+    }
+
+    /// The same of all mail that is queued for a domain.
+    pub fn flushed(&mut self, domain: &str, time: u64) {
+        self.flushes.insert(domain.to_owned(), time);
+        for known in &mut self.known {
+            known.hastened |= known.letter.goes_to(domain);
+        }
+    }
+
+    /// Whether a flush may not have been heard by all cores yet when a letter comes.
+    fn was_flushed(&self, letter: &Letter, time: u64) -> bool {
+        self.flushes.iter().any(|(domain, at)| time < at + FLUSHED_WITHIN && letter.goes_to(domain))
+    }
+
+    pub fn written_letter(&mut self, letter: &Letter, time: u64) {
         for (at, address) in letter.recipients.iter().enumerate() {
             self.by_address.insert(address.clone(), (self.known.len(), at));
         }
         let recipients = letter.recipients.iter().map(|_| Recipient::default()).collect();
-        let (letter, expires) = (letter.clone(), Timestamp::NEVER);
+        let hastened = self.was_flushed(letter, time);
         self.known.push(Known {
-            letter,
+            letter: letter.clone(),
             id: None,
             acknowledged: None,
             submitted: false,
             reception: false,
             cancelled: false,
-            expires,
+            hastened,
+            expires: Timestamp::NEVER,
             recipients,
         });
     }
@@ -284,8 +311,12 @@ impl Oracle {
         let Some(&(serial, at)) = self.by_address.get(address) else {
             return self.fail(format!("a stranger was named: {address}"));
         };
-        let recipient = &mut self.known[serial].recipients[at];
-        recipient.named_on.insert(conn);
+        let known = &mut self.known[serial];
+        known.recipients[at].named_on.insert(conn);
+        let begins = known.letter.not_before.filter(|_| !known.hastened);
+        if begins.is_some_and(|begins| begins > EPOCH_MILLIS + (moment.time / 1000) as i64) {
+            self.fail(format!("letter {serial} recipient {at} is tried at {moment:?}, and is to begin at {begins:?}"));
+        }
         let domain = address.rsplit('@').next().unwrap_or_default();
         let trouble = self.trouble_since(moment.time.saturating_sub(10 * SECOND));
         if let Some(what) = self.limits.named(conn, domain, moment.time, trouble) {
