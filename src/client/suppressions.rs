@@ -257,7 +257,10 @@ mod tests {
             assert!(why.starts_with(&format!("line {line}: ")), "{why}");
         }
         let spare = "value,code\nb.example,551,,\n";
-        assert!(JsonOfCsv::new(spare.as_bytes(), &verdict).read_to_string(&mut String::new()).is_ok(), "nothing is lost");
+        assert!(
+            JsonOfCsv::new(spare.as_bytes(), &verdict).read_to_string(&mut String::new()).is_ok(),
+            "nothing is lost"
+        );
     }
 
     #[test]

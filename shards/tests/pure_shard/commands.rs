@@ -77,10 +77,10 @@ fn a_flush_makes_due_what_it_names_and_nothing_else() {
     ];
     for (scope, expected) in cases {
         let (mut world, _) = waiting();
-        assert_eq!(count(&mut world, Question::Flush(scope.clone())), expected, "{scope:?}");
+        assert_eq!(count(&mut world, Question::Flush { scope: scope.clone(), found: false }), expected, "{scope:?}");
         world.run(seconds(1));
         assert_eq!(world.states(), (0, 3 - expected, 0, 0), "{scope:?}");
-        assert_eq!(count(&mut world, Question::Flush(domain("none.test"))), 0);
+        assert_eq!(count(&mut world, Question::Flush { scope: domain("none.test"), found: false }), 0);
     }
 }
 
@@ -93,7 +93,7 @@ fn a_flush_counts_only_what_waits() {
     world.put(Rule { id: "p".into(), order: 1, kind: Kind::Pause, scope, validity, by: "t".into() });
     world.post(&["r@a.test"]);
     world.run(seconds(1));
-    assert_eq!(count(&mut world, Question::Flush(Scope::default())), 0);
+    assert_eq!(count(&mut world, Question::Flush { scope: Scope::default(), found: false }), 0);
     assert_eq!(world.states(), (1, 0, 0, 0));
 }
 
