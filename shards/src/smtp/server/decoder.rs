@@ -346,7 +346,10 @@ mod tests {
     #[test]
     fn a_body_gets_room_in_few_steps() {
         let all = BODY_RESERVE_BYTES_MAX;
-        assert_eq!(rooms(1000, 500, all - 1000), [1000, 4000, 16_000, 64_000, 128_000, 256_000, 512_000, 1_024_000, all]);
+        assert_eq!(
+            rooms(1000, 500, all - 1000),
+            [1000, 4000, 16_000, 64_000, 128_000, 256_000, 512_000, 1_024_000, all]
+        );
         assert_eq!(rooms(all / 2, 1000, all - 2000), [all / 2, all]);
         assert_eq!(rooms(4002, 1000, 4000), [4002], "just enough");
         assert_eq!(rooms(100, 3000, 3000), [100, 3002], "one piece that is longer than four times the room");
