@@ -204,6 +204,17 @@ impl Etcd {
         })
     }
 
+    /// Makes a member lead, and waits until all that run say so.
+    pub fn hand_over(&self, to: usize) {
+        let id = self.status(to).expect("the member answers")["header"]["member_id"].clone();
+        let of_id = json!({ "targetID": id.clone() });
+        until("the member leads", || {
+            let _ = self.try_call(self.leader(), "/v3/maintenance/transfer-leadership", &of_id);
+            let mut running = (0..self.count()).filter(|&member| self.is_running(member));
+            running.all(|member| self.status(member).is_some_and(|status| status["leader"] == id))
+        });
+    }
+
     /// What a member says of itself; `None` where it says nothing.
     pub fn status(&self, member: usize) -> Option<Value> {
         self.try_call(member, "/v3/maintenance/status", &json!({})).ok().filter(|status| status.get("error").is_none())
