@@ -148,6 +148,14 @@ impl Ask<'_> {
     }
 }
 
+/// A body that is to be JSON.
+///
+/// # Errors
+/// 400, with what is wrong with it.
+pub fn json_body(body: &[u8]) -> Result<Json, Refusal> {
+    json::parse(body).map_err(|error| Refusal::new(400, format!("the body is no JSON: {error}")))
+}
+
 /// That a body asks for nothing: there is none, or it is JSON without a member.
 ///
 /// # Errors
@@ -157,7 +165,7 @@ pub async fn no_fields(request: &mut Request, body_max: usize) -> Result<(), Ref
     if body.trim_ascii().is_empty() {
         return Ok(());
     }
-    let json = json::parse(&body).map_err(|error| Refusal::new(400, format!("the body is no JSON: {error}")))?;
+    let json = json_body(&body)?;
     if json == Json::Null {
         return Ok(());
     }

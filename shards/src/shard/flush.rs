@@ -35,6 +35,10 @@ impl Flushes {
 impl Shard {
     /// An entry has come into the queue: when it is of an earlier run and was flushed on its way, it is due.
     pub(super) fn flush_found(&mut self, id: EntryId) {
+        // Most of the time nothing is kept, and nothing has to be looked up.
+        if self.flushes.kept.is_empty() {
+            return;
+        }
         let is_found = self.queue.entry(id).envelope.id().generation != self.generation;
         if is_found && self.flushes.kept.iter().any(|scope| self.covered(id, scope, PathFacts::default()) > 0) {
             self.queue.hasten(id);

@@ -16,8 +16,8 @@ const RETRY_SECONDS: u32 = 5;
 /// Answers when every recipient's message is durable or has failed.
 ///
 /// # Errors
-/// 400, also for any query: what seems to be a dry run must not send mail; 413, 415; 422 with the field; 503 when the engine takes nothing. Once one message was taken the answer is
-/// 200: whoever is told 503 sends all of them again.
+/// 400, also for any query: what seems to be a dry run must not send mail; 413, 415; 422 with the field; 503 when the
+/// engine takes nothing. Once one message was taken the answer is 200: whoever is told 503 sends all of them again.
 pub async fn inject(call: Call<'_>) -> Result<Response, Refusal> {
     call.query(&[])?;
     let Call { api, request, .. } = call;

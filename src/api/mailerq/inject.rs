@@ -2,9 +2,10 @@
 //! name; one that nobody knows is the injector's own and comes back in the records, as `meta`.
 
 use super::super::Call;
+use super::super::desk::json_body;
 use super::super::members::{Members, Why, array, asks_nothing, text, whole};
 use crate::http::{Refusal, Response, media};
-use crate::json::{self, Json};
+use crate::json::Json;
 use crate::submit::{self, Convoy, Draft, Failure, Terms};
 use mailrace_shards::message::Extras;
 use mailrace_shards::smtp::server::{AddressError, Composed, compose, control_host, control_time};
@@ -18,7 +19,8 @@ const RETRY_SECONDS: u32 = 5;
 /// Answers when the message is durable.
 ///
 /// # Errors
-/// 400 with the field, and for any query: what seems to be a dry run must not send mail; 413, 415; 503 when the engine takes nothing.
+/// 400 with the field, and for any query: what seems to be a dry run must not send mail; 413, 415; 503 when the engine
+/// takes nothing.
 pub async fn inject(call: Call<'_>) -> Result<Response, Refusal> {
     call.query(&[])?;
     let Call { api, request, .. } = call;
@@ -48,8 +50,7 @@ fn wrong(field: impl Into<String>, why: impl std::fmt::Display) -> Refusal {
 
 /// The message that a body describes.
 pub fn read(body: &[u8], terms: &Terms) -> Result<(Draft, Composed), Refusal> {
-    let value = json::parse(body).map_err(|error| Refusal::new(400, format!("the body is no JSON: {error}")))?;
-    let mut members = Members::of(value).map_err(|why| Refusal::new(400, format!("the body {why}")))?;
+    let mut members = Members::of(json_body(body)?).map_err(|why| Refusal::new(400, format!("the body {why}")))?;
     if let Some(name) = NOT_CARRIED_OUT.into_iter().find(|name| members.take(name).is_some_and(|v| !asks_nothing(&v))) {
         return Err(wrong(name, "is not supported"));
     }

@@ -8,10 +8,10 @@ pub mod pauses;
 pub mod pools;
 pub mod suppressions;
 
-use super::desk::{Ask, Common, Desk, Made, dry_run, pending};
+use super::desk::{Ask, Common, Desk, Made, dry_run, json_body, pending};
 use super::fields::{Fields, Wrong};
 use crate::http::{Refusal, Response, form, media};
-use crate::json::{self, Json};
+use crate::json::Json;
 use crate::rules::change::{Changed, Request as Change};
 use crate::rules::entry::{Collection, Decree, Draft, RuleEntry, identity, scope_json, windows_json};
 use crate::rules::preview::{Matched, RuleCounts};
@@ -34,8 +34,7 @@ async fn fields(ask: &mut Ask<'_>) -> Result<Fields, Refusal> {
     let essence = ask.request.media_type();
     if media::is_json(&essence) {
         let body = ask.body().await?;
-        let json = json::parse(&body).map_err(|error| Refusal::new(400, format!("the body is no JSON: {error}")))?;
-        return Ok(Fields::of_json(json)?);
+        return Ok(Fields::of_json(json_body(&body)?)?);
     }
     if media::is_form(&essence) {
         let body = ask.body().await?;
