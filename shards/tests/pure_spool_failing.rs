@@ -38,17 +38,22 @@ fn is_stored(out: &[SpoolCompletion]) -> bool {
     out.iter().any(|of| matches!(of, SpoolCompletion::Stored { .. }))
 }
 
+/// A spool whose second message, refused as said, would have needed another segment, which cannot be made.
+fn without_room(disk: &MemoryDisk) -> (Journal<MemoryDisk>, Vec<SpoolCompletion>) {
+    let (mut journal, _) = opened(disk);
+    let large = Bytes::from(vec![b'x'; 3000]);
+    assert!(is_stored(&store(&mut journal, 1, &large)));
+    disk.set_free(0);
+    let out = store(&mut journal, 2, &large);
+    assert!(matches!(out[0], SpoolCompletion::Failed { ticket: 2, .. }), "{out:?}");
+    (journal, out)
+}
+
 /// Mail is refused while the spool fails, so nothing comes by which it could be seen to work again.
 #[test]
 fn a_spool_that_failed_works_again_although_nothing_is_written() {
     let disk = MemoryDisk::new();
-    let (mut journal, _) = opened(&disk);
-    let large = Bytes::from(vec![b'x'; 3000]);
-    assert!(is_stored(&store(&mut journal, 1, &large)));
-    // The second message needs another segment, which cannot be made.
-    disk.set_free(0);
-    let out = store(&mut journal, 2, &large);
-    assert!(matches!(out[0], SpoolCompletion::Failed { ticket: 2, .. }), "{out:?}");
+    let (mut journal, out) = without_room(&disk);
     let said = |out: &[SpoolCompletion]| out.iter().filter(|of| matches!(of, SpoolCompletion::Failing { .. })).count();
     assert_eq!(said(&out), 1, "{out:?}");
     let mut out = Vec::new();
@@ -57,7 +62,7 @@ fn a_spool_that_failed_works_again_although_nothing_is_written() {
     disk.set_free(1 << 20);
     journal.commit(true, &mut out);
     assert_eq!((out, journal.is_failing()), (vec![SpoolCompletion::Working], false));
-    assert!(is_stored(&store(&mut journal, 3, &large)));
+    assert!(is_stored(&store(&mut journal, 3, &Bytes::from(vec![b'x'; 3000]))));
     let (_, recovered) = opened(&disk.after_crash(Survival::Nothing));
     let open: BTreeSet<u64> = recovered.messages.iter().map(|of| of.envelope.id().sequence).collect();
     assert_eq!(open, BTreeSet::from([1, 3]));
@@ -248,12 +253,7 @@ fn what_was_refused_stays_refused_although_the_disk_would_not_cut_it_off() {
 
 #[test]
 fn a_segment_that_cannot_be_made_is_named() {
-    let disk = MemoryDisk::new();
-    let (mut journal, _) = opened(&disk);
-    let large = Bytes::from(vec![b'x'; 3000]);
-    assert!(is_stored(&store(&mut journal, 1, &large)));
-    disk.set_free(0);
-    let out = store(&mut journal, 2, &large);
+    let (_, out) = without_room(&MemoryDisk::new());
     let [SpoolCompletion::Failed { why, .. }, ..] = &out[..] else { panic!("{out:?}") };
     assert!(why.starts_with("creating segment-00000002.log of spool 2"), "{why}");
 }

@@ -2,7 +2,7 @@
 
 use crate::injector::{Injector, Letter, Step};
 use crate::network::{Chunk, Conn, ConnId, Far, Load, Way};
-use crate::plan::{EPOCH_MILLIS, SECOND};
+use crate::plan::{SECOND, utc_at};
 use crate::random::Random;
 use crate::sink::{self, Reaction};
 use crate::world::{Event, Happening, World};
@@ -168,7 +168,7 @@ impl World {
         let some = |random: &mut Random, names: &[&str], chance| {
             random.permille(chance).then(|| (*random.pick(names)).to_owned())
         };
-        let utc = EPOCH_MILLIS + (self.time / 1000) as i64;
+        let utc = utc_at(self.time).0;
         let soon =
             |random: &mut Random, chance| random.permille(chance).then(|| utc + random.skewed(500, 60_000) as i64);
         let pools = !self.plan.settings.pools.is_empty();

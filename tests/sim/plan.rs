@@ -10,6 +10,7 @@ use mailrace_shards::settings::{
     ConnectionSettings, LimitPer, LimitSettings, Network, PoolSettings, Rate, RetrySettings, RouteHost, RouteSettings,
     Settings, SmtpSettings, SourceSettings, SpoolSettings, TlsPolicy,
 };
+use mailrace_shards::time::Timestamp;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -18,6 +19,12 @@ pub const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 
 /// Wall clock at the beginning, milliseconds.
 pub const EPOCH_MILLIS: i64 = 1_700_000_000_000;
 pub const SECOND: u64 = 1_000_000;
+
+/// The wall clock, so many microseconds after the beginning.
+pub fn utc_at(time: u64) -> Timestamp {
+    Timestamp(EPOCH_MILLIS + (time / 1000) as i64)
+}
+
 /// Longer than any run, so that mail that got stuck is not hidden by its expiry.
 pub const MAX_AGE: Duration = Duration::from_secs(4 * 3600);
 

@@ -11,7 +11,7 @@ use crate::injector::Injector;
 use crate::network::{Conn, ConnId, Moment, Way};
 use crate::operator::Operator;
 use crate::oracle::Oracle;
-use crate::plan::{EPOCH_MILLIS, Plan, SECOND, Spot};
+use crate::plan::{Plan, SECOND, Spot, utc_at};
 use crate::random::Random;
 use crate::report::Report;
 use crate::sink;
@@ -158,7 +158,7 @@ impl World {
     }
 
     pub fn utc(&self) -> Timestamp {
-        Timestamp(EPOCH_MILLIS + (self.time / 1000) as i64)
+        utc_at(self.time)
     }
 
     /// Both clocks; the monotonic one begins anew with each life.

@@ -1,16 +1,15 @@
 //! What an operator or the runtime says of single messages: retry, cancel, flush; that one is quarantined, that its body
 //! has moved or cannot be read, that its session has panicked.
 
-use crate::world::{Behaviour, KEY, World, peer, reply, seconds, settings};
-use mailrace_shards::event::{Answer, MessageFilter, Question, ReplyTo, SessionId, Waits};
+use crate::world::{Behaviour, KEY, World, domain, peer, reply, rule, seconds, settings};
+use mailrace_shards::event::{Answer, MessageFilter, Question, SessionId, Waits};
 use mailrace_shards::limits::{BODY_MOVED_WAIT_MILLIS, ENDED_QUEUES_MAX, OTHER_QUEUES, UNSYNCED_RECORDS_MAX};
 use mailrace_shards::message::{CoreId, Extras, MessageId};
 use mailrace_shards::outcome::RecordType::{Bounce, Delivery, TransientFailure};
 use mailrace_shards::outcome::Verb;
-use mailrace_shards::rules::{Answer as RuleAnswer, Kind, Rule, Scope, Validity};
+use mailrace_shards::rules::{Answer as RuleAnswer, Kind, Scope};
 use mailrace_shards::shard::{Shard, ShardConfig};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 fn world() -> World {
@@ -33,11 +32,7 @@ fn waiting() -> (World, [MessageId; 3]) {
 }
 
 fn count(world: &mut World, question: Question) -> u64 {
-    let (sender, answer) = channel();
-    let now = world.now;
-    let reply = ReplyTo::new(move |answer| sender.send(answer).unwrap());
-    world.ask(0, |shard| shard.handle_question(question, reply, now));
-    match answer.try_recv() {
+    match world.question(question).try_recv() {
         Ok(Answer::Count(count)) => count,
         other => panic!("{other:?}"),
     }
@@ -56,7 +51,6 @@ fn a_message_that_waits_is_tried_at_once_when_somebody_asks_for_it() {
 
 #[test]
 fn a_flush_makes_due_what_it_names_and_nothing_else() {
-    let domain = |name: &str| Scope { domain: Some(name.into()), ..Scope::default() };
     let remote = |number| Scope { remote_ip: Some(peer(number).ip()), ..Scope::default() };
     let source = Scope { source_ip: Some([192, 0, 2, 1].into()), ..Scope::default() };
     let path = Scope { path: Some("unknown".into()), ..domain("b.test") };
@@ -88,9 +82,7 @@ fn a_flush_makes_due_what_it_names_and_nothing_else() {
 #[test]
 fn a_flush_counts_only_what_waits() {
     let mut world = world();
-    let validity = Validity::always();
-    let scope = Scope { domain: Some("a.test".into()), ..Scope::default() };
-    world.put(Rule { id: "p".into(), order: 1, kind: Kind::Pause, scope, validity, by: "t".into() });
+    world.put(rule("p", Kind::Pause, domain("a.test")));
     world.post(&["r@a.test"]);
     world.run(seconds(1));
     assert_eq!(count(&mut world, Question::Flush { scope: Scope::default(), found: false }), 0);
@@ -205,9 +197,7 @@ fn a_stop_waits_for_sessions_whose_connection_stands() {
 fn too_many_records_that_are_not_durable_stop_the_picking() {
     let mut world = world();
     let answer = RuleAnswer::new(551, None, "by order".into()).unwrap();
-    let scope = Scope { domain: Some("a.test".into()), ..Scope::default() };
-    let (kind, validity) = (Kind::Error(answer), Validity::always());
-    world.put(Rule { id: "e".into(), order: 1, kind, scope, validity, by: "t".into() });
+    world.put(rule("e", Kind::Error(answer), domain("a.test")));
     world.syncs = false;
     for _ in 0..UNSYNCED_RECORDS_MAX {
         world.post(&["r@a.test"]);
@@ -227,9 +217,7 @@ fn too_many_records_that_are_not_durable_stop_the_picking() {
 #[test]
 fn messages_are_listed_by_what_they_wait_for() {
     let mut world = world();
-    let scope = Scope { domain: Some("held.test".into()), ..Scope::default() };
-    let validity = Validity::always();
-    world.put(Rule { id: "p".into(), order: 1, kind: Kind::Pause, scope, validity, by: "t".into() });
+    world.put(rule("p", Kind::Pause, domain("held.test")));
     world.everything_at(&["slow.test"], &[("mx.slow.test", peer(2))]);
     world.hosts.insert(peer(2), Behaviour::Distant(seconds(60)));
     world.hosts.insert(peer(1), Behaviour::Refuses(reply(450, Verb::RcptTo)));
@@ -242,10 +230,7 @@ fn messages_are_listed_by_what_they_wait_for() {
     world.run(seconds(1));
     for (state, id) in [("waiting", waiting), ("in_flight", sending), ("held", held), ("ready", ready)] {
         let filter = MessageFilter { state: Some(state.into()), ..MessageFilter::default() };
-        let (sender, answer) = channel();
-        let now = world.now;
-        let reply = ReplyTo::new(move |answer| sender.send(answer).unwrap());
-        world.ask(0, |shard| shard.handle_question(Question::Messages { filter, limit: 10 }, reply, now));
+        let answer = world.question(Question::Messages { filter, limit: 10 });
         let Ok(Answer::Messages(views)) = answer.try_recv() else { panic!("a short queue") };
         assert_eq!(views.iter().map(|view| view.envelope.id()).collect::<Vec<_>>(), [id], "{state}");
         let waits = &views[0].waits;
@@ -264,17 +249,13 @@ fn messages_are_listed_by_what_they_wait_for() {
 fn the_queues_in_which_a_rule_ends_mail_are_named_up_to_a_bound() {
     let mut world = world();
     let answer = RuleAnswer::new(551, None, "by order".into()).unwrap();
-    let (kind, validity) = (Kind::Error(answer), Validity::always());
-    world.put(Rule { id: "e".into(), order: 1, kind, scope: Scope::default(), validity, by: "t".into() });
+    world.put(rule("e", Kind::Error(answer), Scope::default()));
     for number in 0..ENDED_QUEUES_MAX + 3 {
         world.post(&[&format!("r@d{number}.test")]);
     }
     world.post(&["r@d0.test"]);
     world.post(&["r@d10002.test"]);
-    let (sender, answer) = channel();
-    let now = world.now;
-    let reply = ReplyTo::new(move |answer| sender.send(answer).unwrap());
-    world.ask(0, |shard| shard.handle_question(Question::RuleCounts(vec!["e".into()]), reply, now));
+    let answer = world.question(Question::RuleCounts(vec!["e".into()]));
     let Ok(Answer::RuleCounts(counts)) = answer.try_recv() else { panic!("it is answered at once") };
     let by_queue = &counts[0].ended_by_queue;
     let of = |name: &str| by_queue.iter().find(|(queue, _)| **queue == *name).map(|(_, count)| *count);

@@ -1,12 +1,11 @@
 //! Flushes while mail of earlier runs is on its way into the queues.
 
-use crate::world::{World, peer, seconds, settings};
-use mailrace_shards::event::{Answer, Question, ReplyTo};
+use crate::world::{World, domain, peer, rule, seconds, settings};
+use mailrace_shards::event::{Answer, Question};
 use mailrace_shards::limits::FLUSHES_KEPT_MAX;
 use mailrace_shards::message::{Extras, MessageId};
 use mailrace_shards::outcome::RecordType;
-use mailrace_shards::rules::{Change, Kind, Rule, Scope, Validity};
-use std::sync::mpsc::channel;
+use mailrace_shards::rules::{Change, Kind, Scope};
 use std::time::Duration;
 
 /// Starts before the one of the shards, and that one.
@@ -19,16 +18,8 @@ fn world() -> World {
     world
 }
 
-fn domain(name: &str) -> Scope {
-    Scope { domain: Some(name.into()), ..Scope::default() }
-}
-
 fn flush(world: &mut World, scope: Scope, found: bool) -> Answer {
-    let (sender, answer) = channel();
-    let now = world.now;
-    let reply = ReplyTo::new(move |answer| sender.send(answer).unwrap());
-    world.ask(0, |shard| shard.handle_question(Question::Flush { scope, found }, reply, now));
-    answer.try_recv().expect("a short queue")
+    world.question(Question::Flush { scope, found }).try_recv().expect("a short queue")
 }
 
 /// A message of a start that is not due for an hour comes into the queue, with a tag.
@@ -68,9 +59,7 @@ fn mail_that_was_flushed_on_its_way_is_due_when_it_comes() {
 #[test]
 fn a_flush_by_a_tag_reaches_mail_on_its_way_and_a_pause_holds_it_all_the_same() {
     let mut world = world();
-    let kind = Kind::Pause;
-    let scope = domain("a.test");
-    world.put(Rule { id: "held".into(), order: 1, kind, scope, validity: Validity::always(), by: "t".into() });
+    world.put(rule("held", Kind::Pause, domain("a.test")));
     flush(&mut world, Scope { tag: Some("wanted".into()), ..Scope::default() }, true);
     let wanted = post(&mut world, EARLIER, "r@a.test", "wanted");
     let unwanted = post(&mut world, EARLIER, "s@b.test", "other");

@@ -5,6 +5,7 @@ mod sample;
 
 use mailrace_shards::event::{Host, Resolved};
 use mailrace_shards::outcome::{EnhancedCode, Response, Verb};
+use mailrace_shards::rules::{Kind, Rule, Scope, Validity};
 use mailrace_shards::settings::{RetrySettings, Settings, SmtpSettings};
 use mailrace_shards::smtp::classify::{Failure, FailureKind};
 use mailrace_shards::time::Instant;
@@ -46,6 +47,16 @@ pub fn own(kind: FailureKind, verb: Verb) -> Failure {
 /// An address of a host, by number.
 pub fn peer(number: u8) -> SocketAddr {
     SocketAddr::from(([198, 51, 100, number], 25))
+}
+
+/// All of one domain.
+pub fn domain(name: &str) -> Scope {
+    Scope { domain: Some(name.into()), ..Scope::default() }
+}
+
+/// The first rule, without an end.
+pub fn rule(id: &str, kind: Kind, scope: Scope) -> Rule {
+    Rule { id: id.into(), order: 1, kind, scope, validity: Validity::always(), by: "tester".into() }
 }
 
 /// A site of hosts with one address each.

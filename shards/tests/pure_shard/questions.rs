@@ -1,12 +1,12 @@
 //! Questions about a deep queue: what is answered at once, and what waits for its slices.
 
-use crate::world::{Behaviour, KEY, World, peer, reply, seconds, settings};
-use mailrace_shards::event::{Answer, Coverage, MessageFilter, Question, ReplyTo, Waits};
+use crate::world::{Behaviour, KEY, World, domain, peer, reply, rule, seconds, settings};
+use mailrace_shards::event::{Answer, Coverage, MessageFilter, Question, Waits};
 use mailrace_shards::limits::{ASK_ENTRIES_PER_SLICE, ASK_ENTRIES_PER_TICK, ASKS_MAX};
 use mailrace_shards::message::{Extras, MessageId};
 use mailrace_shards::outcome::Verb;
-use mailrace_shards::rules::{Answer as RuleAnswer, Change, Kind, Rule, Scope, Validity};
-use std::sync::mpsc::{Receiver, channel};
+use mailrace_shards::rules::{Answer as RuleAnswer, Change, Kind, Rule, Scope};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 const DEEP: u64 = ASK_ENTRIES_PER_TICK as u64 + 1000;
@@ -15,12 +15,8 @@ fn tag() -> Scope {
     Scope { tag: Some("slow".into()), ..Scope::default() }
 }
 
-fn domain(name: &str) -> Scope {
-    Scope { domain: Some(name.into()), ..Scope::default() }
-}
-
 fn pause(id: &str, scope: Scope) -> Rule {
-    Rule { id: id.into(), order: 1, kind: Kind::Pause, scope, validity: Validity::always(), by: "t".into() }
+    rule(id, Kind::Pause, scope)
 }
 
 /// More mail for one domain than a slice looks at, held by its tag.
@@ -36,14 +32,6 @@ fn deep() -> World {
     world
 }
 
-fn ask(world: &mut World, question: Question) -> Receiver<Answer> {
-    let (sender, answer) = channel();
-    let now = world.now;
-    let reply = ReplyTo::new(move |answer| sender.send(answer).unwrap());
-    world.ask(0, |shard| shard.handle_question(question, reply, now));
-    answer
-}
-
 fn covered(answer: &Receiver<Answer>) -> Option<Coverage> {
     match answer.try_recv() {
         Ok(Answer::Covered(coverage)) => Some(coverage),
@@ -55,12 +43,12 @@ fn covered(answer: &Receiver<Answer>) -> Option<Coverage> {
 #[test]
 fn whole_queues_are_counted_at_once_while_a_longer_question_goes_on() {
     let mut world = deep();
-    let patient = ask(&mut world, Question::Covered { scope: tag(), within: seconds(5) });
+    let patient = world.question(Question::Covered { scope: tag(), within: seconds(5) });
     assert!(covered(&patient).is_none(), "more than a slice");
-    let hasty = ask(&mut world, Question::Covered { scope: domain("a.test"), within: Duration::ZERO });
+    let hasty = world.question(Question::Covered { scope: domain("a.test"), within: Duration::ZERO });
     let first = covered(&hasty).expect("no tick has passed");
     assert_eq!((first.matched, first.counting), (DEEP, true));
-    let other = ask(&mut world, Question::Covered { scope: domain("b.test"), within: Duration::ZERO });
+    let other = world.question(Question::Covered { scope: domain("b.test"), within: Duration::ZERO });
     assert_eq!(covered(&other).unwrap().matched, 0);
     world.run(seconds(1));
     let all = covered(&patient).expect("a second is many slices");
@@ -71,7 +59,7 @@ fn whole_queues_are_counted_at_once_while_a_longer_question_goes_on() {
 fn of_held_mail_is_told_which_rule_holds_it() {
     let mut world = deep();
     let filter = MessageFilter { state: Some("held".into()), ..MessageFilter::default() };
-    let listed = ask(&mut world, Question::Messages { filter, limit: 3 });
+    let listed = world.question(Question::Messages { filter, limit: 3 });
     world.run(seconds(1));
     let Ok(Answer::Messages(views)) = listed.try_recv() else { panic!("no messages") };
     assert_eq!(views.len(), 3);
@@ -113,7 +101,7 @@ fn messages_are_listed_by_each_field_of_the_filter() {
         (MessageFilter { domain: Some("a.test".into()), tag: Some("slow".into()), ..any() }, vec![both]),
     ];
     for (filter, expected) in cases {
-        let listed = ask(&mut world, Question::Messages { filter: filter.clone(), limit: 10 });
+        let listed = world.question(Question::Messages { filter: filter.clone(), limit: 10 });
         world.run(seconds(1));
         let Ok(Answer::Messages(views)) = listed.try_recv() else { panic!("it is answered") };
         let mut found: Vec<_> = views.iter().map(|view| view.envelope.id()).collect();
@@ -146,7 +134,7 @@ fn in_flight_is_what_is_on_the_path_that_the_rule_names() {
     ];
     for (scope, expected) in cases {
         for within in [Duration::ZERO, seconds(5)] {
-            let answer = ask(&mut world, Question::Covered { scope: scope.clone(), within });
+            let answer = world.question(Question::Covered { scope: scope.clone(), within });
             assert_eq!(covered(&answer).expect("a short queue").in_flight, expected, "{scope:?}");
         }
     }
@@ -161,7 +149,7 @@ fn more_questions_than_are_open_at_once_still_say_what_is_in_flight() {
     world.run(seconds(1));
     let within = Duration::from_millis(50);
     let answers: Vec<_> =
-        (0..2 * ASKS_MAX).map(|_| ask(&mut world, Question::Covered { scope: Scope::default(), within })).collect();
+        (0..2 * ASKS_MAX).map(|_| world.question(Question::Covered { scope: Scope::default(), within })).collect();
     world.run(2 * within);
     for answer in answers {
         let coverage = covered(&answer).expect("answered in time");
@@ -185,7 +173,7 @@ fn the_view_of_the_queues_counts_what_is_held_and_what_waits() {
         world.post_with(&[recipient], Extras { tags: vec!["slow".into()], ..Extras::default() });
     }
     world.run(seconds(1));
-    let answer = ask(&mut world, Question::Queues);
+    let answer = world.question(Question::Queues);
     world.run(seconds(1));
     let Ok(Answer::Queues(mut views)) = answer.try_recv() else { panic!("it is answered") };
     views.sort_by(|one, other| one.domain.cmp(&other.domain));
@@ -209,7 +197,7 @@ fn the_view_of_the_queues_tells_ages_by_doubling_from_five_minutes_on() {
     }
     let last = begun.after(Duration::from_secs(60 * 21));
     world.run(last.since(world.now.utc));
-    let answer = ask(&mut world, Question::Queues);
+    let answer = world.question(Question::Queues);
     world.run(seconds(1));
     let Ok(Answer::Queues(views)) = answer.try_recv() else { panic!("it is answered") };
     assert_eq!(views[0].ages, [1, 2, 1, 1, 0, 0, 0, 0, 0, 0]);
@@ -227,7 +215,7 @@ fn of_an_ending_rule_is_told_how_much_it_has_ended_and_in_which_queues() {
     }
     world.post(&["t@a.test"]);
     world.run(seconds(1));
-    let answer = ask(&mut world, Question::RuleCounts(vec!["end".into(), "other".into()]));
+    let answer = world.question(Question::RuleCounts(vec!["end".into(), "other".into()]));
     let Ok(Answer::RuleCounts(counts)) = answer.try_recv() else { panic!("it is answered at once") };
     let mut by_queue = counts[0].ended_by_queue.clone();
     by_queue.sort();
@@ -254,7 +242,7 @@ fn a_message_is_shown_by_its_id_with_all_its_recipients_and_a_stranger_is_not() 
     let id = world.post(&["r@a.test", "q@a.test"]);
     world.post(&["r@a.test"]);
     world.run(seconds(1));
-    let mut shown = |id| match ask(&mut world, Question::Message(id)).try_recv() {
+    let mut shown = |id| match world.question(Question::Message(id)).try_recv() {
         Ok(Answer::Messages(views)) => views,
         other => panic!("{other:?}"),
     };
@@ -269,7 +257,7 @@ fn a_message_is_shown_by_its_id_with_all_its_recipients_and_a_stranger_is_not() 
 fn questions_are_answered_sooner_by_a_core_that_has_time() {
     let mut world = deep();
     assert!(!world.shards[0].has_questions());
-    let answer = ask(&mut world, Question::Covered { scope: tag(), within: seconds(4) });
+    let answer = world.question(Question::Covered { scope: tag(), within: seconds(4) });
     assert!(world.shards[0].has_questions() && covered(&answer).is_none());
     let now = world.now;
     // The first slice was that of a tick.
@@ -288,7 +276,7 @@ fn questions_are_answered_sooner_by_a_core_that_has_time() {
 fn a_question_is_answered_when_its_time_is_over() {
     let mut world = deep();
     let within = Duration::from_millis(500);
-    let answers: Vec<_> = (0..ASKS_MAX).map(|_| ask(&mut world, Question::Covered { scope: tag(), within })).collect();
+    let answers: Vec<_> = (0..ASKS_MAX).map(|_| world.question(Question::Covered { scope: tag(), within })).collect();
     world.run(within - Duration::from_millis(1));
     let early: Vec<Option<Coverage>> = answers.iter().map(covered).collect();
     let open = early.iter().filter(|coverage| coverage.is_none()).count();
@@ -317,7 +305,7 @@ fn of_a_holding_rule_is_told_how_much_it_holds() {
         world.post(&["r@w.test"]);
     }
     world.run(seconds(1));
-    let answer = ask(&mut world, Question::RuleCounts(vec!["tagged".into(), "whole".into()]));
+    let answer = world.question(Question::RuleCounts(vec!["tagged".into(), "whole".into()]));
     let Ok(Answer::RuleCounts(counts)) = answer.try_recv() else { panic!("it is answered at once") };
     assert_eq!([counts[0].held, counts[1].held], [3, 4]);
     assert_eq!(counts[0].first_expiry, Some(second));
@@ -337,7 +325,7 @@ fn what_is_not_known_of_queued_mail_counts_as_fitting() {
     let source = Scope { source_ip: Some(peer(1).ip()), ..domain("b.test") };
     let address = Scope { address: Some("s@a.test".into()), ..Scope::default() };
     for (scope, matched) in [(path, 3), (remote, 2), (source, 1), (address, 1), (domain("c.test"), 0)] {
-        let answer = ask(&mut world, Question::Covered { scope: scope.clone(), within: seconds(1) });
+        let answer = world.question(Question::Covered { scope: scope.clone(), within: seconds(1) });
         let coverage = covered(&answer).expect("a short queue");
         assert_eq!((coverage.matched, coverage.held, coverage.in_flight), (matched, matched, 0), "{scope:?}");
     }

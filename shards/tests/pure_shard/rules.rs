@@ -1,6 +1,6 @@
 //! Rules and mail: holds by bucket and by message, ends, deferrals, and the gate.
 
-use crate::world::{Behaviour, KEY, World, own, peer, reply, seconds, settings};
+use crate::world::{Behaviour, KEY, World, domain, own, peer, reply, seconds, settings};
 use mailrace_shards::limits::SWEEP_ENTRIES_PER_TICK;
 use mailrace_shards::message::{Extras, MessageId};
 use mailrace_shards::outcome::RecordType::{AdminBounce, Bounce, Delivery, Suppression, TransientFailure};
@@ -23,11 +23,7 @@ fn answer(code: u16) -> Answer {
 }
 
 fn rule(id: &str, order: u64, kind: Kind, scope: Scope) -> Rule {
-    Rule { id: id.into(), order, kind, scope, validity: Validity::always(), by: "tester".into() }
-}
-
-fn domain(name: &str) -> Scope {
-    Scope { domain: Some(name.into()), ..Scope::default() }
+    Rule { order, ..crate::world::rule(id, kind, scope) }
 }
 
 fn tag(name: &str) -> Scope {

@@ -1,6 +1,6 @@
 //! Long work in slices: how much of it a tick does, what is left to the next one, and what goes when nobody needs it.
 
-use crate::world::{Behaviour, World, own, peer, reply, seconds, settings};
+use crate::world::{Behaviour, World, own, peer, reply, rule, seconds, settings};
 use mailrace_shards::event::Lookup;
 use mailrace_shards::limits::{DESTINATION_KEPT_SECONDS, SWEEP_ENTRIES_PER_TICK, TICK_MILLIS};
 use mailrace_shards::message::Extras;
@@ -15,10 +15,6 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(TICK_MILLIS);
 /// Two slices and a bit.
 const MANY: usize = 2 * SWEEP_ENTRIES_PER_TICK + 100;
-
-fn rule(id: &str, kind: Kind, scope: Scope) -> Rule {
-    Rule { id: id.into(), order: 1, kind, scope, validity: Validity::always(), by: "tester".into() }
-}
 
 fn error() -> Kind {
     Kind::Error(Answer::new(551, None, "by order".into()).unwrap())

@@ -1,7 +1,7 @@
 //! Rules that close some ways of mail while its other ways are down: what has no way left by both together has made
 //! its attempt, and mail that the rules leave alone is not charged for it.
 
-use crate::world::{Behaviour, World, own, peer, seconds, settings};
+use crate::world::{Behaviour, World, own, peer, rule, seconds, settings};
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::RecordType::{Delivery, TransientFailure};
 use mailrace_shards::outcome::Verb;
@@ -31,7 +31,7 @@ fn world(sources: u8) -> World {
 }
 
 fn pause(id: &str, scope: Scope) -> Rule {
-    Rule { id: id.into(), order: 1, kind: Kind::Pause, scope, validity: Validity::always(), by: "tester".into() }
+    rule(id, Kind::Pause, scope)
 }
 
 fn own_address(number: u8) -> Scope {

@@ -1,8 +1,8 @@
 //! A small world round one or more shards: a clock that only the test moves, a resolver, hosts that behave as they
 //! are told, a log that syncs when it is let, and the mail lanes between the cores.
 
-pub use crate::given::{own, peer, reply, seconds, settings, site};
-use mailrace_shards::event::{Command, Connect, Lookup, Mail, Resolved, SessionId};
+pub use crate::given::{domain, own, peer, reply, rule, seconds, settings, site};
+use mailrace_shards::event::{Answer, Command, Connect, Lookup, Mail, Question, ReplyTo, Resolved, SessionId};
 use mailrace_shards::limits::TICK_MILLIS;
 use mailrace_shards::message::{Body, ContentFlags, CoreId, Envelope, Extras, Location, MessageId};
 use mailrace_shards::outcome::{Outcome, RecordType, Response, Verb};
@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 pub const KEY: HashKey = HashKey(1, 2);
@@ -205,6 +206,15 @@ impl World {
     pub fn ask<R>(&mut self, core: usize, ask: impl FnOnce(&mut Shard) -> R) -> R {
         let answer = ask(&mut self.shards[core]);
         self.carry_out(core);
+        answer
+    }
+
+    /// Asks the first core something. The answer may take until a later tick.
+    pub fn question(&mut self, question: Question) -> Receiver<Answer> {
+        let (sender, answer) = channel();
+        let now = self.now;
+        let reply = ReplyTo::new(move |answer| sender.send(answer).unwrap());
+        self.ask(0, |shard| shard.handle_question(question, reply, now));
         answer
     }
 

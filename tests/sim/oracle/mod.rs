@@ -20,7 +20,7 @@ pub use rules::Coverage;
 
 use crate::injector::Letter;
 use crate::network::{ConnId, Moment};
-use crate::plan::{EPOCH_MILLIS, Plan, SECOND};
+use crate::plan::{Plan, SECOND, utc_at};
 use crate::report::Report;
 use crate::sink::Taken;
 use crate::world::World;
@@ -314,7 +314,7 @@ impl Oracle {
         let known = &mut self.known[serial];
         known.recipients[at].named_on.insert(conn);
         let begins = known.letter.not_before.filter(|_| !known.hastened);
-        if begins.is_some_and(|begins| begins > EPOCH_MILLIS + (moment.time / 1000) as i64) {
+        if begins.is_some_and(|begins| begins > utc_at(moment.time).0) {
             self.fail(format!("letter {serial} recipient {at} is tried at {moment:?}, and is to begin at {begins:?}"));
         }
         let domain = address.rsplit('@').next().unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use super::{End, Oracle, Recipient};
 use crate::network::Moment;
-use crate::plan::{EPOCH_MILLIS, SECOND};
+use crate::plan::{EPOCH_MILLIS, SECOND, utc_at};
 use mailrace_shards::outcome::{Outcome, RecordType};
 use mailrace_shards::time::Timestamp;
 
@@ -94,7 +94,7 @@ impl Oracle {
     /// Expiry on time: what is past it, on no connection and held up by nothing, has its record.
     pub fn check_expiries(&mut self, time: u64) {
         let late = |expires: Timestamp| Timestamp(expires.0 + EXPIRY_LATE_MILLIS);
-        let utc = Timestamp(EPOCH_MILLIS + (time / 1000) as i64);
+        let utc = utc_at(time);
         let overdue = self.owed().find(|&(serial, at)| {
             let (known, recipient) = (&self.known[serial], &self.known[serial].recipients[at]);
             if late(known.expires) > utc {

@@ -3,7 +3,7 @@
 
 use super::{Known, Oracle, Out};
 use crate::network::{ConnId, Moment};
-use crate::plan::{EPOCH_MILLIS, SECOND};
+use crate::plan::{EPOCH_MILLIS, SECOND, utc_at};
 use crate::sink::Taken;
 use mailrace_shards::outcome::RuleMark;
 use mailrace_shards::rules::{Action, Rule, Scope};
@@ -53,7 +53,7 @@ impl Coverage {
 const ENDING_LATE: u64 = 3 * SECOND / 2;
 
 fn utc_of(moment: Moment) -> Timestamp {
-    Timestamp(EPOCH_MILLIS + (moment.time / 1000) as i64)
+    utc_at(moment.time)
 }
 
 impl Oracle {
