@@ -8,7 +8,7 @@ use super::way::Ways;
 use crate::event::{Command, Connect, Mail, SessionId};
 use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, HOSTS_TRIED, PICK_DESTINATIONS};
 use crate::path::source::Bind;
-use crate::path::{Eligible, Member, PermitEvent, PermitId, SourceIndex};
+use crate::path::{Eligible, Member, PermitEvent, PermitId, PermitState, SourceIndex};
 use crate::queue::{BucketId, DestinationId};
 use crate::settings::TlsPolicy;
 use crate::smtp::classify::{Failure, Remedy, Scope, consequence};
@@ -75,6 +75,10 @@ impl Shard {
     /// Connects to the host in turn.
     fn connect(&mut self, id: SessionId) {
         let session = &mut self.sessions[id.0 as usize];
+        debug_assert!(
+            matches!(self.permits.state(session.permit), Some(PermitState::Granted | PermitState::Recalled)),
+            "a session connects with the leave that it has now"
+        );
         let identity = self.sources.get(self.sites.path(session.path).source);
         let (host, peer) = session.hosts[session.host].clone();
         let source = match identity.bind_for(peer.ip()) {
@@ -343,13 +347,12 @@ impl Shard {
         let session = self.sessions.remove(id.0 as usize);
         let path = self.sites.path_mut(session.path);
         path.leave(session.share);
-        if matches!(session.phase, Phase::AwaitingPermit | Phase::Opening) {
+        if session.waits() || session.phase == Phase::Opening {
             path.opened(session.share);
         }
         if session.permit != PermitId::UNLIMITED {
             self.permit_sessions.remove(&session.permit);
-            let used = session.phase != Phase::AwaitingPermit;
-            self.permits.release(session.permit, used, now.instant);
+            self.permits.release(session.permit, !session.waits(), now.instant);
         }
         if session.has_place {
             self.places.leave();
@@ -401,7 +404,7 @@ impl Shard {
         let session = &mut self.sessions[id.0 as usize];
         session.recalled = true;
         match session.phase {
-            Phase::AwaitingPermit => self.drop_session(id, now),
+            Phase::AwaitingPermit | Phase::InLine => self.drop_session(id, now),
             Phase::Idle(_) => self.commands.push_back(Command::Wake(id)),
             Phase::Opening | Phase::Busy | Phase::Finishing => {}
         }

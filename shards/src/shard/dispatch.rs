@@ -7,7 +7,7 @@ use super::site::{BucketState, KnownWays, Route, SiteId};
 use crate::event::{Command, Lookup, Resolved, SessionId};
 use crate::limits::{PATH_CONNECTIONS_DEFAULT, PICK_DESTINATIONS, READY_PER_CONNECTION, SESSIONS_IN_LINE_MAX};
 use crate::outcome::{Carrier, EnhancedCode, RecordType, Response, Verb};
-use crate::path::{Combination, Eligible, Limits, Member, PathId, PermitId, PermitState, Rotation, site_name};
+use crate::path::{Combination, Eligible, Limits, Member, PathId, PermitId, Rotation, site_name};
 use crate::queue::{BucketId, DestinationId, NextHop};
 use crate::settings::{RouteHost, TlsPolicy};
 use crate::smtp::classify::{Failure, FailureKind};
@@ -274,10 +274,10 @@ impl Shard {
             // One that is granted at once may be recalled like any other.
             self.permit_sessions.insert(permit, id);
         }
-        if permit == PermitId::UNLIMITED || self.permits.state(permit) == Some(PermitState::Granted) {
+        if permit == PermitId::UNLIMITED {
             self.start_connecting(id, now);
         }
-        // A request may be for the home on another core.
+        // A request may be for the home on another core, or granted already.
         self.carry_permits(now);
     }
 

@@ -3,7 +3,7 @@
 //! Without this bound a burst of deliveries would take the descriptors that spool, log and injectors need.
 
 use super::Shard;
-use super::session::Phase;
+use super::session::{Phase, Session};
 use crate::event::{Command, SessionId};
 use crate::limits::CONNECT_TOKEN_LAPSE_MS;
 use crate::time::{Instant, Now};
@@ -60,8 +60,9 @@ impl Shard {
 
     /// Puts a session that has leave to connect into the line, and has the idle one end that would do so next.
     pub(super) fn line_up(&mut self, id: SessionId, now: Now) {
-        let number = self.session(id).carrier.session;
-        self.places.line.push_back((id, number, now.instant));
+        let session = &mut self.sessions[id.0 as usize];
+        session.phase = Phase::InLine;
+        self.places.line.push_back((id, session.carrier.session, now.instant));
         // Their deadlines stay: one that waits for a rate, and has carried nothing yet, goes on until then.
         let mut looked_at: SmallVec<[_; 4]> = SmallVec::new();
         while looked_at.len() < IDLE_LOOKED_AT
@@ -90,9 +91,8 @@ impl Shard {
         while !self.places.are_taken()
             && let Some((id, number, since)) = self.places.line.pop_front()
         {
-            let Some(session) = self.sessions.get(id.0 as usize).filter(|session| session.waits_as(number)) else {
-                continue;
-            };
+            let in_line = |session: &&Session| session.is_number(number) && session.phase == Phase::InLine;
+            let Some(session) = self.sessions.get(id.0 as usize).filter(in_line) else { continue };
             let is_late = now.instant.since(since) > Duration::from_millis(CONNECT_TOKEN_LAPSE_MS);
             if is_late && session.limits.has_connection_rate() {
                 // Those in line have their tokens from different times, and would use them all at once. This one keeps

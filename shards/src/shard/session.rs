@@ -18,6 +18,8 @@ use super::site::SiteId;
 pub(super) enum Phase {
     /// Waits for leave to connect.
     AwaitingPermit,
+    /// Has leave to connect, and stands in line for one of the core's places.
+    InLine,
     /// Connecting, or greeting.
     Opening,
     /// Asked for a message and got one, or is about to ask.
@@ -85,9 +87,14 @@ impl Session {
         self.hosts[self.host].1
     }
 
-    /// Whether it is the one of that number, and waits for leave to connect: ids are used again.
-    pub fn waits_as(&self, number: u64) -> bool {
-        self.phase == Phase::AwaitingPermit && self.carrier.session == number
+    /// Whether it is the one of that number, and not another one: ids are used again.
+    pub fn is_number(&self, number: u64) -> bool {
+        self.carrier.session == number
+    }
+
+    /// Whether it has not begun to connect.
+    pub fn waits(&self) -> bool {
+        matches!(self.phase, Phase::AwaitingPermit | Phase::InLine)
     }
 
     /// Whether it takes no further message. One that is recalled still takes its first.

@@ -162,12 +162,12 @@ impl Shard {
         let waiting: Vec<(SessionId, u64)> = self
             .sessions
             .iter()
-            .filter(|(_, session)| session.phase == Phase::AwaitingPermit)
+            .filter(|(_, session)| session.waits())
             .map(|(at, session)| (session_id(at), session.carrier.session))
             .collect();
         for (id, number) in waiting {
             // One may have ended with another, and its id be that of a new one.
-            if self.sessions.get(id.0 as usize).is_some_and(|session| session.waits_as(number)) {
+            if self.sessions.get(id.0 as usize).is_some_and(|session| session.is_number(number) && session.waits()) {
                 self.drop_session(id, now);
             }
         }
@@ -182,7 +182,7 @@ impl Shard {
     /// Sessions that a stop waits for: those whose connection stands. Nothing is lost with the others.
     #[must_use]
     pub fn working_sessions(&self) -> usize {
-        let stands = |session: &Session| !matches!(session.phase, Phase::AwaitingPermit | Phase::Opening);
+        let stands = |session: &Session| !session.waits() && session.phase != Phase::Opening;
         self.sessions.iter().filter(|(_, session)| stands(session)).count()
     }
 

@@ -132,3 +132,25 @@ fn connections_that_waited_for_a_place_keep_to_the_rate() {
         }
     }
 }
+
+/// Who gets leave at once and no place stands in line once: what it was given may be back, and asked for anew, when the
+/// line comes to it again.
+#[test]
+fn leave_that_was_given_back_lets_nobody_connect() {
+    let connections = ConnectionSettings { injecting: 1, delivering: 1 };
+    let rate = Some(Rate { count: 1, period: seconds(20) });
+    let slow = LimitSettings { connection_rate: rate, ..LimitSettings::new(LimitPer::Domain) };
+    let mut world = World::new(Settings { connections, ..with(vec![slow]) });
+    world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
+    world.everything_at(&["b.test"], &[("mx1.b.test", peer(2)), ("mx2.b.test", peer(3))]);
+    world.hosts.insert(peer(2), Behaviour::Unreachable(own(FailureKind::ConnectRefused, Verb::Connect)));
+    world.post(&["r@a.test"]);
+    world.run(seconds(1));
+    world.post(&["r@b.test"]);
+    world.run(seconds(15));
+    let to = |number| move |(_, connect): &&(Now, Connect)| connect.peer == peer(number);
+    let tried = |world: &World| [1, 2, 3].map(|number| world.connects.iter().filter(to(number)).count());
+    assert_eq!(tried(&world), [1, 1, 0], "the second host waits for the rate");
+    world.run(seconds(60));
+    assert_eq!((tried(&world), world.delivered()), ([1, 1, 1], 2));
+}
