@@ -241,7 +241,7 @@ fn settings(domains: &[DomainPlan], hosts: &[HostPlan], random: &mut Random) -> 
     let relay_from = vec![Network { address: CLIENT.ip(), prefix: 32 }];
     Settings {
         hostname: "in.sim.test".into(),
-        connections: ConnectionSettings { injecting: 1000, delivering: *random.pick(&[1000, 1000, 1000, 12, 4]) },
+        connections: ConnectionSettings { injecting: 1000, delivering: *random.pick(&[1000, 1000, 12, 4, 1]) },
         smtp: SmtpSettings { trust_headers_from: relay_from.clone(), relay_from, ..settings.smtp },
         spool: SpoolSettings { min_free_bytes: 4_000, ..settings.spool },
         sources,
