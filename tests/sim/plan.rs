@@ -151,7 +151,7 @@ impl Plan {
             leaving_clients: *random.pick(&[0, 0, 100, 300]),
             rule_calls: some(random, 600, 25),
             questions: some(random, 300, 20),
-            reloads: some(random, 300, 6),
+            reloads: some(random, 500, 6),
             submissions: some(random, 400, 15),
             imports: some(random, 200, 3),
             deaths,
