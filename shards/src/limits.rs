@@ -17,6 +17,14 @@ pub const SEGMENT_BYTES: u64 = 64 << 20;
 /// Octets of one spool record, body included. A larger message is answered with a failure.
 pub const SPOOL_RECORD_BYTES_MAX: usize = 1 << 30;
 
+/// Octets of one message, the most that an operator may allow. A larger number is refused with the configuration: such
+/// a message would be received, and then answered with a failure that is said to be temporary.
+pub const MESSAGE_BYTES_MAX: u32 = 1_000_000_000;
+const _: () = assert!(
+    MESSAGE_BYTES_MAX as usize + SPOOL_ENVELOPE_BYTES_MAX + (1 << 20) < SPOOL_RECORD_BYTES_MAX,
+    "a message, its Received header and its envelope fit into a record"
+);
+
 /// Octets of a record's encoded envelope. A larger one is answered with a failure, and a header that claims
 /// more is not a record.
 pub const SPOOL_ENVELOPE_BYTES_MAX: usize = 32 << 20;
