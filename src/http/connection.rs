@@ -3,7 +3,7 @@
 use super::head::{Head, Method, Version};
 use super::incoming::{Claim, Incoming};
 use super::limits::{Deadlines, LINGER_BYTES, LINGER_MILLIS};
-use super::parse::{Parsed, parse};
+use super::parse::{Parsed, asked_path, parse};
 use super::render::{self, Delimiter};
 use super::request::{Body, Request};
 use super::response::{Chunk, Content, Response, Stream};
@@ -68,7 +68,7 @@ impl<S: Service> Connection<S> {
                 Ok(Some(head)) => head,
                 Ok(None) => return Some((wire, End::Now)),
                 Err(refusal) => {
-                    let response = self.service.refuse(&refusal);
+                    let response = self.service.refuse(asked_path(wire.input()), &refusal);
                     let sent = self.send(&mut wire, response, UNKNOWN).await;
                     return sent.ok().map(|()| (wire, End::Lingering));
                 }
@@ -128,7 +128,8 @@ impl<S: Service> Connection<S> {
         let response = answered.unwrap_or_else(|_| {
             let head = &request.head;
             report::error(&format!("a panic in the handler of {} {}: answered 500", head.method, head.path));
-            self.service.refuse(&Refusal::closing(500, "an error of ours; the log of the server tells more"))
+            let refusal = Refusal::closing(500, "an error of ours; the log of the server tells more");
+            self.service.refuse(&head.path, &refusal)
         });
         Some((request.body.into_incoming()?, response))
     }

@@ -103,7 +103,7 @@ impl<S: Service> Server<S> {
         }
         self.turning_away.set(self.turning_away.get() + 1);
         let server = self.clone();
-        let response = self.service.refuse(&Refusal::unavailable("too many connections", 1));
+        let response = self.service.refuse("", &Refusal::unavailable("too many connections", 1));
         self.control.spawn("an HTTP connection that was turned away", async move {
             let head = render::head(&response, super::Version::Http11, false, clock::now().utc);
             if let (Some(head), super::Content::Full(body)) = (head, &response.content) {

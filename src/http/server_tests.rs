@@ -79,7 +79,7 @@ impl Service for Echo {
         Box::pin(async { self.respond(request).await.unwrap_or_else(Response::from) })
     }
 
-    fn refuse(&self, refusal: &Refusal) -> Response {
+    fn refuse(&self, _: &str, refusal: &Refusal) -> Response {
         refusal.to_text()
     }
 
