@@ -73,13 +73,30 @@ impl Cores {
         Answers { answers, missing }
     }
 
-    /// The sum of what the cores count.
-    pub async fn count(&self, question: Question) -> u64 {
-        let counts = self.ask(question).await.answers.into_iter().map(|answer| match answer {
+    /// The sum of what the cores count; and whether one did not answer.
+    pub async fn count(&self, question: Question) -> (u64, bool) {
+        let Answers { answers, missing } = self.ask(question).await;
+        let counts = answers.into_iter().map(|answer| match answer {
             Answer::Count(count) => count,
             _ => 0,
         });
-        counts.sum()
+        (counts.sum(), missing > 0)
+    }
+
+    /// Waits until all mail that was on its way between cores is in its queue: whatever a caller has been told of is there
+    /// then, in all its parts. False when some of it may not be.
+    pub async fn all_arrived(&self) -> bool {
+        let ask = |core| {
+            let (replier, arrived) = reply();
+            self.postbox.order(core, Order::Arrived { reply: ReplyTo::new(|()| replier.say(())) });
+            arrived
+        };
+        let replies: Vec<_> = (0_u16..).map(CoreId).take(self.postbox.cores()).map(ask).collect();
+        let mut all = true;
+        for reply in replies {
+            all &= reply.within(&self.control, ANSWER_WITHIN).await.is_ok();
+        }
+        all
     }
 
     /// How many queued recipients a scope covers.
@@ -118,10 +135,11 @@ impl Cores {
         body.within(&self.control, ANSWER_WITHIN).await.unwrap_or_else(|_| Err("not read in time".to_owned()))
     }
 
-    /// Destinations, largest first, `limit` at most.
-    pub async fn queues(&self, limit: usize) -> Vec<QueueView> {
+    /// Destinations, largest first, `limit` at most; and whether a core did not answer.
+    pub async fn queues(&self, limit: usize) -> (Vec<QueueView>, bool) {
         let mut by_domain: HashMap<Arc<str>, QueueView> = HashMap::new();
-        for answer in self.ask(Question::Queues).await.answers {
+        let Answers { answers, missing } = self.ask(Question::Queues).await;
+        for answer in answers {
             let Answer::Queues(views) = answer else { continue };
             for view in views {
                 match by_domain.get_mut(&view.domain) {
@@ -134,7 +152,7 @@ impl Cores {
         let mut views: Vec<QueueView> = by_domain.into_values().collect();
         views.sort_by(|a, b| (b.total, &a.domain).cmp(&(a.total, &b.domain)));
         views.truncate(limit);
-        views
+        (views, missing > 0)
     }
 }
 

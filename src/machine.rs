@@ -2,6 +2,7 @@
 //! so that the rest can be tested with a machine of its own making.
 
 use crate::config::host_name;
+use mailrace_shards::limits::DNS_SERVERS_MAX;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,9 +10,6 @@ use std::sync::Arc;
 
 /// Octets read of any file of the system; such files are short.
 const SYSTEM_FILE_BYTES_MAX: u64 = 256 << 10;
-
-/// Resolvers taken from resolv.conf.
-const RESOLVERS_MAX: usize = 16;
 
 /// The machine, as far as the engine's settings depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +126,7 @@ fn resolvers(text: &str) -> Vec<SocketAddr> {
         (words.next()? == "nameserver").then(|| words.next()?.parse::<IpAddr>().ok()).flatten()
     };
     let mut found: Vec<_> = text.lines().filter_map(address).map(|ip| SocketAddr::new(ip, 53)).collect();
-    found.truncate(RESOLVERS_MAX);
+    found.truncate(DNS_SERVERS_MAX);
     if found.is_empty() {
         found.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53));
     }

@@ -94,7 +94,7 @@ fn resolvers_of_resolv_conf() {
         let found: Vec<_> = resolvers(text).iter().map(ToString::to_string).collect();
         assert_eq!(found, expected, "{text:?}");
     }
-    assert_eq!(resolvers(&"nameserver 192.0.2.1\n".repeat(50)).len(), super::RESOLVERS_MAX);
+    assert_eq!(resolvers(&"nameserver 192.0.2.1\n".repeat(50)).len(), super::DNS_SERVERS_MAX);
 }
 
 #[test]

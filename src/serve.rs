@@ -69,7 +69,7 @@ fn run(arguments: &ServeArguments) -> Result<(), Vec<String>> {
         first_token: first_token.as_ref(),
     }));
     manager.ready();
-    let mut control = Control { engine, store, config, manager, lock };
+    let mut control = Control { engine, store, config, manager, lock, tokens_changed: false };
     let reread = || load(file, &overrides, &machine);
     let ended = control.attend(&signals, reread);
     control.finish(ended).map_err(one)
@@ -93,6 +93,8 @@ struct Control<E> {
     manager: Manager,
     /// Held until the engine has ended.
     lock: DataLock,
+    /// The engine's tokens are not those of the store.
+    tokens_changed: bool,
 }
 
 impl<E: Engine> Control<E> {
@@ -130,12 +132,18 @@ impl<E: Engine> Control<E> {
         }
     }
 
-    /// A `mailrace token` command may have changed them.
+    /// A `mailrace token` command may have changed them. What cannot be read now is read the next time: the store says
+    /// but once that there was a change, and a token that was revoked must not go on being good.
     fn follow_tokens(&mut self) {
-        let changed = self.store.changed_by_others();
-        let tokens = changed.and_then(|changed| if changed { self.store.tokens().map(Some) } else { Ok(None) });
-        match tokens {
-            Ok(Some(tokens)) => self.engine.tokens(tokens),
+        let read = |store: &mut Store, changed: &mut bool| {
+            *changed |= store.changed_by_others()?;
+            if *changed { store.tokens().map(Some) } else { Ok(None) }
+        };
+        match read(&mut self.store, &mut self.tokens_changed) {
+            Ok(Some(tokens)) => {
+                self.engine.tokens(tokens);
+                self.tokens_changed = false;
+            }
             Ok(None) => {}
             Err(error) => report::error(&error.to_string()),
         }
@@ -169,7 +177,7 @@ impl<E: Engine> Control<E> {
 
     /// Ends the engine, then the process's claim on the data directory.
     fn finish(self, ended: Result<(), String>) -> Result<(), String> {
-        let Self { mut engine, store, config, manager, lock } = self;
+        let Self { mut engine, store, config, manager, lock, .. } = self;
         let within = config.settings.stop_within;
         manager.stopping(within);
         report::notice(&format!("stopping within {}", humantime::format_duration(within)));

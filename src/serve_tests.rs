@@ -92,6 +92,7 @@ fn attend(name: &str, script: Vec<Step>, new_text: &str) -> (Vec<String>, Result
         config: config("server.shards = 1\nserver.stop_within = \"7s\"").unwrap(),
         manager: Manager::default(),
         lock: DataLock::take(directory.path()).unwrap(),
+        tokens_changed: false,
     };
     let mut command = Store::open(directory.path()).unwrap();
     command.add_token("ci", Scope::Read, "secret", Timestamp(0)).unwrap();
@@ -99,6 +100,32 @@ fn attend(name: &str, script: Vec<Step>, new_text: &str) -> (Vec<String>, Result
     let ended = control.finish(ended);
     DataLock::take(directory.path()).expect("the lock is free after the end");
     (engine.heard, ended)
+}
+
+/// The store says but once that a command has changed something; when the tokens could not be read just then, one that
+/// was revoked stayed good until the next change.
+#[test]
+fn tokens_that_cannot_be_read_are_read_later() {
+    let directory = TestDirectory::new("unread");
+    let (signals, _receiver) = bounded(16);
+    let mut engine = Scripted { script: Vec::new().into_iter(), signals, heard: Vec::new() };
+    let mut command = Store::open(directory.path()).unwrap();
+    command.add_token("ci", Scope::Read, "secret", Timestamp(0)).unwrap();
+    let mut control = Control {
+        engine: &mut engine,
+        store: Store::open(directory.path()).unwrap(),
+        config: config("").unwrap(),
+        manager: Manager::default(),
+        lock: DataLock::take(directory.path()).unwrap(),
+        tokens_changed: false,
+    };
+    command.revoke_token("ci", Timestamp(0)).unwrap();
+    control.store.spoil("CREATE TEMP TABLE token (other)");
+    control.follow_tokens();
+    control.store.spoil("DROP TABLE temp.token");
+    control.follow_tokens();
+    control.follow_tokens();
+    assert_eq!(engine.heard, ["tokens 0"]);
 }
 
 #[test]

@@ -130,6 +130,38 @@ fn what_is_done_to_mail_is_not_done_for_a_call_that_asks_for_more() {
     assert!(refused.ends_with(r#"{"error":"unknown field `dry_run`","field":"dry_run"}"#), "{refused}");
 }
 
+/// What is refused before anybody knows what it asks for is refused in the dialect of its path, too.
+#[test]
+fn what_is_not_understood_is_refused_in_the_dialect_of_its_path() {
+    let running = Running::start("dialects");
+    let long = "x".repeat(9000);
+    let many = "X: y\r\n".repeat(100);
+    let cases = [
+        (414, "414 URI Too Long", format!("GET PATH{long} HTTP/1.1\r\nHost: a\r\n\r\n")),
+        (417, "417 Expectation Failed", "POST PATH HTTP/1.1\r\nHost: a\r\nExpect: more\r\n\r\n".to_owned()),
+        (431, "431 Request Header Fields Too Large", format!("GET PATH HTTP/1.1\r\nHost: a\r\n{many}\r\n")),
+        (400, "400 Bad Request", "GET PATH HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_owned()),
+        (411, "411 Length Required", "POST PATH HTTP/1.0\r\n\r\n".to_owned()),
+        (505, "505 HTTP Version Not Supported", "GET PATH HTTP/3.0\r\nHost: a\r\n\r\n".to_owned()),
+    ];
+    for (status, reason, request) in cases {
+        for (path, media, start) in [
+            ("/v1/rules", "application/json", "{\"error\":\""),
+            ("/api/admin/bounce/v1", "text/plain; charset=utf-8", ""),
+        ] {
+            let mut stream = TcpStream::connect(running.api).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            stream.write_all(request.replace("PATH", path).as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with(&format!("HTTP/1.1 {reason}\r\n")), "{status} {path}: {answer}");
+            assert!(head.contains(&format!("\r\nContent-Type: {media}\r\n")), "{status} {path}: {answer}");
+            assert!(body.starts_with(start) && !body.is_empty(), "{status} {path}: {answer}");
+        }
+    }
+}
+
 #[test]
 fn the_api_lets_in_who_may() {
     let mut running = Running::start("auth");

@@ -85,6 +85,12 @@ pub enum Order {
         /// Hears it, or why it cannot be read.
         reply: ReplyTo<Result<Body, String>>,
     },
+    /// Say when all messages that this core has posted to others by now are in their queues. Not answered when that takes
+    /// longer than [`crate::limits::ASK_MILLIS`].
+    Arrived {
+        /// Hears it.
+        reply: ReplyTo<()>,
+    },
     /// New settings after a reload.
     Reload(Arc<Settings>),
     /// Open the log file anew (after an outside rotation).

@@ -17,6 +17,14 @@ pub const SEGMENT_BYTES: u64 = 64 << 20;
 /// Octets of one spool record, body included. A larger message is answered with a failure.
 pub const SPOOL_RECORD_BYTES_MAX: usize = 1 << 30;
 
+/// Octets of one message, the most that an operator may allow. A larger number is refused with the configuration: such
+/// a message would be received, and then answered with a failure that is said to be temporary.
+pub const MESSAGE_BYTES_MAX: u32 = 1_000_000_000;
+const _: () = assert!(
+    MESSAGE_BYTES_MAX as usize + SPOOL_ENVELOPE_BYTES_MAX + (1 << 20) < SPOOL_RECORD_BYTES_MAX,
+    "a message, its Received header and its envelope fit into a record"
+);
+
 /// Octets of a record's encoded envelope. A larger one is answered with a failure, and a header that claims
 /// more is not a record.
 pub const SPOOL_ENVELOPE_BYTES_MAX: usize = 32 << 20;
@@ -84,8 +92,12 @@ pub const IDLE_TIMEOUT_DEFAULT_MS: u64 = 5_000;
 pub const SITE_HOSTS_MAX: usize = 100;
 /// Labels of one host that make a site name (RFC 1035 allows 127 in a name); further ones stay one label.
 pub const SITE_LABELS_MAX: usize = 127;
-/// Own sources; more are refused with the settings.
+/// Own sources, those of the configuration and those that the API makes. A core takes no settings with more.
 pub const SOURCES_MAX: usize = 65_535;
+/// Sources of the configuration; more are refused with it.
+pub const SOURCES_CONFIGURED_MAX: usize = 40_000;
+/// Pools that the API makes, addresses in them, and external MTAs: so many of each; a further one is refused, 503.
+pub const API_POOLS_MAX: usize = 10_000;
 /// A connection permit is recalled for others only after it was held so long: a connection shorter than
 /// that would spend its time on the handshake.
 pub const PERMIT_HELD_MIN_MS: u64 = 200;
@@ -130,6 +142,8 @@ const _: () = assert!(PERMIT_HELD_MIN_MS < PERMIT_AGED_MS);
 const _: () = assert!(TOKEN_BATCH_MIN_MS <= RATE_BURST_MS && TOKEN_BATCH_MIN_MS < TOKEN_LAPSE_MS);
 const _: () = assert!(CONNECT_TOKEN_LAPSE_MS <= RATE_BURST_MS);
 const _: () = assert!(TOKEN_BATCH_MAX >= 1 && SOURCES_MAX <= u16::MAX as usize);
+const _: () =
+    assert!(SOURCES_CONFIGURED_MAX + 2 * API_POOLS_MAX <= SOURCES_MAX, "members and external MTAs are sources");
 
 // ── queue and shard ─────────────────────────────────────────────────────────────────────────────────
 

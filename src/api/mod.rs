@@ -261,15 +261,14 @@ impl<'a> Call<'a> {
 impl Service for Api {
     fn answer<'a>(self: &'a Rc<Self>, request: &'a mut Request) -> Waiting<'a, Response> {
         Box::pin(async {
-            // The dialect of refusals goes by the path alone, so that it is right where there is no endpoint.
-            let is_json = request.head.path.starts_with("/v1/");
             let result = self.carry_out(request).await;
-            result.unwrap_or_else(|refusal| if is_json { refusal.to_json() } else { refusal.to_text() })
+            result.unwrap_or_else(|refusal| self.refuse(&request.head.path, &refusal))
         })
     }
 
-    fn refuse(&self, refusal: &Refusal) -> Response {
-        refusal.to_text()
+    /// The dialect of refusals goes by the path alone, so that it is right where there is no endpoint, and no request.
+    fn refuse(&self, path: &str, refusal: &Refusal) -> Response {
+        if path.starts_with("/v1/") { refusal.to_json() } else { refusal.to_text() }
     }
 
     fn tls(&self) -> Option<Arc<ServerTls>> {

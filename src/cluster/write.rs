@@ -15,6 +15,7 @@ use crate::rules::shared::Revision;
 use crate::rules::store::{KnownRule, RULES_MAX, Reader, Store, StoreError};
 use crate::users::random;
 use crossbeam::channel::Receiver;
+use mailrace_shards::limits::API_POOLS_MAX;
 use mailrace_shards::runtime::clock;
 use mailrace_shards::time::Instant;
 use std::sync::Arc;
@@ -217,8 +218,13 @@ impl Writer {
     }
 
     fn plan_pool(&self, pool: &Pool, origin: &Origin) -> Result<Plan, Failure> {
-        let known = self.pool(&pool.name)?;
-        let revision = known.as_ref().map_or(0, |(_, revision)| *revision);
+        let pools = self.look(Store::known_pools)?;
+        let known = pools.iter().find(|(known, _)| known.name == pool.name);
+        if known.is_none() && pools.len() >= API_POOLS_MAX {
+            let text = format!("there are {API_POOLS_MAX} pools, which is the most; remove some first");
+            return Err(Failure::Unavailable(text));
+        }
+        let revision = known.map_or(0, |(_, revision)| *revision);
         let key = self.keys.pool(&pool.name);
         let put = Op::Put { key: key.clone(), value: write_pool(pool, origin), lease: None };
         let txn = Txn { compare: vec![Compare::unchanged(&key, revision)], success: vec![put], failure: Vec::new() };

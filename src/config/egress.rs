@@ -3,7 +3,7 @@
 use super::section::{Item, Section};
 use super::server::duration;
 use super::units;
-use mailrace_shards::limits::CORES_MAX;
+use mailrace_shards::limits::{CORES_MAX, SOURCES_CONFIGURED_MAX};
 use mailrace_shards::settings::{
     LimitPer, LimitSettings, PoolSettings, RetrySettings, RouteSettings, SourceSettings, TlsPolicy,
 };
@@ -53,6 +53,11 @@ fn sources(root: &Section<'_>, hostname: &Arc<str>) -> (Vec<SourceSettings>, Has
     let mut sources = Vec::new();
     let mut places = HashMap::new();
     for section in root.tables("source") {
+        if sources.len() == SOURCES_CONFIGURED_MAX {
+            let text = format!("is one more than the {SOURCES_CONFIGURED_MAX} sources that there may be");
+            section.problems().add(section.span(), section.name(), text);
+            break;
+        }
         let name = section.required("name", |item| item.parse(units::name));
         let address = section.optional("address", |item| item.parse(|text| own_address::<Ipv4Addr>(text, "IPv4")));
         let address_v6 =

@@ -3,7 +3,7 @@
 use super::section::{Item, Section};
 use super::{ApiSettings, Overrides, connections, units};
 use crate::machine::Machine;
-use mailrace_shards::limits::CORES_MAX;
+use mailrace_shards::limits::{CORES_MAX, DNS_SERVERS_MAX, MESSAGE_BYTES_MAX};
 use mailrace_shards::settings::{
     ConnectionSettings, DnsSettings, LogSettings, Network, SmtpSettings, SpoolSettings, SyncPolicy, TlsFiles,
 };
@@ -22,10 +22,9 @@ const BODY_MEMORY_BYTES: u64 = 256 << 20;
 /// Least memory with which the engine is worth starting.
 const MEMORY_BYTES_MIN: u64 = 64 << 20;
 
-/// Most networks in one list, listening addresses, and resolvers.
+/// Most networks in one list, and listening addresses.
 const NETWORKS_MAX: usize = 10_000;
 const LISTENERS_MAX: usize = 64;
-const RESOLVERS_MAX: usize = 16;
 
 /// What the sections of this file say.
 pub struct Core {
@@ -75,7 +74,7 @@ pub fn read(
     let api = api(root, base, overrides, &smtp.listen);
     let dns = root.table("dns");
     let servers = dns.or("servers", machine.resolvers.clone(), |item| {
-        let servers = item.list(RESOLVERS_MAX, |item| item.parse(units::resolver));
+        let servers = item.list(DNS_SERVERS_MAX, |item| item.parse(units::resolver));
         if item.is_empty_list() {
             item.problem("is empty; name a resolver, or leave the key out to use /etc/resolv.conf");
         }
@@ -127,7 +126,7 @@ fn smtp(root: &Section<'_>, base: &Path, overrides: &Overrides) -> (SmtpSettings
         listen: overrides.smtp.map_or(listen, |address| vec![address]),
         relay_from: section.or("relay_from", loopback(), networks),
         users_file: section.optional("users_file", |item| path(item, base)),
-        max_message_bytes: section.or("max_message_bytes", 52_428_800, |item| item.integer(1024..=2_147_483_648_u32)),
+        max_message_bytes: section.or("max_message_bytes", 52_428_800, |item| item.integer(1024..=MESSAGE_BYTES_MAX)),
         max_recipients: section.or("max_recipients", 1000, |item| item.integer(1..=65_000_u16)),
         tls: tls_files(&section, base),
         trust_headers_from: section.or("trust_headers_from", loopback(), networks),

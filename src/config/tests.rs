@@ -90,6 +90,21 @@ fn what_needs_a_restart_is_kept_and_named() {
     assert!(kept.is_empty(), "{kept:?}");
 }
 
+/// A reload said that these were in force, and they were not: private addresses that were forbidden went on being mailed.
+#[test]
+fn what_threads_are_given_once_is_kept_and_named() {
+    let running = read("egress.allow_private = true", &Overrides::default());
+    let text = "spool.min_free_bytes = 5\nlog = { rotate_bytes = 4096, keep_bytes = 7 }\ndns.servers = [\"192.0.2.1:53\"]\negress.allow_private = false";
+    let (merged, kept) = reload(&running, read(text, &Overrides::default()));
+    let expected =
+        ["spool.min_free_bytes", "log.rotate_bytes", "log.keep_bytes", "dns.servers", "egress.allow_private"];
+    assert_eq!(kept, expected);
+    let (now, was) = (&merged.settings, &running.settings);
+    assert!(now.allow_private && now.dns.servers == was.dns.servers);
+    assert_eq!((now.log.rotate_bytes, now.log.keep_bytes), (was.log.rotate_bytes, was.log.keep_bytes));
+    assert_eq!(now.spool.min_free_bytes, was.spool.min_free_bytes);
+}
+
 #[test]
 fn a_domain_is_not_spread_further_while_running() {
     let limits = |lanes: &str| read(&format!("[[limit]]\ndomain = \"a.test\"\nlanes = {lanes}"), &Overrides::default());

@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest period of a rate.
+/// Shortest and longest period of a rate.
+const RATE_PERIOD_MIN: Duration = Duration::from_millis(1);
 const RATE_PERIOD_MAX: Duration = Duration::from_secs(31 * 86_400);
 
 /// Octets of a domain name without its root dot (RFC 1035 §2.3.4).
@@ -38,7 +39,7 @@ pub fn rate(text: &str) -> Result<Rate, String> {
     if count == 0 {
         return Err("allows nothing; the count must be at least 1 (to stop mail, make a rule)".to_owned());
     }
-    if period.is_zero() || period > RATE_PERIOD_MAX {
+    if !(RATE_PERIOD_MIN..=RATE_PERIOD_MAX).contains(&period) {
         return Err("has a period outside 1ms to 31d".to_owned());
     }
     Ok(Rate { count, period })

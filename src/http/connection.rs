@@ -2,8 +2,8 @@
 
 use super::head::{Head, Method, Version};
 use super::incoming::{Claim, Incoming};
-use super::limits::{Deadlines, LINGER_BYTES, LINGER_MILLIS};
-use super::parse::{Parsed, parse};
+use super::limits::{ANSWER_BYTES_FREE, ANSWERS_BYTES_MAX, Deadlines, LINGER_BYTES, LINGER_MILLIS};
+use super::parse::{Parsed, asked_path, parse};
 use super::render::{self, Delimiter};
 use super::request::{Body, Request};
 use super::response::{Chunk, Content, Response, Stream};
@@ -37,6 +37,8 @@ pub struct Connection<S> {
     pub deadlines: Deadlines,
     /// Octets of all bodies that handlers are at work on.
     pub bodies: Rc<Cell<usize>>,
+    /// Octets of all large answers that are on their way.
+    pub answers: Rc<Cell<usize>>,
     pub peer: SocketAddr,
 }
 
@@ -68,16 +70,17 @@ impl<S: Service> Connection<S> {
                 Ok(Some(head)) => head,
                 Ok(None) => return Some((wire, End::Now)),
                 Err(refusal) => {
-                    let response = self.service.refuse(&refusal);
+                    let response = self.service.refuse(asked_path(wire.input()), &refusal);
                     let sent = self.send(&mut wire, response, UNKNOWN).await;
                     return sent.ok().map(|()| (wire, End::Lingering));
                 }
             };
             let facts = Facts { method: head.method, version: head.version, keep_alive: head.keep_alive };
-            let (mut incoming, response) = self.carry_out(wire, *head).await?;
+            let (mut incoming, response, claim) = self.carry_out(wire, *head).await?;
             let keep_alive = facts.keep_alive && !response.closes && incoming.is_reusable() && !self.control.stopping();
             let keep_alive = keep_alive && render::delimiter(&response, facts.version) != Delimiter::Close;
             self.send(incoming.wire(), response, Facts { keep_alive, ..facts }).await.ok()?;
+            drop(claim);
             if !keep_alive {
                 return Some((incoming.into_wire(), End::Lingering));
             }
@@ -117,8 +120,9 @@ impl<S: Service> Connection<S> {
         }
     }
 
-    /// Lets the service answer. `None` when the handler kept the body, and with it the connection.
-    async fn carry_out(&self, wire: Wire, head: Head) -> Option<(Box<Incoming>, Response)> {
+    /// Lets the service answer. `None` when the handler kept the body, and with it the connection. The claim is to be kept
+    /// until the answer is sent.
+    async fn carry_out(&self, wire: Wire, head: Head) -> Option<(Box<Incoming>, Response, Claim)> {
         let secure = wire.secure();
         let incoming = Box::new(Incoming::new(wire, &head, self.deadlines.stall, Claim::of(&self.bodies)));
         let mut request = Request { head, peer: self.peer, secure, body: Body::incoming(incoming) };
@@ -128,9 +132,23 @@ impl<S: Service> Connection<S> {
         let response = answered.unwrap_or_else(|_| {
             let head = &request.head;
             report::error(&format!("a panic in the handler of {} {}: answered 500", head.method, head.path));
-            self.service.refuse(&Refusal::closing(500, "an error of ours; the log of the server tells more"))
+            let refusal = Refusal::closing(500, "an error of ours; the log of the server tells more");
+            self.service.refuse(&head.path, &refusal)
         });
-        Some((request.body.into_incoming()?, response))
+        let (response, claim) = self.claimed(response, &request.head.path);
+        Some((request.body.into_incoming()?, response, claim))
+    }
+
+    /// The answer, if there is room for it until its peer has read it; else the refusal.
+    fn claimed(&self, response: Response, path: &str) -> (Response, Claim) {
+        let mut claim = Claim::of(&self.answers);
+        match &response.content {
+            Content::Full(body) if body.len() > ANSWER_BYTES_FREE && !claim.take(body.len(), ANSWERS_BYTES_MAX) => {
+                let refusal = Refusal::unavailable("too many large answers are being read at a time", 1);
+                (self.service.refuse(path, &refusal), claim)
+            }
+            _ => (response, claim),
+        }
     }
 
     async fn send(&self, wire: &mut Wire, response: Response, facts: Facts) -> Result<(), Gone> {
@@ -148,10 +166,14 @@ impl<S: Service> Connection<S> {
         let has_body = render::has_body(&response, facts.method);
         match response.content {
             Content::Full(body) => {
-                if has_body {
-                    out.extend_from_slice(&body);
+                // A large one is not copied as a whole, or encrypted as a whole.
+                let mut parts = body.chunks(ANSWER_BYTES_FREE).filter(|_| has_body);
+                out.extend_from_slice(parts.next().unwrap_or_default());
+                wire.send(&out, &mut patience).await?;
+                for part in parts {
+                    wire.send(part, &mut patience).await?;
                 }
-                wire.send(&out, &mut patience).await
+                Ok(())
             }
             Content::Stream(stream) => {
                 wire.send(&out, &mut patience).await?;

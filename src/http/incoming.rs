@@ -29,7 +29,8 @@ pub struct Incoming {
     failed: bool,
 }
 
-/// What the bodies of all requests take together, and the part of one of them, given back when that is dropped.
+/// What the bodies of all requests (or of all answers) take together, and the part of one of them, given back when that
+/// is dropped.
 #[derive(Debug)]
 pub struct Claim {
     all: Rc<Cell<usize>>,
@@ -43,13 +44,21 @@ impl Claim {
     }
 
     fn grow(&mut self, octets: usize) -> Result<(), Refusal> {
-        if self.all.get() + octets > BODIES_BYTES_MAX {
-            let refusal = Refusal::unavailable("too many large requests at a time", 1);
-            return Err(Refusal { closes: true, ..refusal });
+        if self.take(octets, BODIES_BYTES_MAX) {
+            return Ok(());
         }
-        self.all.set(self.all.get() + octets);
-        self.own += octets;
-        Ok(())
+        let refusal = Refusal::unavailable("too many large requests at a time", 1);
+        Err(Refusal { closes: true, ..refusal })
+    }
+
+    /// Takes so many more, if all then have at most that. Whether it did.
+    pub fn take(&mut self, octets: usize, most: usize) -> bool {
+        let fits = self.all.get() + octets <= most;
+        if fits {
+            self.all.set(self.all.get() + octets);
+            self.own += octets;
+        }
+        fits
     }
 }
 

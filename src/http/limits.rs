@@ -37,6 +37,12 @@ pub const DISCARD_BYTES: u64 = 64 * 1024;
 /// Octets of all bodies that handlers have collected and are at work on. A body beyond it is refused with 503.
 pub const BODIES_BYTES_MAX: usize = 256 << 20;
 
+/// Octets of an answer that are not counted…
+pub const ANSWER_BYTES_FREE: usize = 64 * 1024;
+/// …and octets of all larger ones that are in memory until their peers have read them. One beyond it becomes 503: else peers
+/// that ask for much and read slowly could have all memory.
+pub const ANSWERS_BYTES_MAX: usize = 256 << 20;
+
 /// Connections that are being turned away at a time. Further ones hear nothing.
 pub const TURNED_AWAY_MAX: usize = 64;
 /// Connections at a time. A further one gets 503 and the end. They come out of

@@ -55,8 +55,9 @@ pub trait Service: 'static {
     /// in it answers 500 and ends the connection, nothing else.
     fn answer<'a>(self: &'a Rc<Self>, request: &'a mut Request) -> Waiting<'a, Response>;
 
-    /// The answer to a request that was not understood and never reached [`Service::answer`].
-    fn refuse(&self, refusal: &Refusal) -> Response;
+    /// The answer to a request that was not understood and never reached [`Service::answer`]. `path` is what it seems to
+    /// ask for, empty where that is not to be seen.
+    fn refuse(&self, path: &str, refusal: &Refusal) -> Response;
 
     /// The certificate, when TLS is spoken. Asked for each connection, so it can be replaced.
     fn tls(&self) -> Option<Arc<ServerTls>>;

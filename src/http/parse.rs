@@ -37,6 +37,20 @@ pub fn parse(octets: &[u8], scanned: &mut usize) -> Result<Parsed, Refusal> {
     head(block).map(|head| Parsed::Whole(Box::new(head), end))
 }
 
+/// The path that a head seems to ask for which was refused, or did not come to its end; empty where there is none to be
+/// seen. For the form of the refusal, and nothing else.
+pub fn asked_path(octets: &[u8]) -> &str {
+    let octets = octets.strip_prefix(b"\r\n").unwrap_or(octets);
+    let line = octets.split(|octet| matches!(octet, b'\r' | b'\n')).next().unwrap_or_default();
+    let target = line.split(|octet| *octet == b' ').nth(1).unwrap_or_default();
+    let target = match std::str::from_utf8(target) {
+        Ok(text) => text,
+        Err(error) => std::str::from_utf8(&target[..error.valid_up_to()]).unwrap_or_default(),
+    };
+    let path = target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("", |at| &rest[at..]));
+    path.split('?').next().unwrap_or_default()
+}
+
 /// Where the head ends, behind its empty line. Refuses what no head may hold on the way: line ends that are
 /// not CR LF, and NUL; some implementations end a line there, and then see other fields than we do.
 fn find_end(octets: &[u8], leading: usize, scanned: &mut usize) -> Result<Option<usize>, Refusal> {

@@ -1,6 +1,6 @@
 //! What the parser reads, and what it refuses: tables of whole conversations.
 
-use super::{HEAD_BYTES_MAX, HEADERS_MAX, Parsed, REQUEST_LINE_BYTES_MAX, parse};
+use super::{HEAD_BYTES_MAX, HEADERS_MAX, Parsed, REQUEST_LINE_BYTES_MAX, asked_path, parse};
 use crate::http::body::BodyDecoder;
 use crate::http::head::{Coding, Version};
 
@@ -327,6 +327,25 @@ fn heads_are_bounded() {
     let fields = |count: usize| format!("GET / HTTP/1.1|Host: a|{}|", "X: y|".repeat(count - 1));
     check(&fields(HEADERS_MAX), &["GET / 1.1 at a"]);
     check(&fields(HEADERS_MAX + 1), &[&format!("431 the request has more than {HEADERS_MAX} header fields")]);
+}
+
+#[test]
+fn a_head_that_is_refused_asks_for_a_path_all_the_same() {
+    for (octets, path) in [
+        (&b""[..], ""),
+        (b"GET", ""),
+        (b"GET ", ""),
+        (b"GET /v1/rul", "/v1/rul"),
+        (b"GET /v1/rules?a=/b HTTP/9.9\r\n", "/v1/rules"),
+        (b"\r\nPOST /v1/inject HTTP/1.1\r\nHost: /x y\r\n", "/v1/inject"),
+        (b"GET http://a.test/v1/rules?b HTTP/1.1\r\n", "/v1/rules"),
+        (b"GET http://a.test HTTP/1.1\r\n", ""),
+        (b"GET /v1/\xff\xfe HTTP/1.1\r\n", "/v1/"),
+        (b"GET /v1/a\n/b HTTP/1.1\r\n", "/v1/a"),
+        (b"\x16\x03\x01 \xff", ""),
+    ] {
+        assert_eq!(asked_path(octets), path, "{}", octets.escape_ascii());
+    }
 }
 
 /// Whatever comes, nothing panics, nothing is read twice, and pieces make no difference.

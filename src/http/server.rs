@@ -25,6 +25,7 @@ pub struct Server<S> {
     statistics: Rc<Statistics>,
     deadlines: Deadlines,
     bodies: Rc<Cell<usize>>,
+    answers: Rc<Cell<usize>>,
     peers: RefCell<HashMap<IpAddr, usize>>,
     turning_away: Cell<usize>,
 }
@@ -64,6 +65,7 @@ impl<S: Service> Server<S> {
             statistics,
             deadlines,
             bodies: Rc::default(),
+            answers: Rc::default(),
             peers: RefCell::default(),
             turning_away: Cell::new(0),
         });
@@ -87,6 +89,7 @@ impl<S: Service> Server<S> {
             statistics: self.statistics.clone(),
             deadlines: self.deadlines,
             bodies: self.bodies.clone(),
+            answers: self.answers.clone(),
             peer,
         };
         self.control.spawn("an HTTP connection", async move {
@@ -103,7 +106,7 @@ impl<S: Service> Server<S> {
         }
         self.turning_away.set(self.turning_away.get() + 1);
         let server = self.clone();
-        let response = self.service.refuse(&Refusal::unavailable("too many connections", 1));
+        let response = self.service.refuse("", &Refusal::unavailable("too many connections", 1));
         self.control.spawn("an HTTP connection that was turned away", async move {
             let head = render::head(&response, super::Version::Http11, false, clock::now().utc);
             if let (Some(head), super::Content::Full(body)) = (head, &response.content) {

@@ -1,6 +1,6 @@
 //! The server as its peers see it, over real sockets.
 
-use super::super::limits::{CONNECTIONS_PER_PEER_MAX, Deadlines};
+use super::super::limits::{ANSWER_BYTES_FREE, ANSWERS_BYTES_MAX, CONNECTIONS_PER_PEER_MAX, Deadlines};
 use super::super::{Chunk, Refusal, Request, Response, Service, Stream, Waiting};
 use super::{Server, Statistics};
 use flate2::Compression;
@@ -67,6 +67,7 @@ impl Echo {
                 let words = format!("{:?}", answer.within(&self.control, Duration::from_secs(10)).await);
                 Ok(Response::text(200, words))
             }
+            "/large" => Ok(Response::full(200, "a/b", vec![0; request.head.query.parse().unwrap()])),
             "/panic" => panic!("as asked"),
             "/peer" => Ok(Response::text(200, format!("{} {}", request.peer.ip(), request.secure))),
             path => Ok(Response::text(200, format!("{} {path}", request.head.method))),
@@ -79,7 +80,7 @@ impl Service for Echo {
         Box::pin(async { self.respond(request).await.unwrap_or_else(Response::from) })
     }
 
-    fn refuse(&self, refusal: &Refusal) -> Response {
+    fn refuse(&self, _: &str, refusal: &Refusal) -> Response {
         refusal.to_text()
     }
 
@@ -414,6 +415,37 @@ fn one_busy_connection_leaves_the_others_their_turn() {
     }
     // What never ends is cut off by a stop.
     server.stop(Duration::from_millis(200)).unwrap();
+}
+
+/// What peers have asked for and do not read stays in memory, and was bounded by nothing but the number of peers.
+#[test]
+fn answers_that_nobody_reads_are_bounded_together() {
+    let (mut server, address) = start(Deadlines::default(), false);
+    let large = ANSWERS_BYTES_MAX / 5 * 2;
+    let ask = |octets: usize| {
+        let mut stream = connect(address);
+        stream.write_all(format!("GET /large?{octets} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
+        let head = until(&mut stream, "\r\n\r\n");
+        (head[9..12].to_owned(), stream)
+    };
+    let (one, other) = (ask(large), ask(large));
+    assert_eq!((&*one.0, &*other.0), ("200", "200"));
+    assert_eq!(ask(large).0, "503");
+    assert_eq!(ask(ANSWER_BYTES_FREE).0, "200", "what is not large goes out");
+    drop(one);
+    let mut tries = 0;
+    while ask(large).0 == "503" {
+        tries += 1;
+        assert!(tries < 300, "its room is given back");
+        pause(Duration::from_millis(50));
+    }
+    drop(other);
+    let mut whole = ask(3 * ANSWER_BYTES_FREE + 5).1;
+    whole.shutdown(Shutdown::Write).unwrap();
+    let mut body = Vec::new();
+    whole.read_to_end(&mut body).unwrap();
+    assert!(body.len() == 3 * ANSWER_BYTES_FREE + 5 && body.iter().all(|octet| *octet == 0));
+    server.stop(Duration::from_secs(10)).unwrap();
 }
 
 #[test]

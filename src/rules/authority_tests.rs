@@ -162,6 +162,43 @@ fn a_store_that_cannot_be_written_changes_nothing() {
     thread.join().unwrap();
 }
 
+/// A core that applies everything, and says which pools it is told of.
+struct ToldPools(Sender<ApiPools>);
+
+impl Cores for ToldPools {
+    fn post(&self, core: CoreId, update: Arc<Update>, applied: &Sender<(CoreId, u64)>) {
+        applied.send((core, update.epoch)).unwrap();
+    }
+
+    fn pools(&self, pools: ApiPools) {
+        self.0.send(pools).unwrap();
+    }
+}
+
+/// A pool that was stored and could not be read back came into force only with the next change of one.
+#[test]
+fn pools_that_cannot_be_read_come_into_force_later() {
+    let directory = TestDirectory::new("owed-pools");
+    let prepared = prepare(Store::open(directory.path()).unwrap(), 1, KEY, Arc::new(|_| 1)).unwrap();
+    let (sender, told) = unbounded();
+    let (authority, thread) =
+        start(prepared, ToldPools(sender), "n".into(), clock::now, Duration::from_secs(2)).unwrap();
+    let spoil = |sql: &'static str| {
+        authority.note(move |store| {
+            store.spoil(sql);
+            Ok(())
+        })
+    };
+    spoil("CREATE TEMP TABLE external_mta (other)").unwrap();
+    let pool = Request::PutPool(Pool { name: "p".into(), description: None });
+    block_on(authority.change(pool, origin(NOON))).unwrap();
+    assert!(told.try_recv().is_err());
+    spoil("DROP TABLE temp.external_mta").unwrap();
+    assert_eq!(told.recv_timeout(SOON).unwrap().pools.len(), 1);
+    authority.stop();
+    thread.join().unwrap();
+}
+
 #[test]
 fn after_a_kill_a_change_is_there_whole_or_not_at_all() {
     let directory = TestDirectory::new("killed");

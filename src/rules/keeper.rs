@@ -52,6 +52,8 @@ pub(super) struct Keeper {
     fence: Option<Arc<str>>,
     /// The operator has been told of a refused change that may be on disk.
     unsure: bool,
+    /// Pools have changed that could not be read, and so are not in force.
+    pools_owed: bool,
 }
 
 impl Keeper {
@@ -77,6 +79,7 @@ impl Keeper {
             used: true,
             fence,
             unsure: false,
+            pools_owed: false,
         }
     }
 
@@ -200,13 +203,16 @@ impl Keeper {
 
     fn renew_pools(&mut self) {
         let read = api_pools(&self.store);
+        // Whoever changed them was told that they are in force: it is tried again with the next look.
+        let was_owed = std::mem::replace(&mut self.pools_owed, read.is_err());
         match read {
             Ok(pools) if pools != self.pools => {
                 self.pools = pools.clone();
                 self.publisher.pools(pools);
             }
             Ok(_) => {}
-            Err(error) => report::error(&format!("pools made by the API stay as they were: {error}")),
+            Err(_) if was_owed => {}
+            Err(error) => report::error(&format!("pools made by the API stay as they were for now: {error}")),
         }
     }
 
@@ -216,6 +222,9 @@ impl Keeper {
         if self.looked.is_none_or(|last| now.instant.since(last.instant) >= LOOK || now.utc < last.utc) {
             self.looked = Some(now);
             self.settle();
+            if self.pools_owed {
+                self.renew_pools();
+            }
             self.counts.store(&mut self.store);
             if let Err(error) = self.sweep(now) {
                 report::error(&format!("rules that are over stay stored: {error}"));

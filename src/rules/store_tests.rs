@@ -1,9 +1,11 @@
 //! Tokens and the database as such: durability, versions, rubbish.
 
 use super::{MIGRATIONS, Store, StoreError};
+use crate::rules::change::{ExternalMta, Pool, PoolIp, Request};
+use crate::rules::entry::Origin;
 use crate::test_directory::TestDirectory;
 use crate::token::{Scope, first_token};
-use mailrace_shards::limits::AUDIT_ENTRIES_MAX;
+use mailrace_shards::limits::{API_POOLS_MAX, AUDIT_ENTRIES_MAX};
 use mailrace_shards::time::Timestamp;
 use rusqlite::Connection;
 use std::os::unix::fs::PermissionsExt;
@@ -53,6 +55,48 @@ fn the_audit_trail_keeps_its_newest_entries() {
     store.revoke_token("first", NOW).unwrap();
     let kept: Vec<u64> = store.audit(0, 10).unwrap().iter().map(|entry| entry.sequence).collect();
     assert_eq!(kept, [AUDIT_ENTRIES_MAX as u64 + 1, AUDIT_ENTRIES_MAX as u64 + 2]);
+}
+
+/// What becomes sources and pools of the cores is bounded; what is there can be changed all the same.
+#[test]
+fn pools_and_what_is_in_them_are_bounded() {
+    let directory = TestDirectory::new("pools");
+    let mut store = Store::open(directory.path()).unwrap();
+    let tables = [
+        ("pool (name)", "'p' || n"),
+        ("pool_ip (ip, pool)", "'10.1.' || (n / 256) || '.' || (n % 256), 'p1'"),
+        ("external_mta (public_ip, local_ip, protocol)", "'10.1.' || (n / 256) || '.' || (n % 256), '10.0.0.1', 'nat'"),
+    ];
+    for (table, row) in tables {
+        store.spoil(&format!(
+            "WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {API_POOLS_MAX})
+             INSERT INTO {table} SELECT {row} FROM number"
+        ));
+    }
+    let ip = |text: &str| text.parse().unwrap();
+    let pool = |name: &str| Request::PutPool(Pool { name: name.into(), description: None });
+    let member = |address: &str| Request::PutPoolIp(PoolIp { pool: "p2".into(), ip: ip(address) });
+    let mta = |address: &str| {
+        let (public_ip, local_ip) = (ip(address), ip("10.0.0.2"));
+        Request::PutExternalMta(ExternalMta {
+            public_ip,
+            local_ip,
+            connect_ip: None,
+            connect_port: None,
+            protocol: "nat".into(),
+        })
+    };
+    let origin = Origin { token: "t".into(), peer: "".into(), at: NOW, node: "".into() };
+    let mut ask = |request: Request| store.carry_out(&[(request, origin.clone())]).unwrap().remove(0);
+    for (known, new) in
+        [(pool("p1"), pool("more")), (member("10.1.0.1"), member("10.9.9.9")), (mta("10.1.0.1"), mta("10.9.9.9"))]
+    {
+        assert_eq!(ask(known).unwrap().updated, 1);
+        let refused = ask(new).unwrap_err();
+        assert!(refused.field.is_empty() && refused.text.contains("which is the most"), "{refused:?}");
+    }
+    assert_eq!(ask(Request::RemovePoolIp(None, ip("10.1.0.1"))).unwrap().removed, 1);
+    assert_eq!(ask(member("10.9.9.9")).unwrap().created, 1);
 }
 
 #[test]

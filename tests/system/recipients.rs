@@ -1,6 +1,8 @@
 //! Many recipients of one message: one copy on disk, an outcome for each.
 
-use crate::support::{Action, Config, Engine, Features, Sink, Step};
+use crate::support::ports::free_address;
+use crate::support::{Action, Api, Config, Engine, Features, Sink, Step};
+use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex;
 
@@ -104,4 +106,39 @@ fn a_destination_that_answers_differently_to_the_end_of_data_decides_for_all_its
     assert!(bounced.iter().all(|record| record.text("sender") == "refused@test.example" && record.code() == 554));
     assert!(bounced.iter().all(|record| record.enhanced() == "5.7.1" && record.content().contains("spam")));
     assert!(delivered.iter().all(|record| record.text("sender") == "taken@test.example"));
+}
+
+/// Hands in a message to so many recipients at as many domains; its id.
+fn hand_in(engine: &Engine, domains: usize) -> String {
+    let mut client = engine.client();
+    assert_eq!(client.command("MAIL FROM:<s@test.example>").code, 250);
+    let names: Vec<usize> = (0..domains).collect();
+    for part in names.chunks(1000) {
+        let lines: String = part.iter().map(|name| format!("RCPT TO:<r@d{name}.example>\r\n")).collect();
+        client.write(lines.as_bytes());
+        part.iter().for_each(|_| assert_eq!(client.reply().code, 250));
+    }
+    assert_eq!(client.command("DATA").code, 354);
+    client.write(b"Subject: many\r\n\r\nmany\r\n.\r\n");
+    let reply = client.reply();
+    assert_eq!(reply.code, 250, "{reply:?}");
+    reply.text().split_whitespace().nth(1).unwrap().to_owned()
+}
+
+/// Most of such a message are still on their way to their shards when the injector hears that it is accepted. What was
+/// under way was neither cancelled nor counted.
+#[test]
+fn a_message_is_cancelled_in_all_its_parts_wherever_they_are() {
+    const MANY: usize = 5_000;
+    let config = Config::to(free_address()).line("smtp", &format!("max_recipients = {MANY}"));
+    let mut engine = Engine::start(&config);
+    let api = Api::of(&engine);
+    api.post("/v1/pauses", &json!({}));
+    for act in ["retry", "cancel"] {
+        let id = hand_in(&engine, MANY);
+        let answer = api.call("POST", &format!("/v1/messages/{id}/{act}"), None).json();
+        assert_eq!(answer["count"], json!(MANY), "{act}: {answer}");
+    }
+    engine.await_records("Bounce", MANY);
+    assert!(engine.stop().success());
 }

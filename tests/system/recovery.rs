@@ -213,3 +213,47 @@ fn what_an_operator_orders_reaches_mail_that_is_still_read() {
         assert!(engine.stop().success());
     }
 }
+
+/// A bounce that was answered, and taken away before the mail was read, ended none of it.
+#[test]
+fn what_is_still_read_ends_by_rules_that_are_gone_by_then() {
+    for held in [Held::Search, Held::Messages] {
+        let Some((mut engine, sink, ids, hold)) = recovering(held) else { return };
+        let api = Api::of(&engine);
+        let says = held.header();
+        until("both spools are held", || header(&get(&api, "/v1/queues")) == Some(&*says));
+        let bounce = api.post("/api/admin/bounce/v1", &json!({"domain": "d3.example", "reason": "over"}));
+        api.call("DELETE", "/api/admin/bounce/v1", Some(&json!({"id": bounce["id"]})));
+        let short = json!({"domain": "d6.example", "reason": "over", "duration": "1s"});
+        api.post("/api/admin/bounce/v1", &short);
+        let error = json!({"domain": "d4.example", "code": 550, "description": "gone"});
+        api.post("/v1/errors", &error);
+        assert_eq!(api.delete("/v1/errors", &json!({"domain": "d4.example"}))["removed"], 1);
+        let [suppressed, other] = of_domain(5);
+        api.post("/v1/suppressions", &json!({"type": "address", "value": suppressed, "code": 550}));
+        assert_eq!(api.delete("/v1/suppressions", &json!({"value": suppressed}))["removed"], 1);
+        until("the short one is over", || api.get("/v1/rules") == json!([]));
+        drop(hold);
+        until("all of it is in the queues", || header(&get(&api, "/v1/rules")).is_none());
+        let recipients = |kind: &str, count: usize| {
+            let records = engine.await_records(kind, count);
+            let mut recipients: Vec<String> = records.iter().map(|record| record.recipient().to_owned()).collect();
+            recipients.sort();
+            recipients
+        };
+        let mut bounced = [of_domain(3), of_domain(6)].concat();
+        bounced.sort();
+        assert_eq!(recipients("AdminBounce", 4), bounced);
+        assert_eq!(recipients("Bounce", 2), of_domain(4));
+        assert_eq!(recipients("Suppression", 1), [suppressed.as_str()]);
+        assert_eq!(queued(&api), ids.len() as u64 - 4 - 2 - 1);
+        assert_eq!(get(&api, "/v1/messages?domain=d5.example").json()[0]["recipients"], json!([other]));
+        // What comes now was not meant.
+        for domain in 3..=6 {
+            assert_eq!(engine.client().send("s@test.example", &[&format!("new@d{domain}.example")], BODY).code, 250);
+        }
+        sink.await_messages(4);
+        engine.under(Vec::new());
+        assert!(engine.stop().success());
+    }
+}

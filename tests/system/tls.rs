@@ -75,6 +75,30 @@ fn a_token_with_scope_inject_is_good_for_auth_and_one_with_scope_read_is_not() {
     assert_eq!(client.command(&format!("AUTH PLAIN {}", plain("inject", &tokens[0]))).code, 535);
 }
 
+/// Who says STARTTLS and then nothing was never let go: it had a place among the injectors for ever, and a stop waited for
+/// it as for a transaction, as long as it may.
+#[test]
+fn a_handshake_that_stands_still_keeps_no_stop_waiting() {
+    let sink = Sink::start(Features::default());
+    let certificate = Certificate::new("localhost");
+    let config = Config::to(sink.address)
+        .line("server", "stop_within = \"1h\"")
+        .line("smtp", "tls_certificate = \"own.crt\"")
+        .line("smtp", "tls_key = \"own.key\"");
+    let mut engine = Engine::prepare(&config);
+    engine.write("own.crt", &certificate.certificate_pem);
+    engine.write("own.key", &certificate.key_pem);
+    engine.run();
+    let mut silent = engine.client();
+    assert_eq!(silent.command("STARTTLS").code, 220);
+    let mut half = engine.client();
+    assert_eq!(half.command("STARTTLS").code, 220);
+    // The beginning of a ClientHello.
+    half.write(b"\x16\x03\x01\x02\x00\x01\x00");
+    assert!(engine.stop().success());
+    assert!(silent.try_reply().is_err() && half.try_reply().is_err(), "without a word in clear");
+}
+
 #[test]
 fn strangers_do_not_relay() {
     let sink = Sink::start(Features::default());

@@ -168,6 +168,12 @@ impl Rule {
         }
     }
 
+    /// Whether it ends queued, held and backed-off mail at once.
+    #[must_use]
+    pub fn ends_at_once(&self) -> bool {
+        self.kind.record().is_some() && !self.waits_for_attempt()
+    }
+
     /// As records name it.
     #[must_use]
     pub fn mark(&self) -> RuleMark {

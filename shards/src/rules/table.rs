@@ -58,6 +58,8 @@ pub struct Transition {
     pub rule: Arc<Rule>,
     /// Its new state.
     pub phase: Phase,
+    /// It was in force here until now.
+    pub was_in_force: bool,
 }
 
 /// The states that time moves a rule to.
@@ -238,19 +240,21 @@ impl RuleTable {
         let kept = self.by_id.find_mut(hash, |kept| kept.rule.id == *id);
         let kept = kept.expect("what is on the agenda is in the table: both change together");
         let rule = Arc::clone(&kept.rule);
+        let was = kept.in_force;
         if rule.validity.ended(now) {
             self.take(id);
-            changed.push(Transition { rule, phase: Phase::Ended });
+            changed.push(Transition { rule, phase: Phase::Ended, was_in_force: was });
             return;
         }
         let at = rule.validity.at(now);
         kept.due = (at.next, serial);
-        let was = std::mem::replace(&mut kept.in_force, at.in_force);
+        kept.in_force = at.in_force;
         if at.next != Timestamp::NEVER {
             self.agenda.insert((at.next, serial), Arc::clone(id));
         }
         if was != at.in_force {
-            changed.push(Transition { rule, phase: if at.in_force { Phase::Began } else { Phase::Lapsed } });
+            let phase = if at.in_force { Phase::Began } else { Phase::Lapsed };
+            changed.push(Transition { rule, phase, was_in_force: was });
         }
     }
 

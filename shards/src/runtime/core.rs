@@ -174,7 +174,7 @@ fn assemble(
     dns: DnsClient,
     ring: Ring,
 ) -> (Rc<Local>, RuleFeed) {
-    let shard = Shard::new(ShardConfig {
+    let mut shard = Shard::new(ShardConfig {
         core: start.mailbox.core(),
         cores: start.cores,
         generation: start.generation,
@@ -182,6 +182,7 @@ fn assemble(
         quarantine: start.quarantine,
         settings: start.settings.clone(),
     });
+    shard.expect_found();
     let spools = writers.iter().map(|(spool, writer)| (*spool, writer.handle())).collect();
     let local = Local::new(LocalParts {
         shard,
@@ -197,7 +198,7 @@ fn assemble(
 
 /// The ticker, until the core has stopped.
 async fn turn(local: &Rc<Local>) {
-    let mut ticks = 0_u64;
+    let (mut ticks, mut all_found) = (0_u64, false);
     loop {
         let tick = Duration::from_millis(TICK_MILLIS);
         // A little late, so that the executor's timer has run out when it gets the core back.
@@ -222,6 +223,10 @@ async fn turn(local: &Rc<Local>) {
                 log_failing: None,
             });
             local.shared.leave_report(local.core, core);
+            if !all_found && local.shared.all_is_posted() {
+                all_found = true;
+                local.with_shard(|shard, _| shard.handle_all_found());
+            }
         }
         if local.stopping() {
             let shared = &local.shared;

@@ -218,6 +218,12 @@ impl Shared {
         self.to_post[usize::from(core.0)].store(left.unwrap_or(SEARCHING), Ordering::Release);
     }
 
+    /// Whether all that was found on disk is in the queues.
+    #[must_use]
+    pub fn all_is_posted(&self) -> bool {
+        self.to_post.iter().all(|left| left.load(Ordering::Acquire) == 0)
+    }
+
     /// Says why the engine cannot go on; the first to say so is heard.
     pub fn fail(&self, why: String) {
         let _ = self.failed.set(why);

@@ -1,7 +1,7 @@
 //! What other threads bring to a core: orders first, then the answers of its helper threads, then mail.
 
 use crate::event::{Mail, Order};
-use crate::limits::MAIL_BATCHES_PER_TURN;
+use crate::limits::{ASK_MILLIS, MAIL_BATCHES_PER_TURN};
 use crate::runtime::clock;
 use crate::runtime::local::Local;
 use crate::runtime::mailbox::Completion;
@@ -12,6 +12,7 @@ use crate::spool::report::SpoolCompletion;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 impl Local {
     /// The mailbox's task: what other threads send, orders first.
@@ -93,6 +94,14 @@ impl Local {
                     let local = self.clone();
                     self.spawn(async move {
                         reply.send(local.read_body(id, location).await.map_err(|error| error.to_string()));
+                    });
+                }
+                Order::Arrived { reply } => {
+                    let local = self.clone();
+                    self.spawn(async move {
+                        if local.posted_arrives(Duration::from_millis(ASK_MILLIS)).await {
+                            reply.send(());
+                        }
                     });
                 }
                 Order::Reload(settings) => {

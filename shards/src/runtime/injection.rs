@@ -239,11 +239,12 @@ impl Injection {
             Ok(tls) => self.tls = Some(tls),
             Err(_) => return false,
         }
-        while self.tls.as_ref().is_some_and(Tls::handshaking) && !self.gone {
+        while self.tls.as_ref().is_some_and(Tls::handshaking) && self.session.awaits_tls() && !self.gone {
             self.read().await;
             self.flush().await;
         }
-        if self.gone {
+        // A session that has ended meanwhile has no deadline left at which a silent peer would be let go.
+        if self.gone || !self.session.awaits_tls() {
             return false;
         }
         let tls = self.tls.as_ref().expect("the handshake was begun at the top");

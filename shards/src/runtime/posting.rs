@@ -51,12 +51,8 @@ impl Local {
             self.spool(*spool).all_posted();
         }
         // What was posted to other cores is in their queues once they have dealt with it, however long that takes them.
-        let posted = self.posted();
-        while !self.is_handled(&posted) {
-            if self.stopping() {
-                return Err(Ended::Stop);
-            }
-            sleep(Duration::from_millis(TICK_MILLIS)).await;
+        if !self.posted_arrives(Duration::MAX).await {
+            return Err(Ended::Stop);
         }
         self.shared.set_to_post(self.core, Some(0));
         if progress.all > 0 {
@@ -67,6 +63,19 @@ impl Local {
             ));
         }
         Ok(())
+    }
+
+    /// Waits until other cores have dealt with all that was posted to them by now. False when it takes longer than that,
+    /// or a stop comes first.
+    pub(super) async fn posted_arrives(&self, within: Duration) -> bool {
+        let (posted, until) = (self.posted(), clock::now().instant.after(within));
+        while !self.is_handled(&posted) {
+            if self.stopping() || clock::now().instant >= until {
+                return false;
+            }
+            sleep(Duration::from_millis(TICK_MILLIS)).await;
+        }
+        true
     }
 
     /// Waits for the end of the search. How many messages will come.

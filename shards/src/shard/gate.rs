@@ -310,7 +310,7 @@ struct Parts {
     later: Covered,
 }
 
-fn fate_of(decision: &Decision<'_>, address: &str) -> Fate {
+pub(super) fn fate_of(decision: &Decision<'_>, address: &str) -> Fate {
     match decision {
         Decision::Pass => Fate::Pass,
         Decision::Hold { rule, .. } => Fate::Hold { rule: rule.id.clone() },

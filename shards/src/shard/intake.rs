@@ -222,7 +222,9 @@ impl Shard {
         }
         self.flush_found(entry);
         // It is judged again when it is picked; but that may be long after this, and what a rule ends is ended at once.
-        self.end_if_ruled(entry, now);
+        if !self.end_if_departed(entry, now) {
+            self.end_if_ruled(entry, now);
+        }
         if self.buckets.get(bucket).is_none() {
             self.eligible(bucket, now);
         }

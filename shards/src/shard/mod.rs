@@ -14,6 +14,7 @@
 //! | `sweep` | long work in slices |
 //! | `ask` | questions of the control side, in slices |
 //! | `largest` | which queues are the largest |
+//! | `flush`, `departed` | what was ordered of mail that a start has found and not yet queued |
 //! | `tick` | time passes |
 //!
 //! A shard belongs to one core and ends with the process. It never reads a clock, never waits, and never
@@ -23,6 +24,7 @@ mod ask;
 mod connection;
 mod count;
 mod deliver;
+mod departed;
 mod dispatch;
 mod flush;
 mod gate;
@@ -51,6 +53,7 @@ use crate::settings::Settings;
 use crate::spool::report::Progress;
 use crate::time::Instant;
 use ask::Asks;
+use departed::Departed;
 use flush::Flushes;
 use hashbrown::{HashMap, HashSet};
 use intake::{Receptions, Storing};
@@ -162,6 +165,7 @@ pub struct Shard {
     sweeps: Sweeps,
     asks: Asks,
     flushes: Flushes,
+    departed: Departed,
     largest: Largest,
     /// Buckets for which is known which ways are open, the oldest first.
     ways_known: VecDeque<BucketId>,
@@ -227,6 +231,7 @@ impl Shard {
             sweeps: Sweeps::default(),
             asks: Asks::default(),
             flushes: Flushes::default(),
+            departed: Departed::new(rule_key),
             largest: Largest::default(),
             ways_known: VecDeque::new(),
             ended: HashMap::new(),

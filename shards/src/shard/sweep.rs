@@ -115,6 +115,7 @@ impl Shard {
         let mut opens = false;
         let mut touched: Vec<Arc<str>> = Vec::new();
         for change in &update.changes {
+            self.note_departure(change, now);
             match change {
                 Change::Put(rule) => {
                     let acts = rule.kind.record().is_some();
@@ -160,7 +161,10 @@ impl Shard {
 
     /// Time has moved some rules.
     pub(super) fn handle_transitions(&mut self, transitions: Vec<Transition>, now: Now) {
-        for Transition { rule, phase } in transitions {
+        for Transition { rule, phase, was_in_force } in transitions {
+            if was_in_force {
+                self.departed.keep_rule(&rule, now.utc);
+            }
             match phase {
                 Phase::Began if rule.kind.record().is_some() && !rule.waits_for_attempt() => self.scan(),
                 Phase::Began if rule.waits_for_attempt() => self.let_go_all(now),

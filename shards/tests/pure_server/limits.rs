@@ -227,6 +227,19 @@ fn a_handshake_times_out() {
     driver.session.handle_bytes(b"STARTTLS\r\n", NOW);
     assert_eq!(seconds_left(&driver), Some(60));
     driver.session.output().clear();
+    driver.session.handle_deadline(at(59));
+    assert!(driver.session.awaits_tls());
     driver.session.handle_deadline(at(60));
     assert!(driver.session.output().is_empty());
+    assert!(!driver.session.awaits_tls(), "else the runtime would go on with it for ever, without a deadline");
+}
+
+/// A handshake is no transaction that a stop would wait for.
+#[test]
+fn a_stop_ends_a_handshake_without_a_word() {
+    let mut driver = Driver::new(config(), FRIEND);
+    driver.session.handle_bytes(b"STARTTLS\r\n", NOW);
+    driver.session.output().clear();
+    driver.session.shutdown(NOW);
+    assert!(driver.session.output().is_empty() && !driver.session.awaits_tls());
 }

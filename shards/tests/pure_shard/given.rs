@@ -5,7 +5,7 @@ mod sample;
 
 use mailrace_shards::event::{Host, Resolved};
 use mailrace_shards::outcome::{EnhancedCode, Response, Verb};
-use mailrace_shards::rules::{Kind, Rule, Scope, Validity};
+use mailrace_shards::rules::{Answer, Kind, Rule, Scope, Validity};
 use mailrace_shards::settings::{RetrySettings, Settings, SmtpSettings};
 use mailrace_shards::smtp::classify::{Failure, FailureKind};
 use mailrace_shards::time::Instant;
@@ -55,6 +55,12 @@ pub fn domain(name: &str) -> Scope {
 }
 
 /// The first rule, without an end.
+/// What a rule answers.
+pub fn answer(code: u16) -> Answer {
+    let class = u8::try_from(code / 100).unwrap();
+    Answer::new(code, Some(EnhancedCode { class, subject: 7, detail: 0 }), "by order".into()).unwrap()
+}
+
 pub fn rule(id: &str, kind: Kind, scope: Scope) -> Rule {
     Rule { id: id.into(), order: 1, kind, scope, validity: Validity::always(), by: "tester".into() }
 }

@@ -5,6 +5,7 @@
 
 mod commands;
 mod delivery;
+mod departed;
 mod families;
 mod flushes;
 mod given;

@@ -1,11 +1,11 @@
 //! Rules and mail: holds by bucket and by message, ends, deferrals, and the gate.
 
-use crate::world::{Behaviour, KEY, World, domain, own, peer, reply, seconds, settings};
+use crate::world::{Behaviour, KEY, World, answer, domain, own, peer, reply, seconds, settings};
 use mailrace_shards::limits::SWEEP_ENTRIES_PER_TICK;
 use mailrace_shards::message::{Extras, MessageId};
 use mailrace_shards::outcome::RecordType::{AdminBounce, Bounce, Delivery, Suppression, TransientFailure};
-use mailrace_shards::outcome::{EnhancedCode, Verb};
-use mailrace_shards::rules::{Answer, Cause, Change, Kind, Rule, Scope, Validity};
+use mailrace_shards::outcome::Verb;
+use mailrace_shards::rules::{Cause, Change, Kind, Rule, Scope, Validity};
 use mailrace_shards::settings::{LimitPer, LimitSettings, Rate, Settings};
 use mailrace_shards::smtp::classify::FailureKind;
 use std::sync::Arc;
@@ -15,11 +15,6 @@ fn world() -> World {
     let mut world = World::new(settings());
     world.everything_at(&["a.test", "b.test"], &[("mx.hoster.test", peer(1))]);
     world
-}
-
-fn answer(code: u16) -> Answer {
-    let class = u8::try_from(code / 100).unwrap();
-    Answer::new(code, Some(EnhancedCode { class, subject: 7, detail: 0 }), "by order".into()).unwrap()
 }
 
 fn rule(id: &str, order: u64, kind: Kind, scope: Scope) -> Rule {

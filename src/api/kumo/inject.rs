@@ -25,16 +25,16 @@ pub async fn inject(call: Call<'_>) -> Result<Response, Refusal> {
     media::require_json(&request.head.headers)?;
     let terms = api.terms.get();
     let body = request.body.collect(terms.body_max()).await?;
-    let Mailing { composed, addressed } = read(&body, &terms)?;
+    let Mailing { composed, common, addressed } = read(&body, &terms)?;
     drop(body);
     let mut tally = Tally::default();
     let mut convoy = Convoy::new(api, &terms, request.peer);
-    for Addressed { email, draft } in addressed {
+    for Addressed { email, recipient, own } in addressed {
         while convoy.is_full() && tally.note(convoy.next().await) {}
-        match (draft, tally.refusal) {
-            (Err(why), _) => tally.fail(email, &why),
+        match (recipient, tally.refusal) {
+            (Err(why), _) => tally.fail(email, why),
             (Ok(_), Some(failure)) => tally.fail(email, &failure.to_string()),
-            (Ok(draft), None) => convoy.send(email, draft, &composed),
+            (Ok(recipient), None) => convoy.send(email, common.draft(recipient, own), &composed),
         }
     }
     while tally.note(convoy.next().await) {}
@@ -104,7 +104,16 @@ impl Tally {
 #[derive(Debug)]
 pub struct Mailing {
     pub composed: Composed,
+    pub common: Common,
     pub addressed: Vec<Addressed>,
+}
+
+/// What all messages of a call have in common. It is there once: the headers of one content can ask for as much as a
+/// call has recipients, and each of these for it in full would be more than the machine's memory.
+#[derive(Debug)]
+pub struct Common {
+    sender: Box<str>,
+    extras: Box<Extras>,
 }
 
 /// One recipient.
@@ -112,8 +121,35 @@ pub struct Mailing {
 pub struct Addressed {
     /// As it was given.
     pub email: String,
-    /// Its message, or why there is none.
-    pub draft: Result<Draft, String>,
+    /// Its address, or why it is none.
+    pub recipient: Result<Box<str>, &'static str>,
+    /// What its metadata says.
+    pub own: Option<Box<Own>>,
+}
+
+/// What one recipient's metadata says. It goes before what the headers say for all.
+#[derive(Debug, Default)]
+pub struct Own {
+    campaign: Option<Box<str>>,
+    tenant: Option<Box<str>>,
+    routing_domain: Option<Box<str>>,
+    meta: Box<str>,
+}
+
+impl Common {
+    /// One recipient's message.
+    pub fn draft(&self, recipient: Box<str>, own: Option<Box<Own>>) -> Draft {
+        let mut extras = self.extras.clone();
+        if let Some(own) = own {
+            let Own { campaign, tenant, routing_domain, meta } = *own;
+            extras.campaign = campaign.or(extras.campaign.take());
+            extras.tenant = tenant.or(extras.tenant.take());
+            extras.routing_domain = routing_domain.or(extras.routing_domain.take());
+            extras.meta = meta;
+        }
+        let extras = (*extras != Extras::default()).then_some(extras);
+        Draft { sender: self.sender.clone(), recipient, extras }
+    }
 }
 
 /// The messages that a body describes.
@@ -156,8 +192,8 @@ pub fn read(body: &[u8], terms: &Terms) -> Result<Mailing, Refusal> {
         return Err(wrong("recipients", format!("are more than {INJECT_RECIPIENTS_MAX}")));
     }
     let recipients = recipients.into_iter().enumerate();
-    let addressed = recipients.map(|(index, value)| read_recipient(index, value, is_static, &sender, &extras));
-    Ok(Mailing { addressed: addressed.collect::<Result<_, _>>()?, composed })
+    let addressed = recipients.map(|(index, value)| read_recipient(index, value, is_static));
+    Ok(Mailing { addressed: addressed.collect::<Result<_, _>>()?, common: Common { sender, extras }, composed })
 }
 
 /// Whether it is the one that leaves everything as it stands.
@@ -220,13 +256,7 @@ fn read_substitutions(is_static: bool, value: Option<Json>, field: &str) -> Resu
     }
 }
 
-fn read_recipient(
-    index: usize,
-    value: Json,
-    is_static: bool,
-    sender: &str,
-    extras: &Extras,
-) -> Result<Addressed, Refusal> {
+fn read_recipient(index: usize, value: Json, is_static: bool) -> Result<Addressed, Refusal> {
     let named = |name: &str| format!("recipients[{index}].{name}");
     let mut members = Members::of(value).map_err(|why| wrong(&format!("recipients[{index}]"), why))?;
     let email = members.take("email").ok_or_else(|| wrong(&named("email"), "is missing"))?;
@@ -235,24 +265,18 @@ fn read_recipient(
         text(name).map_err(|why| wrong(&named("name"), why))?;
     }
     read_substitutions(is_static, members.take("substitutions"), &named("substitutions"))?;
-    let mut extras = extras.clone();
-    if let Some(metadata) = members.take("metadata") {
-        read_metadata(metadata, &mut extras).map_err(|why| wrong(&named("metadata"), why))?;
-    }
+    let own = members.take("metadata").map(read_metadata).transpose();
+    let own = own.map_err(|why| wrong(&named("metadata"), why))?.map(Box::new);
     if let Some(name) = members.left() {
         return Err(wrong(&named(&name), "is an unknown field"));
     }
-    let extras = (extras != Extras::default()).then(|| Box::new(extras));
-    let draft = match submit::address(&email) {
-        Ok(recipient) => Ok(Draft { sender: sender.into(), recipient, extras }),
-        Err(error) => Err(error.as_str().to_owned()),
-    };
-    Ok(Addressed { email, draft })
+    let recipient = submit::address(&email).map_err(|error| error.as_str());
+    Ok(Addressed { email, recipient, own })
 }
 
 /// Comes back in records as `meta`. Campaign, tenant and routing domain name the queue, as they do when they come by
 /// header; for one recipient, its metadata goes before the headers of all.
-fn read_metadata(value: Json, extras: &mut Extras) -> Result<(), String> {
+fn read_metadata(value: Json) -> Result<Own, String> {
     if !matches!(value, Json::Object(_)) {
         return Err("must be an object".to_owned());
     }
@@ -263,17 +287,16 @@ fn read_metadata(value: Json, extras: &mut Extras) -> Result<(), String> {
         }
         Some(_) => Err(format!("has a member `{name}` that must be a string")),
     };
-    extras.campaign = mark("campaign")?.or(extras.campaign.take());
-    extras.tenant = mark("tenant")?.or(extras.tenant.take());
+    let mut own = Own { campaign: mark("campaign")?, tenant: mark("tenant")?, ..Own::default() };
     if let Some(domain) = mark("routing_domain")? {
         let no_domain = || format!("has a member `routing_domain` that is no domain: {domain:?}");
         let address = submit::address(&format!("x@{domain}")).map_err(|_| no_domain())?;
-        extras.routing_domain = Some(mailrace_shards::message::domain_of(&address).into());
+        own.routing_domain = Some(mailrace_shards::message::domain_of(&address).into());
     }
     if !asks_nothing(&value) {
-        extras.meta = submit::meta(value.to_text()).map_err(|why| format!("has members that {why}"))?;
+        own.meta = submit::meta(value.to_text()).map_err(|why| format!("has members that {why}"))?;
     }
-    Ok(())
+    Ok(own)
 }
 
 #[cfg(test)]

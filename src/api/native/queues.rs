@@ -23,7 +23,11 @@ const AGES: [&str; 10] = ["5", "10", "20", "40", "80", "160", "320", "640", "128
 pub async fn list(call: Call<'_>) -> Result<Response, Refusal> {
     let query = call.query(&["limit"])?;
     let limit = limit(query.get("limit"))?;
-    let queues = call.api.cores.queues(limit).await;
+    let (queues, incomplete) = call.api.cores.queues(limit).await;
+    if incomplete {
+        // As if the mail of that shard were not there.
+        return Err(Refusal::unavailable("a shard did not answer in time", 1));
+    }
     Ok(Response::json(200, &Json::Array(queues.iter().map(queue).collect())))
 }
 
@@ -91,8 +95,25 @@ pub async fn cancel(mut call: Call<'_>) -> Result<Response, Refusal> {
     act(&call, id, Question::Cancel { id, by }).await
 }
 
+/// Does it to all parts of a message. Its recipients may be on their way to several shards, so it is waited for these.
 async fn act(call: &Call<'_>, id: MessageId, question: Question) -> Result<Response, Refusal> {
-    let count = call.api.cores.count(question).await;
+    let cores = &call.api.cores;
+    // A message of an earlier run may be found just now: a second round meets what of it the first one came too soon for.
+    let rounds = if cores.recovery().is_some() { 2 } else { 1 };
+    let (mut count, mut incomplete) = (0, false);
+    for _ in 0..rounds {
+        incomplete |= !cores.all_arrived().await;
+        let (counted, missing) = cores.count(question.clone()).await;
+        // What was made due once is so still, what was ended is not there any more.
+        let again = matches!(question, Question::Retry(_));
+        count = if again { count.max(counted) } else { count + counted };
+        incomplete |= missing;
+    }
+    if incomplete {
+        let text =
+            format!("a shard did not answer in time; this may be done to some recipients of {id}, and not to others");
+        return Err(Refusal::unavailable(text, 1));
+    }
     if count == 0 {
         let (views, incomplete) = call.api.cores.messages(Question::Message(id), 1).await;
         return Err(match views.first() {

@@ -7,7 +7,7 @@ use crate::rules::change::{Changed, Effect, ExternalMta, Pool, PoolIp, Refused, 
 use crate::rules::entry::{Collection, Dialect, Draft, Origin, RuleEntry};
 use crate::rules::shared::Revision;
 use crate::rules::stored::{write_decree, write_scope, write_windows};
-use mailrace_shards::limits::AUDIT_ENTRIES_MAX;
+use mailrace_shards::limits::{API_POOLS_MAX, AUDIT_ENTRIES_MAX};
 use mailrace_shards::time::Timestamp;
 use rusqlite::{OptionalExtension, Result, Transaction, params};
 use std::cell::Cell;
@@ -85,11 +85,11 @@ impl Group<'_> {
             }
             Request::Suppress(entries) => self.suppress(entries).map(Ok),
             Request::Unsuppress(values) => self.unsuppress(values).map(Ok),
-            Request::PutPool(pool) => self.put_pool(pool).map(Ok),
+            Request::PutPool(pool) => self.put_pool(pool),
             Request::RemovePool(name) => self.remove_pool(name).map(Ok),
             Request::PutPoolIp(member) => self.put_pool_ip(member),
             Request::RemovePoolIp(pool, ip) => self.remove_pool_ip(pool.as_deref(), *ip).map(Ok),
-            Request::PutExternalMta(mta) => self.put_external_mta(mta).map(Ok),
+            Request::PutExternalMta(mta) => self.put_external_mta(mta),
             Request::RemoveExternalMta(ip) => self.remove_external_mta(*ip).map(Ok),
             Request::Sweep(most) => self.sweep(*most).map(Ok),
             Request::Follow(follow) => self.follow(follow),
@@ -304,9 +304,23 @@ impl Group<'_> {
         Ok(statement.query_row([value], super::rows::suppression).optional()?.map(|entry| entry.to_json()))
     }
 
-    fn put_pool(&self, pool: &Pool) -> Result<Changed> {
+    /// Whether a table of what becomes settings has all the rows that it may have: without a bound, a core would be given
+    /// more sources than it can take.
+    fn is_full(&self, table: &str) -> Result<Option<Refused>> {
+        let query = format!("SELECT count(*) FROM {table}");
+        let count: usize = self.transaction.prepare_cached(&query)?.query_row([], |row| row.get(0))?;
+        let text = || format!("there are {API_POOLS_MAX} entries of this kind, which is the most; remove some first");
+        Ok((count >= API_POOLS_MAX).then(|| Refused { field: "", text: text() }))
+    }
+
+    fn put_pool(&self, pool: &Pool) -> Result<Outcome> {
         let query = "SELECT name, description FROM pool WHERE name = ?1";
         let old = self.transaction.prepare_cached(query)?.query_row([&*pool.name], super::rows::pool).optional()?;
+        if old.is_none()
+            && let Some(refused) = self.is_full("pool")?
+        {
+            return Ok(Err(refused));
+        }
         self.transaction.execute(
             "INSERT INTO pool (name, description) VALUES (?1, ?2)
              ON CONFLICT (name) DO UPDATE SET description = excluded.description, revision = 0",
@@ -314,7 +328,7 @@ impl Group<'_> {
         )?;
         let what = if old.is_some() { "pool changed" } else { "pool created" };
         self.audit(what, old.as_ref().map(Pool::to_json), Some(pool.to_json()))?;
-        Ok(put(old.is_some(), vec![Effect::Pools]))
+        Ok(Ok(put(old.is_some(), vec![Effect::Pools])))
     }
 
     fn remove_pool(&self, name: &str) -> Result<Changed> {
@@ -342,6 +356,11 @@ impl Group<'_> {
             return Ok(Err(Refused { field: "name", text }));
         }
         let old = self.pool_ip(member.ip)?;
+        if old.is_none()
+            && let Some(refused) = self.is_full("pool_ip")?
+        {
+            return Ok(Err(refused));
+        }
         self.transaction.execute(
             "INSERT INTO pool_ip (ip, pool) VALUES (?1, ?2) ON CONFLICT (ip) DO UPDATE SET pool = excluded.pool",
             params![member.ip.to_string(), &*member.pool],
@@ -364,8 +383,13 @@ impl Group<'_> {
         statement.query_row([ip.to_string()], super::rows::pool_ip).optional()
     }
 
-    fn put_external_mta(&self, mta: &ExternalMta) -> Result<Changed> {
+    fn put_external_mta(&self, mta: &ExternalMta) -> Result<Outcome> {
         let old = self.external_mta(mta.public_ip)?;
+        if old.is_none()
+            && let Some(refused) = self.is_full("external_mta")?
+        {
+            return Ok(Err(refused));
+        }
         self.transaction.execute(
             "INSERT OR REPLACE INTO external_mta (public_ip, local_ip, connect_ip, connect_port, protocol)
              VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -378,7 +402,7 @@ impl Group<'_> {
             ],
         )?;
         self.audit("external MTA set", old.as_ref().map(ExternalMta::to_json), Some(mta.to_json()))?;
-        Ok(put(old.is_some(), vec![Effect::Pools]))
+        Ok(Ok(put(old.is_some(), vec![Effect::Pools])))
     }
 
     fn remove_external_mta(&self, ip: IpAddr) -> Result<Changed> {

@@ -215,9 +215,20 @@ impl Session {
         self.pressure = refusal.map(Box::new);
     }
 
-    /// The engine stops: an idle session is ended with 421 at once, another after its transaction.
+    /// Whether the handshake that [`ServerEvent::StartTls`] asked for still makes sense: its time is not over, and the
+    /// engine does not stop. Else the connection is closed; nobody can be told why.
+    #[must_use]
+    pub fn awaits_tls(&self) -> bool {
+        matches!(self.state, State::StartingTls)
+    }
+
+    /// The engine stops: an idle session is ended with 421 at once, another after its transaction. In the midst of a
+    /// handshake there is none, and no channel for words.
     pub fn shutdown(&mut self, now: Now) {
         self.stopping = true;
+        if self.awaits_tls() {
+            return self.close();
+        }
         if matches!(self.state, State::Command | State::Skipping | State::Exchange(_)) && self.transaction.is_none() {
             self.state = State::Command;
             self.ready(now);
