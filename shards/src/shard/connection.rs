@@ -124,13 +124,15 @@ impl Shard {
     /// good tries its next host.
     pub fn handle_closed(&mut self, id: SessionId, failure: Option<Failure>, now: Now) {
         let flights = std::mem::take(&mut self.sessions[id.0 as usize].flights);
-        for flight in &flights {
-            self.queue.put_back(flight.entry);
-        }
-        self.session_closed(id, failure, now);
+        let mut destinations: SmallVec<[DestinationId; 2]> = SmallVec::new();
         for flight in flights {
-            let destination = self.queue.destination_of(self.queue.entry(flight.entry).bucket);
+            destinations.push(self.queue.destination_of(self.queue.entry(flight.entry).bucket));
+            self.queue.put_back(flight.entry);
             self.end_if_ruled(flight.entry, now);
+        }
+        // From here on their mail is attended to, which may end what was given back.
+        self.session_closed(id, failure, now);
+        for destination in destinations {
             self.attend(destination, now);
         }
     }

@@ -14,6 +14,7 @@ mod limits;
 mod places;
 mod questions;
 mod receptions;
+mod reloads;
 mod rules;
 mod slices;
 mod stranded;
