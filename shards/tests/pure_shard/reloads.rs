@@ -1,10 +1,11 @@
 //! Settings that are taken over while mail waits and connections stand.
 
+use crate::limits::with;
 use crate::world::{Behaviour, World, own, peer, seconds, settings};
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::RecordType::{Bounce, Delivery};
 use mailrace_shards::outcome::Verb;
-use mailrace_shards::settings::{PoolSettings, Settings, SourceSettings};
+use mailrace_shards::settings::{LimitPer, LimitSettings, PoolSettings, Settings, SourceSettings};
 use mailrace_shards::smtp::classify::FailureKind;
 use std::sync::Arc;
 
@@ -50,4 +51,30 @@ fn mail_whose_pool_a_reload_took_away_ends_when_its_connection_is_lost() {
     assert_eq!(world.story(gone), [(Bounce, 550, 0)]);
     world.run(seconds(10));
     assert_eq!((world.story(stays), world.states()), (vec![(Delivery, 250, 1)], (0, 0, 0, 0)));
+}
+
+/// A connection outlives the destination for which it was opened while it carries the mail of others; a reload asks for its
+/// limits all the same.
+#[test]
+fn a_reload_reaches_connections_whose_first_destination_is_forgotten() {
+    let allowed = |connections| {
+        let of = LimitSettings { connections: Some(connections), ..LimitSettings::new(LimitPer::Site) };
+        with(vec![LimitSettings { idle_timeout: Some(seconds(3600)), ..of }])
+    };
+    let mut world = World::new(allowed(2));
+    world.everything_at(&["a.test", "b.test"], &[("mx.hoster.test", peer(1))]);
+    world.hosts.insert(peer(1), Behaviour::Sluggish(seconds(2)));
+    for _ in 0..20 {
+        world.post(&["r@a.test"]);
+    }
+    world.run(seconds(30));
+    assert_eq!((world.delivered(), world.open.len()), (20, 2));
+    world.post(&["r@b.test"]);
+    world.run(seconds(100));
+    reload(&mut world, &allowed(1));
+    world.run(seconds(1));
+    assert_eq!(world.open.len(), 1, "the one beyond the new limit is recalled");
+    world.post(&["r@b.test"]);
+    world.run(seconds(5));
+    assert_eq!((world.delivered(), world.states()), (22, (0, 0, 0, 0)));
 }
