@@ -328,3 +328,28 @@ fn a_batch_that_a_slower_rate_never_yields_is_not_waited_for() {
         assert!((90..=200).contains(&taken), "{taken} in ten seconds");
     }
 }
+
+/// A request that waits for a slow rate learns from the next message that a reload has made it faster.
+#[test]
+fn a_token_that_is_waited_for_comes_as_fast_as_the_newest_limits_say() {
+    for core in [0, 1] {
+        let entries = |seconds| {
+            let rate = Some(Rate { count: 1, period: Duration::from_secs(seconds) });
+            [LimitSettings { message_rate: rate, ..LimitSettings::new(LimitPer::Source) }]
+        };
+        let slow = limits(&entries(3600), 1, "d.test", "mx.test", "s");
+        let fast = limits(&entries(1), 2, "d.test", "mx.test", "s");
+        let mut net = Net::new(2, 1, 0);
+        let take = |net: &mut Net, limits| {
+            let now = net.at();
+            let answer = net.cores[core].take_token(limits, 5, now);
+            net.collect();
+            net.pass(MS);
+            answer == Tokens::Taken
+        };
+        let before = (0..1000).filter(|_| take(&mut net, &slow)).count();
+        let after = (0..3000).filter(|_| take(&mut net, &fast)).count();
+        assert_eq!(before, 1);
+        assert!((2..=4).contains(&after), "{after} in three seconds");
+    }
+}
