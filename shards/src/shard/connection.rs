@@ -407,6 +407,7 @@ impl Shard {
             }
             PermitEvent::Tokens(key) => {
                 for destination in self.token_waiters.remove(&key).unwrap_or_default() {
+                    self.routes.of(destination).awaited.retain(|of| *of != key);
                     self.attend(destination, now);
                 }
             }

@@ -283,11 +283,13 @@ impl Shard {
 
     /// Ends the longest idle session that takes the place of one that `bucket` could use.
     fn make_room(&mut self, site: SiteId, bucket: BucketId, eligible: &Eligible) {
+        let destination = self.queue.destination_of(bucket);
         for member in eligible.members.iter() {
             let Some(path) = self.sites.find_path(site, member.source) else { continue };
             let limits = self.limits_for(bucket, path);
             let of_path = self.sites.path(path);
-            if of_path.sharing(limits.share) >= limits.core_connections {
+            let waits = self.routes.of(destination).awaited.contains(&limits.tokens);
+            if waits || of_path.sharing(limits.share) >= limits.core_connections {
                 continue;
             }
             let idle = of_path.idle.iter().copied().find(|id| !self.session(*id).recalled);

@@ -191,9 +191,11 @@ impl Shard {
     pub fn handle_reload(&mut self, settings: Arc<Settings>, now: Now) {
         self.adopt(settings);
         self.drop_waiting(now);
+        self.token_waiters.clear();
         for destination in self.queue.destination_ids() {
             let state = self.routes.of(destination);
             (state.members, state.several_members) = (None, false);
+            state.awaited.clear();
             for at in 0..self.queue.buckets(destination).len() {
                 self.eligible(self.queue.buckets(destination)[at], now);
             }
