@@ -124,13 +124,15 @@ impl Shard {
     /// good tries its next host.
     pub fn handle_closed(&mut self, id: SessionId, failure: Option<Failure>, now: Now) {
         let flights = std::mem::take(&mut self.sessions[id.0 as usize].flights);
-        for flight in &flights {
-            self.queue.put_back(flight.entry);
-        }
-        self.session_closed(id, failure, now);
+        let mut destinations: SmallVec<[DestinationId; 2]> = SmallVec::new();
         for flight in flights {
-            let destination = self.queue.destination_of(self.queue.entry(flight.entry).bucket);
+            destinations.push(self.queue.destination_of(self.queue.entry(flight.entry).bucket));
+            self.queue.put_back(flight.entry);
             self.end_if_ruled(flight.entry, now);
+        }
+        // From here on their mail is attended to, which may end what was given back.
+        self.session_closed(id, failure, now);
+        for destination in destinations {
             self.attend(destination, now);
         }
     }
@@ -374,27 +376,39 @@ impl Shard {
 
     /// Carries what the permit keeper has to say.
     pub(super) fn carry_permits(&mut self, now: Now) {
-        while let Some((core, message)) = self.permits.poll_message() {
-            self.commands.push_back(Command::Post(core, Mail::Permit(self.core, message)));
+        // Whoever hears of it may end and give something back, of which the next one hears: one after the other, or as many
+        // as wait for the same limit would stand on the stack.
+        if std::mem::replace(&mut self.carrying, true) {
+            return;
         }
-        while let Some(event) = self.permits.poll_event() {
-            match event {
-                PermitEvent::Granted(permit) => {
-                    if let Some(&id) = self.permit_sessions.get(&permit)
-                        && self.session(id).phase == Phase::AwaitingPermit
-                    {
-                        self.start_connecting(id, now);
-                    }
+        loop {
+            while let Some((core, message)) = self.permits.poll_message() {
+                self.commands.push_back(Command::Post(core, Mail::Permit(self.core, message)));
+            }
+            let Some(event) = self.permits.poll_event() else { break };
+            self.hear(event, now);
+        }
+        self.carrying = false;
+    }
+
+    fn hear(&mut self, event: PermitEvent, now: Now) {
+        match event {
+            PermitEvent::Granted(permit) => {
+                if let Some(&id) = self.permit_sessions.get(&permit)
+                    && self.session(id).phase == Phase::AwaitingPermit
+                {
+                    self.start_connecting(id, now);
                 }
-                PermitEvent::Recalled(permit) => {
-                    if let Some(&id) = self.permit_sessions.get(&permit) {
-                        self.recall(id, now);
-                    }
+            }
+            PermitEvent::Recalled(permit) => {
+                if let Some(&id) = self.permit_sessions.get(&permit) {
+                    self.recall(id, now);
                 }
-                PermitEvent::Tokens(key) => {
-                    for destination in self.token_waiters.remove(&key).unwrap_or_default() {
-                        self.attend(destination, now);
-                    }
+            }
+            PermitEvent::Tokens(key) => {
+                for destination in self.token_waiters.remove(&key).unwrap_or_default() {
+                    self.routes.of(destination).awaited.retain(|of| *of != key);
+                    self.attend(destination, now);
                 }
             }
         }

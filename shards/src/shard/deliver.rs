@@ -232,9 +232,10 @@ impl Shard {
         match answer {
             Tokens::Taken => true,
             Tokens::Wait(key) => {
-                let waiting = self.token_waiters.entry(key).or_default();
-                if !waiting.contains(&destination) {
-                    waiting.push(destination);
+                let awaited = &mut self.routes.of(destination).awaited;
+                if !awaited.contains(&key) {
+                    awaited.push(key);
+                    self.token_waiters.entry(key).or_default().push(destination);
                 }
                 false
             }

@@ -283,11 +283,13 @@ impl Shard {
 
     /// Ends the longest idle session that takes the place of one that `bucket` could use.
     fn make_room(&mut self, site: SiteId, bucket: BucketId, eligible: &Eligible) {
+        let destination = self.queue.destination_of(bucket);
         for member in eligible.members.iter() {
             let Some(path) = self.sites.find_path(site, member.source) else { continue };
             let limits = self.limits_for(bucket, path);
             let of_path = self.sites.path(path);
-            if of_path.sharing(limits.share) >= limits.core_connections {
+            let waits = self.routes.of(destination).awaited.contains(&limits.tokens);
+            if waits || of_path.sharing(limits.share) >= limits.core_connections {
                 continue;
             }
             let idle = of_path.idle.iter().copied().find(|id| !self.session(*id).recalled);
@@ -349,6 +351,7 @@ impl Shard {
             site,
             path,
             destination,
+            domain: self.queue.destination(destination).0.clone(),
             member,
             share: limits.share,
             limits: limits.clone(),
@@ -410,7 +413,9 @@ impl Shard {
         }
         // Kept until the destination is routed anew. So long the site stays, and the path's number is not another's.
         debug_assert!(self.is_routed_to(bucket, self.sites.path(path).site), "limits are kept for mail in its site");
-        let limits = Arc::new(self.resolve_limits(bucket, path));
+        let (domain, _) = self.queue.destination(self.queue.destination_of(bucket));
+        let pool = self.buckets.get(bucket).and_then(|state| state.eligible.pool.as_deref());
+        let limits = Arc::new(self.resolve_limits(domain, pool, path));
         if let Some(state) = self.buckets.get_mut(bucket) {
             state.limits.push((path, limits.clone()));
         }
@@ -422,17 +427,11 @@ impl Shard {
         matches!(route, Some(Route::Known { site: known, .. }) if known == site)
     }
 
-    /// What limits a bucket's messages on any path, also of a site to which its destination is no longer routed.
-    pub(super) fn resolve_limits(&self, bucket: BucketId, path: PathId) -> Limits {
+    /// What limits mail of a domain from a pool on any path.
+    pub(super) fn resolve_limits(&self, domain: &str, pool: Option<&str>, path: PathId) -> Limits {
         let of_path = self.sites.path(path);
-        let (domain, _) = self.queue.destination(self.queue.destination_of(bucket));
-        let pool = self.buckets.get(bucket).and_then(|state| state.eligible.pool.as_deref());
-        self.limits.resolve(&Combination {
-            domain,
-            site: &self.sites.site(of_path.site).name,
-            source: &self.sources.get(of_path.source).name,
-            pool,
-        })
+        let (site, source) = (&self.sites.site(of_path.site).name, &self.sources.get(of_path.source).name);
+        self.limits.resolve(&Combination { domain, site, source, pool })
     }
 }
 

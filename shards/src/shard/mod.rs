@@ -155,6 +155,8 @@ pub struct Shard {
     permits: Permits,
     permit_sessions: HashMap<PermitId, SessionId>,
     token_waiters: HashMap<TokenKey, Vec<DestinationId>>,
+    /// What the permit keeper has to say is being carried.
+    carrying: bool,
     sessions: Slab<Session>,
     places: Places,
     buckets: BucketStates,
@@ -219,6 +221,7 @@ impl Shard {
             permits: Permits::new(core),
             permit_sessions: HashMap::new(),
             token_waiters: HashMap::new(),
+            carrying: false,
             sources,
             route_index: HashMap::new(),
             default_route: None,

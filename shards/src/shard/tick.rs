@@ -191,9 +191,11 @@ impl Shard {
     pub fn handle_reload(&mut self, settings: Arc<Settings>, now: Now) {
         self.adopt(settings);
         self.drop_waiting(now);
+        self.token_waiters.clear();
         for destination in self.queue.destination_ids() {
             let state = self.routes.of(destination);
             (state.members, state.several_members) = (None, false);
+            state.awaited.clear();
             for at in 0..self.queue.buckets(destination).len() {
                 self.eligible(self.queue.buckets(destination)[at], now);
             }
@@ -204,16 +206,13 @@ impl Shard {
     }
 
     /// Tells whoever counts connections and messages what counts from now on, as far as connections are in force
-    /// that count: those beyond a lower limit are recalled.
+    /// that count: those beyond a lower limit are recalled. What they were opened for may be forgotten by now.
     fn tell_limits(&mut self, now: Now) {
-        let in_force: BTreeSet<_> =
-            self.sessions.iter().map(|(_, session)| (session.destination, session.path)).collect();
-        for (destination, path) in in_force {
-            for at in 0..self.queue.buckets(destination).len() {
-                // The destination may go elsewhere by now.
-                let limits = self.resolve_limits(self.queue.buckets(destination)[at], path);
-                self.permits.changed(&Arc::new(limits), now.instant);
-            }
+        let opened_for = |(_, session): (usize, &Session)| (session.domain.clone(), session.path, session.pool());
+        let in_force: BTreeSet<_> = self.sessions.iter().map(opened_for).collect();
+        for (domain, path, pool) in in_force {
+            let limits = self.resolve_limits(&domain, pool.as_deref(), path);
+            self.permits.changed(&Arc::new(limits), now.instant);
         }
     }
 

@@ -3,9 +3,9 @@
 
 use crate::world::{Behaviour, World, own, peer, rule, seconds, settings};
 use mailrace_shards::message::Extras;
-use mailrace_shards::outcome::RecordType::{Delivery, TransientFailure};
+use mailrace_shards::outcome::RecordType::{AdminBounce, Delivery, TransientFailure};
 use mailrace_shards::outcome::Verb;
-use mailrace_shards::rules::{Change, Kind, Rule, Scope, Validity};
+use mailrace_shards::rules::{Answer, Change, Kind, Rule, Scope, Validity};
 use mailrace_shards::settings::{PoolSettings, Settings, SourceSettings};
 use mailrace_shards::smtp::classify::FailureKind;
 use std::time::Duration;
@@ -181,4 +181,20 @@ fn mail_goes_by_the_way_that_a_rule_gives_free_whichever_holds_it() {
         assert_eq!(world.story(id), [(Delivery, 250, 1)], "{case}");
         assert_eq!(world.sent[0].source.as_deref(), Some("ip-2"), "{case}");
     }
+}
+
+/// Mail that comes back from a connection may come under two rules at once: it is ended by the one, and no way is looked
+/// for that the other leaves.
+#[test]
+fn mail_that_comes_back_under_a_bounce_and_a_pause_of_all_its_ways_is_ended_once() {
+    let mut world = world(1);
+    world.hosts.insert(peer(1), Behaviour::Sluggish(seconds(5)));
+    let id = world.post(&["r@a.test"]);
+    world.run(seconds(1));
+    world.put(pause("p", own_address(1)));
+    let kind = Kind::Bounce { answer: Answer::new(550, None, "no".into()).unwrap(), suppress_logging: false };
+    world.put(Rule { order: 2, ..rule("b", kind, Scope { address: Some("r@a.test".into()), ..Scope::default() }) });
+    world.lose("ip-1", own(FailureKind::Lost, Verb::Data));
+    world.run(seconds(1));
+    assert_eq!(world.story(id), [(AdminBounce, 550, 0)]);
 }
