@@ -224,7 +224,7 @@ impl Shard {
         // It is judged again when it is picked; but that may be long after this, and what a rule ends is ended at once.
         self.end_if_ruled(entry, now);
         if self.buckets.get(bucket).is_none() {
-            self.eligible(bucket, now);
+            self.eligible(bucket);
         }
         self.attend(destination, now);
     }

@@ -195,7 +195,7 @@ impl Shard {
             let state = self.routes.of(destination);
             (state.members, state.several_members) = (None, false);
             for at in 0..self.queue.buckets(destination).len() {
-                self.eligible(self.queue.buckets(destination)[at], now);
+                self.eligible(self.queue.buckets(destination)[at]);
             }
         }
         self.tell_limits(now);
