@@ -4,6 +4,7 @@ use super::Shard;
 use super::session::{Phase, Session};
 use super::settle::Attempt;
 use super::site::SiteId;
+use super::sweep::Meant;
 use super::way::Ways;
 use crate::event::{Command, Connect, Mail, SessionId};
 use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, HOSTS_TRIED, PICK_DESTINATIONS};
@@ -242,7 +243,7 @@ impl Shard {
         for waiting in waiting {
             for at in 0..self.queue.buckets(waiting).len() {
                 let Some(&bucket) = self.queue.buckets(waiting).get(at) else { break };
-                let Some(Eligible { members, .. }) = self.eligible(bucket, now) else { continue };
+                let Some(Eligible { members, .. }) = self.eligible(bucket) else { continue };
                 let known = stuck.iter().any(|(of, has, _)| *of == waiting && Arc::ptr_eq(has, &members));
                 let concerned = members.iter().any(|member| member.source == source);
                 if !concerned || known || self.queue.ready(waiting) == 0 {
@@ -263,7 +264,7 @@ impl Shard {
             }
         }
         for (destination, members, ways) in stuck {
-            self.sweep_ready(destination, Some((members, site, ways)), failure.clone(), attempt.clone());
+            self.sweep_ready(destination, Meant::From(members, site, ways), failure.clone(), attempt.clone());
         }
         self.drop_session(id, now);
     }

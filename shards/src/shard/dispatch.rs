@@ -4,12 +4,13 @@ use super::Shard;
 use super::session::{Phase, Session};
 use super::settle::Attempt;
 use super::site::{BucketState, KnownWays, Route, SiteId};
+use super::sweep::Meant;
 use crate::event::{Command, Lookup, Resolved, SessionId};
 use crate::limits::{PATH_CONNECTIONS_DEFAULT, PICK_DESTINATIONS, READY_PER_CONNECTION, SESSIONS_IN_LINE_MAX};
-use crate::outcome::{Carrier, EnhancedCode, RecordType, Response, Verb};
+use crate::outcome::{Carrier, Verb};
 use crate::path::{Combination, Eligible, Limits, Member, PathId, PermitId, Rotation, site_name};
 use crate::queue::{BucketId, DestinationId, NextHop};
-use crate::settings::{RouteHost, TlsPolicy};
+use crate::settings::RouteHost;
 use crate::smtp::classify::{Failure, FailureKind};
 use crate::time::{Instant, Now};
 use smallvec::SmallVec;
@@ -94,9 +95,7 @@ impl Shard {
             }
             Err(failure) => {
                 self.routes.of(destination).route = Route::Unknown;
-                let attempt =
-                    Attempt { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false, repeatable: false };
-                self.sweep_ready(destination, None, failure, attempt);
+                self.sweep_ready(destination, Meant::All, failure, Attempt::without_session());
             }
         }
     }
@@ -145,17 +144,13 @@ impl Shard {
         }
     }
 
-    /// Ends the ready mail of a bucket that asks for something that is not configured.
-    fn misdirected(&mut self, bucket: BucketId, why: &str, now: Now) {
-        let response = Response {
-            code: 550,
-            enhanced: Some(EnhancedCode { class: 5, subject: 3, detail: 5 }),
-            text: why.into(),
-            verb: Verb::None,
-        };
-        while let Some(entry) = self.queue.next_of(bucket) {
-            self.counters.bounced += 1;
-            self.end(entry, RecordType::Bounce, &response, None, now);
+    /// The ready mail of a bucket asks for something that is not configured, which was its attempt: a reload may bring
+    /// it back. What a rule holds is not meant.
+    fn misdirected(&mut self, destination: DestinationId, bucket: BucketId) {
+        let key = self.queue.bucket_key(bucket);
+        if let Err(error) = self.pools.choose(&self.sources, key.pool.as_deref(), &key.ips) {
+            let failure = Failure::own(FailureKind::NoSource, Verb::None, error.to_string());
+            self.sweep_ready(destination, Meant::Bucket(bucket), failure, Attempt::without_session());
         }
     }
 
@@ -163,24 +158,26 @@ impl Shard {
     /// from other sources than the mail in turn gets at least one session.
     pub(super) fn serve(&mut self, site: SiteId, destination: DestinationId, now: Now) {
         let mut served: SmallVec<[Arc<[Member]>; 2]> = SmallVec::new();
+        let mut misdirected: SmallVec<[BucketId; 2]> = SmallVec::new();
         for _ in 0..SERVED_AT_ONCE {
             let buckets = &self.buckets;
-            let is_new = |bucket: BucketId| {
-                !buckets
-                    .get(bucket)
-                    .is_some_and(|state| served.iter().any(|members| Arc::ptr_eq(members, &state.eligible.members)))
+            let is_new = |bucket: BucketId| match buckets.get(bucket) {
+                Some(state) => !served.iter().any(|members| Arc::ptr_eq(members, &state.eligible.members)),
+                None => !misdirected.contains(&bucket),
             };
             let Some((bucket, _)) = self.queue.next(destination, |bucket, _| is_new(bucket)) else {
                 return;
             };
-            // Its mail was ended instead when it names what is not configured.
-            if let Some(eligible) = self.eligible(bucket, now) {
-                self.serve_bucket(site, destination, bucket, &eligible, served.is_empty(), now);
-                if !self.routes.of(destination).several_members {
-                    return;
-                }
-                served.push(eligible.members);
+            let Some(eligible) = self.eligible(bucket) else {
+                self.misdirected(destination, bucket);
+                misdirected.push(bucket);
+                continue;
+            };
+            self.serve_bucket(site, destination, bucket, &eligible, served.is_empty(), now);
+            if !self.routes.of(destination).several_members {
+                return;
             }
+            served.push(eligible.members);
         }
         self.stall(destination, now.instant.after(SERVED_LATER));
     }
@@ -373,8 +370,8 @@ impl Shard {
         SessionId(u32::try_from(self.sessions.insert(session)).expect("sessions are bounded by open files"))
     }
 
-    /// From which sources a bucket may be sent; ends its mail when it names what is not configured.
-    pub(super) fn eligible(&mut self, bucket: BucketId, now: Now) -> Option<Eligible> {
+    /// From which sources a bucket may be sent; none when it names what is not configured.
+    pub(super) fn eligible(&mut self, bucket: BucketId) -> Option<Eligible> {
         if let Some(state) = self.buckets.get(bucket) {
             return Some(state.eligible.clone());
         }
@@ -394,8 +391,9 @@ impl Shard {
                 destination.several_members |= !Arc::ptr_eq(members, &eligible.members);
                 Some(eligible)
             }
-            Err(error) => {
-                self.misdirected(bucket, &error.to_string(), now);
+            Err(_) => {
+                // Its mail is to be deferred when other mail of the destination can be sent, too.
+                self.routes.of(self.queue.destination_of(bucket)).several_members = true;
                 None
             }
         }

@@ -31,6 +31,13 @@ pub(super) struct Attempt {
     pub repeatable: bool,
 }
 
+impl Attempt {
+    /// One that ended before there was a session for it.
+    pub(super) fn without_session() -> Self {
+        Self { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false, repeatable: false }
+    }
+}
+
 impl Shard {
     /// Every recipient of a transaction has its result.
     pub fn handle_finished(&mut self, session: SessionId, token: u64, results: Results, now: Now) {
@@ -129,8 +136,7 @@ impl Shard {
         let failure = Failure { kind: FailureKind::Refused, response, maybe_delivered: false };
         let recipients = self.queue.entry(flight.entry).recipients.to_list();
         let results = recipients.into_iter().map(|index| (index, RecipientResult::Failed(failure.clone()))).collect();
-        let attempt = Attempt { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false, repeatable: false };
-        self.settle(flight.entry, results, &attempt, now);
+        self.settle(flight.entry, results, &Attempt::without_session(), now);
     }
 
     /// Writes the records of an attempt, and ends, defers or puts back its recipients. The entry is in

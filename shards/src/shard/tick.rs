@@ -197,7 +197,7 @@ impl Shard {
             (state.members, state.several_members) = (None, false);
             state.awaited.clear();
             for at in 0..self.queue.buckets(destination).len() {
-                self.eligible(self.queue.buckets(destination)[at], now);
+                self.eligible(self.queue.buckets(destination)[at]);
             }
         }
         self.tell_limits(now);

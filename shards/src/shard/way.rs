@@ -218,7 +218,7 @@ impl Shard {
             return false;
         }
         let bucket = self.queue.entry(entry).bucket;
-        let Some(eligible) = self.eligible(bucket, now) else { return false };
+        let Some(eligible) = self.eligible(bucket) else { return false };
         eligible.members.iter().any(|member| self.is_open_from(entry, site, member, now))
     }
 
@@ -229,7 +229,7 @@ impl Shard {
             if self.queue.bucket_held(bucket).is_some() || self.has_open_way(entry, site, now) {
                 return;
             }
-            let Some(eligible) = self.eligible(bucket, now) else { return };
+            let Some(eligible) = self.eligible(bucket) else { return };
             let mut ways = eligible.members.iter().flat_map(|member| {
                 let peers = self.peers(site, member);
                 peers.into_iter().map(|peer| (member.source, peer))

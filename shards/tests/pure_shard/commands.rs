@@ -86,7 +86,7 @@ fn a_flush_counts_only_what_waits() {
     world.post(&["r@a.test"]);
     world.run(seconds(1));
     assert_eq!(count(&mut world, Question::Flush { scope: Scope::default(), found: false }), 0);
-    assert_eq!(world.states(), (1, 0, 0, 0));
+    assert_eq!(world.states(), (0, 0, 1, 0));
 }
 
 #[test]
