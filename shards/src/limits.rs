@@ -184,6 +184,13 @@ pub const DESTINATION_KEPT_SECONDS: u64 = 60;
 /// A message whose body has just been moved by compaction is picked again after this.
 pub const BODY_MOVED_WAIT_MILLIS: u64 = 100;
 
+/// A segment in which a body is still sought so long after it was found not to be there has been lost, not moved: the
+/// attempt has failed, and the next one waits as the schedule says.
+pub const BODY_MOVED_MAX_MILLIS: u64 = 10_000;
+
+/// Such segments that are remembered; of more, the one found first is found anew.
+pub const ABSENT_SEGMENTS_MAX: usize = 64;
+
 /// Octets of bodies by which a core's account may change before the others hear of it; the budget of all may be exceeded
 /// by so much for each core.
 pub const BODY_UNSETTLED_BYTES: i64 = 256 << 10;

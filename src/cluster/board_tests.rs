@@ -127,6 +127,20 @@ fn who_waits_no_longer_is_told_how_far_it_came() {
 }
 
 #[test]
+fn who_goes_away_leaves_no_call_behind() {
+    let board = board();
+    other(&board, 10);
+    let (replier, told) = reply();
+    let (call, asking) = board.asked(false, replier);
+    assert!(board.with(|state| state.take_up(call)));
+    board.change(|state| state.stored(call, vec![11], created(1)));
+    assert_eq!(board.with(|state| state.calls()), 1, "it waits for the other node");
+    // As the task of a client that has closed its connection is: nothing says so but the end of what it kept.
+    drop((told, asking));
+    assert_eq!(board.with(|state| state.calls()), 0);
+}
+
+#[test]
 fn a_link_is_so_since_it_became_so() {
     let board = board();
     let since = |why: &str| {

@@ -1,7 +1,7 @@
 //! Those who asked this node for a change of the whole cluster: how far each is, and what it is told. Part of the board;
 //! who has to be waited for is decided by `waiting`.
 
-use super::board::State;
+use super::board::{Board, State};
 use super::waiting::Call;
 use crate::rules::authority::Failure;
 use crate::rules::change::Changed;
@@ -48,6 +48,28 @@ struct Waiter {
     /// What will have come of it, as far as is known before it is applied here.
     expected: Changed,
     reply: Replier<Result<Changed, Failure>>,
+}
+
+/// Somebody waits for a call as long as this is kept.
+pub struct Asking<'a> {
+    board: &'a Board,
+    call: Call,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        // What was answered or given up is on the board no longer.
+        self.board.with(|state| state.give_up(self.call));
+    }
+}
+
+impl Board {
+    /// Somebody asks for a change, and waits for it as long as what comes with the call is kept: one that goes away
+    /// takes its call off the board, where it would stand until a node that is lost has come back.
+    pub fn asked(&self, local: bool, reply: Replier<Result<Changed, Failure>>) -> (Call, Asking<'_>) {
+        let call = self.with(|state| state.call(local, reply));
+        (call, Asking { board: self, call })
+    }
 }
 
 impl State {

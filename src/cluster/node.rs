@@ -367,7 +367,7 @@ impl Cluster {
         local: bool,
     ) -> Result<Changed, Failure> {
         let (replier, answer) = reply();
-        let call = self.board.with(|state| state.call(local, replier));
+        let (call, _whoever_asks) = self.board.asked(local, replier);
         let deadline = clock::now().instant.after(within);
         if orders.try_send(Order { call, task, origin, deadline }).is_err() {
             let given_up = self.board.with(|state| state.give_up(call));

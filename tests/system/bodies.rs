@@ -1,7 +1,8 @@
 //! Awkward contents: octet for octet from one end to the other, by DATA and by BDAT on either side, or refused.
 
 use crate::support::received::Received;
-use crate::support::{Config, Engine, Features, Sink, setting};
+use crate::support::{Api, Config, Engine, Features, Sink, setting};
+use serde_json::json;
 
 /// Every octet that a message may hold beside line ends.
 fn octets() -> Vec<u8> {
@@ -189,4 +190,22 @@ fn contents_over_the_limits_are_refused() {
     client.command("RSET");
     assert_eq!(client.send("s@test.example", &["r@d.example"], &with_header(b"small\r\n")).code, 250);
     assert_eq!(sink.await_messages(1).len(), 1);
+}
+
+/// Mail whose segment was gone was tried ten times a second, with a connection each time, until it expired.
+#[test]
+fn a_body_whose_file_somebody_has_removed_fails_an_attempt_as_one_that_cannot_be_read() {
+    let sink = Sink::start(Features::default());
+    let mut engine = Engine::start(&Config::to(sink.address).line("spool", "body_memory_bytes = 0"));
+    let api = Api::of(&engine);
+    let pause = api.post("/v1/pauses", &json!({}));
+    assert_eq!(engine.client().send("s@test.example", &["r@d.example"], &with_header(b"gone\r\n")).code, 250);
+    let segments = engine.files("spool", |name| name.ends_with(".log"));
+    assert!(!segments.is_empty());
+    segments.iter().for_each(|segment| std::fs::remove_file(segment).unwrap());
+    api.remove(pause["id"].as_str().unwrap());
+    let failed = engine.await_records("TransientFailure", 1);
+    assert_eq!((failed[0].code(), failed[0].recipient()), (451, "r@d.example"));
+    assert_eq!(sink.count(), 0);
+    engine.kill();
 }

@@ -339,6 +339,8 @@ impl Worker {
         self.check_space(now);
         let waiting_to_retry = self.journal.is_failing() && self.retry_at.is_some_and(|at| now < at);
         if waiting_to_retry && !messages {
+            // A disk that fails is not compacted either; the thread sleeps until it is tried again.
+            self.compacting = false;
             return;
         }
         self.compacting = !self.flags.posting.load(Ordering::Relaxed) && self.journal.maintain(&mut self.out);

@@ -261,6 +261,12 @@ impl Shard {
         delivery
     }
 
+    /// The entry that a session has by a token.
+    pub(super) fn entry_of(&self, id: SessionId, token: u64) -> Option<EntryId> {
+        let flight = self.session(id).flights.iter().find(|flight| flight.token == token)?;
+        Some(flight.entry)
+    }
+
     pub(super) fn take_flight(&mut self, id: SessionId, token: u64) -> Option<Flight> {
         let flights = &mut self.sessions[id.0 as usize].flights;
         let at = flights.iter().position(|flight| flight.token == token)?;

@@ -11,6 +11,7 @@
 //! | `connection` | sessions come up, fail, end |
 //! | `places` | how many connections there may be at once |
 //! | `settle` | results become records, retries and ends |
+//! | `body` | a message whose body is not there |
 //! | `sweep` | long work in slices |
 //! | `ask` | questions of the control side, in slices |
 //! | `largest` | which queues are the largest |
@@ -21,6 +22,7 @@
 //! sends an end-of-data: it only answers whether the runtime may.
 
 mod ask;
+mod body;
 mod connection;
 mod count;
 mod deliver;
@@ -53,6 +55,7 @@ use crate::settings::Settings;
 use crate::spool::report::Progress;
 use crate::time::Instant;
 use ask::Asks;
+use body::Absent;
 use departed::Departed;
 use flush::Flushes;
 use hashbrown::{HashMap, HashSet};
@@ -168,6 +171,7 @@ pub struct Shard {
     asks: Asks,
     flushes: Flushes,
     departed: Departed,
+    absent: Absent,
     largest: Largest,
     /// Buckets for which is known which ways are open, the oldest first.
     ways_known: VecDeque<BucketId>,
@@ -235,6 +239,7 @@ impl Shard {
             asks: Asks::default(),
             flushes: Flushes::default(),
             departed: Departed::new(rule_key),
+            absent: Absent::default(),
             largest: Largest::default(),
             ways_known: VecDeque::new(),
             ended: HashMap::new(),

@@ -5,7 +5,7 @@
 use super::Shard;
 use super::gate::is_blank;
 use crate::event::{Command, Mail, SessionId};
-use crate::limits::{BODY_MOVED_WAIT_MILLIS, HOSTS_TRIED, UNSYNCED_RECORDS_MAX};
+use crate::limits::{HOSTS_TRIED, UNSYNCED_RECORDS_MAX};
 use crate::message::CoreId;
 use crate::outcome::{Carrier, EnhancedCode, Outcome, RecordType, Response, RuleMark, Verb};
 use crate::queue::{EntryId, NewEntry, due_after};
@@ -16,7 +16,6 @@ use crate::spool::report::{Progress, Standing};
 use crate::time::{Now, Timestamp};
 use smallvec::SmallVec;
 use std::sync::Arc;
-use std::time::Duration;
 
 type Recipients = SmallVec<[u16; 4]>;
 
@@ -110,33 +109,6 @@ impl Shard {
         if !is_blank(&self.rules) {
             self.end_by_rules(id, now);
         }
-    }
-
-    /// The body was not where it was thought to be: compaction has moved it, and the new place is on its way.
-    pub fn handle_body_moved(&mut self, session: SessionId, token: u64, now: Now) {
-        let Some(flight) = self.take_flight(session, token) else {
-            return;
-        };
-        let soon = now.utc.after(Duration::from_millis(BODY_MOVED_WAIT_MILLIS));
-        self.queue.defer(flight.entry, soon);
-        self.end_if_ruled(flight.entry, now);
-    }
-
-    /// The body cannot be read, or is not what was stored. The message stays, for whoever repairs the disk.
-    pub fn handle_body_unreadable(&mut self, session: SessionId, token: u64, now: Now) {
-        let Some(flight) = self.take_flight(session, token) else {
-            return;
-        };
-        let response = Response {
-            code: 451,
-            enhanced: Some(EnhancedCode { class: 4, subject: 3, detail: 0 }),
-            text: "the message's body cannot be read from the spool".into(),
-            verb: Verb::None,
-        };
-        let failure = Failure { kind: FailureKind::Refused, response, maybe_delivered: false };
-        let recipients = self.queue.entry(flight.entry).recipients.to_list();
-        let results = recipients.into_iter().map(|index| (index, RecipientResult::Failed(failure.clone()))).collect();
-        self.settle(flight.entry, results, &Attempt::without_session(), now);
     }
 
     /// Writes the records of an attempt, and ends, defers or puts back its recipients. The entry is in

@@ -3,7 +3,9 @@
 
 use crate::world::{Behaviour, KEY, World, domain, peer, reply, rule, seconds, settings};
 use mailrace_shards::event::{Answer, MessageFilter, Question, SessionId, Waits};
-use mailrace_shards::limits::{BODY_MOVED_WAIT_MILLIS, ENDED_QUEUES_MAX, OTHER_QUEUES, UNSYNCED_RECORDS_MAX};
+use mailrace_shards::limits::{
+    BODY_MOVED_MAX_MILLIS, BODY_MOVED_WAIT_MILLIS, ENDED_QUEUES_MAX, OTHER_QUEUES, UNSYNCED_RECORDS_MAX,
+};
 use mailrace_shards::message::{CoreId, Extras, MessageId};
 use mailrace_shards::outcome::RecordType::{Bounce, Delivery, TransientFailure};
 use mailrace_shards::outcome::Verb;
@@ -155,6 +157,31 @@ fn a_message_whose_body_has_moved_goes_again_soon_and_uncharged() {
     assert_eq!(world.states(), (0, 1, 0, 0));
     world.run(Duration::from_millis(100));
     assert_eq!(world.story(id), [(Delivery, 250, 1)]);
+}
+
+/// A message whose segment somebody had removed was picked ten times a second, each time with a connection, for as long as
+/// it could wait.
+#[test]
+fn a_message_whose_body_is_not_found_in_its_new_place_either_has_failed() {
+    let (mut world, id, _) = sending();
+    let (mut token, began) = (0, world.now);
+    world.hosts.insert(peer(1), Behaviour::Silent);
+    while world.story(id).is_empty() {
+        token += 1;
+        let now = world.now;
+        // Whichever of them has it this time.
+        let sessions: Vec<SessionId> = world.open.keys().map(|(_, session)| *session).collect();
+        for session in sessions {
+            world.ask(0, |shard| shard.handle_body_moved(session, token, now));
+            world.ask(0, |shard| shard.handle_closed(session, None, now));
+            world.open.remove(&(0, session));
+        }
+        world.run(Duration::from_millis(BODY_MOVED_WAIT_MILLIS + 100));
+        assert!(token < 200, "{:?}", world.states());
+    }
+    assert_eq!(world.story(id), [(TransientFailure, 451, 1)]);
+    assert!(world.now.instant.since(began.instant) > Duration::from_millis(BODY_MOVED_MAX_MILLIS));
+    assert_eq!(world.states(), (0, 1, 0, 0), "it waits as after any attempt");
 }
 
 #[test]
