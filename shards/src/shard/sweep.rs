@@ -273,7 +273,7 @@ impl Shard {
         self.site_of(destination) != Some(site) || self.has_open(id, site, &ways, now)
     }
 
-    fn attend_if_there(&mut self, destination: DestinationId, now: Now) {
+    pub(super) fn attend_if_there(&mut self, destination: DestinationId, now: Now) {
         if self.queue.total(destination).is_some() {
             self.attend(destination, now);
         }

@@ -48,6 +48,8 @@ impl Shard {
     }
 
     fn attend_stalled(&mut self, now: Now) {
+        // One that is to be looked at again at once is so in the next tick: each look does a bounded part.
+        let mut due = Vec::new();
         while let Some(&std::cmp::Reverse((at, destination))) = self.stalled.peek()
             && at <= now.instant
         {
@@ -55,10 +57,11 @@ impl Shard {
             let state = self.routes.of(destination);
             if state.stalled_until == Some(at) {
                 state.stalled_until = None;
-                if self.queue.total(destination).is_some() {
-                    self.attend(destination, now);
-                }
+                due.push(destination);
             }
+        }
+        for destination in due {
+            self.attend_if_there(destination, now);
         }
     }
 
