@@ -149,7 +149,7 @@ impl Shard {
 
     /// Everything held is judged anew: a rule came that acts when an attempt is made, and so wins over holds; or one
     /// went that had closed a way, so that mail held by a rule over its other ways may go.
-    fn let_go_all(&mut self, now: Now) {
+    pub(super) fn let_go_all(&mut self, now: Now) {
         let mut holding: Vec<Arc<str>> = self.held.keys().cloned().collect();
         // The map's own order differs from run to run, and what is let go first is served first.
         holding.sort_unstable();

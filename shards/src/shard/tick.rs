@@ -205,6 +205,8 @@ impl Shard {
         }
         self.tell_limits(now);
         self.carry_permits(now);
+        // What is held by its pool or on all its ways may be in another one now, and have more of them.
+        self.let_go_all(now);
         self.attend_all(now);
     }
 
