@@ -162,7 +162,7 @@ impl Shard {
             Judgement::HoldBucket(bucket, by) => {
                 let sessions = self.sessions_to(self.queue.destination_of(bucket));
                 let held = self.held.entry(by.rule.clone()).or_default();
-                held.buckets.push(bucket);
+                held.buckets.insert(bucket);
                 held.sessions = held.sessions.max(sessions);
                 self.queue.hold_bucket(bucket, by);
                 return;

@@ -14,14 +14,14 @@ use crate::smtp::classify::Failure;
 use crate::smtp::client::{RecipientResult, Results};
 use crate::time::Now;
 use smallvec::SmallVec;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// What a rule holds.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    /// Whole buckets.
-    pub buckets: Vec<BucketId>,
+    /// Whole buckets, as long as they are there.
+    pub buckets: BTreeSet<BucketId>,
     /// Single entries, with their places.
     pub entries: Vec<(EntryId, u64)>,
     /// Most sessions that a site of its buckets had when one was held.

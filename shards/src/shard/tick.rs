@@ -118,6 +118,11 @@ impl Shard {
             self.unroute(destination);
             for &bucket in self.queue.buckets(destination) {
                 self.buckets.remove(bucket);
+                if let Some(by) = self.queue.bucket_held(bucket)
+                    && let Some(held) = self.held.get_mut(&by.rule)
+                {
+                    held.buckets.remove(&bucket);
+                }
             }
             self.queue.forget(destination);
             *self.routes.of(destination) = super::site::RouteState::default();

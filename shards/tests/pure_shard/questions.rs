@@ -332,6 +332,22 @@ fn what_is_not_known_of_queued_mail_counts_as_fitting() {
     }
 }
 
+/// A queue that is forgotten leaves its number to another, which the same rule may hold: it is counted once.
+#[test]
+fn a_queue_that_comes_again_under_the_rule_that_held_it_is_counted_once() {
+    let mut world = World::new(settings());
+    world.put(pause("p", domain("a.test")));
+    for _ in 0..3 {
+        let id = world.post(&["r@a.test"]);
+        world.run(seconds(1));
+        let answer = world.question(Question::RuleCounts(vec!["p".into()]));
+        let Ok(Answer::RuleCounts(counts)) = answer.try_recv() else { panic!("it is answered at once") };
+        assert_eq!(counts[0].held, 1);
+        world.question(Question::Cancel { id, by: "t".into() });
+        world.run(seconds(100));
+    }
+}
+
 /// A flush makes one message due, and with that the queue is attended to, in which rules end another one that the flush
 /// was going to look at.
 #[test]
