@@ -163,6 +163,10 @@ impl Shard {
             self.queue.hold(flight.entry);
             self.end_if_ruled(flight.entry, now);
         }
+        if self.session(id).phase == Phase::Opening {
+            // Whatever the host said may be said again at the next connection.
+            self.rest_host(id, now);
+        }
         self.drop_session(id, now);
     }
 

@@ -199,7 +199,12 @@ impl Shard {
                     elsewhere.push(bucket);
                     self.stall(destination, now.instant);
                 }
-                acts => self.carry_out(entry, acts, now),
+                mut acts => {
+                    if acts.ends_some_and_holds_others() && self.has_open_way(entry, site, now) {
+                        acts.let_pass_what_it_holds();
+                    }
+                    self.carry_out(entry, acts, now);
+                }
             }
         }
         // The rest of a run of held messages waits for the next turn.

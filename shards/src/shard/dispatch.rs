@@ -204,7 +204,7 @@ impl Shard {
             let (share, of_path) = (limits.share, self.sites.path(path));
             alone |= limits.exclusive_domain;
             opening += of_path.opening.iter().filter(|of| **of == share).count();
-            sessions += of_path.sessions;
+            sessions += of_path.sharing(share);
             // The last to become idle is the warmest, and the others may reach their time-out.
             let fits = |session: &Session| {
                 session.share == share && !session.retiring() && member.reaches(session.peer().ip())

@@ -14,14 +14,14 @@ use crate::smtp::classify::Failure;
 use crate::smtp::client::{RecipientResult, Results};
 use crate::time::Now;
 use smallvec::SmallVec;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// What a rule holds.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    /// Whole buckets.
-    pub buckets: Vec<BucketId>,
+    /// Whole buckets, as long as they are there.
+    pub buckets: BTreeSet<BucketId>,
     /// Single entries, with their places.
     pub entries: Vec<(EntryId, u64)>,
     /// Most sessions that a site of its buckets had when one was held.
@@ -154,7 +154,7 @@ impl Shard {
 
     /// Everything held is judged anew: a rule came that acts when an attempt is made, and so wins over holds; or one
     /// went that had closed a way, so that mail held by a rule over its other ways may go.
-    fn let_go_all(&mut self, now: Now) {
+    pub(super) fn let_go_all(&mut self, now: Now) {
         let mut holding: Vec<Arc<str>> = self.held.keys().cloned().collect();
         // The map's own order differs from run to run, and what is let go first is served first.
         holding.sort_unstable();
@@ -281,7 +281,7 @@ impl Shard {
         self.site_of(destination) != Some(site) || self.has_open(id, site, &ways, now)
     }
 
-    fn attend_if_there(&mut self, destination: DestinationId, now: Now) {
+    pub(super) fn attend_if_there(&mut self, destination: DestinationId, now: Now) {
         if self.queue.total(destination).is_some() {
             self.attend(destination, now);
         }

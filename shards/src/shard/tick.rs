@@ -48,6 +48,8 @@ impl Shard {
     }
 
     fn attend_stalled(&mut self, now: Now) {
+        // One that is to be looked at again at once is so in the next tick: each look does a bounded part.
+        let mut due = Vec::new();
         while let Some(&std::cmp::Reverse((at, destination))) = self.stalled.peek()
             && at <= now.instant
         {
@@ -55,10 +57,11 @@ impl Shard {
             let state = self.routes.of(destination);
             if state.stalled_until == Some(at) {
                 state.stalled_until = None;
-                if self.queue.total(destination).is_some() {
-                    self.attend(destination, now);
-                }
+                due.push(destination);
             }
+        }
+        for destination in due {
+            self.attend_if_there(destination, now);
         }
     }
 
@@ -115,6 +118,11 @@ impl Shard {
             self.unroute(destination);
             for &bucket in self.queue.buckets(destination) {
                 self.buckets.remove(bucket);
+                if let Some(by) = self.queue.bucket_held(bucket)
+                    && let Some(held) = self.held.get_mut(&by.rule)
+                {
+                    held.buckets.remove(&bucket);
+                }
             }
             self.queue.forget(destination);
             *self.routes.of(destination) = super::site::RouteState::default();
@@ -202,6 +210,8 @@ impl Shard {
         }
         self.tell_limits(now);
         self.carry_permits(now);
+        // What is held by its pool or on all its ways may be in another one now, and have more of them.
+        self.let_go_all(now);
         self.attend_all(now);
     }
 

@@ -208,6 +208,23 @@ fn a_session_that_panics_leaves_its_messages_held_and_its_place_to_others() {
     assert_eq!((world.story(id), world.story(other)), (vec![], vec![(Delivery, 250, 1)]));
 }
 
+/// What makes a session panic before it has a message would do so again at once, at the next connection.
+#[test]
+fn a_host_whose_greeting_makes_a_session_panic_is_left_alone_for_a_while() {
+    let mut world = world();
+    world.hosts.insert(peer(1), Behaviour::Distant(seconds(1000)));
+    world.post(&["r@a.test"]);
+    for _ in 0..100 {
+        world.run(Duration::from_millis(100));
+        let session = world.open.drain().next().map(|((_, session), _)| session);
+        if let Some(session) = session {
+            let now = world.now;
+            world.ask(0, |shard| shard.handle_session_panic(session, now));
+        }
+    }
+    assert!((2..=5).contains(&world.connects.len()), "{} connections in ten seconds", world.connects.len());
+}
+
 /// Sessions that stand are waited for at a stop, and those that only wish to connect are not.
 #[test]
 fn a_stop_waits_for_sessions_whose_connection_stands() {

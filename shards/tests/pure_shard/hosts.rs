@@ -417,3 +417,24 @@ fn an_expired_answer_of_the_resolver_is_asked_for_anew() {
     assert_eq!(world.lookups.len(), 2);
     assert_eq!(world.sent.iter().map(|sent| sent.peer).collect::<Vec<_>>(), [peer(1), peer(2)]);
 }
+
+/// Connections that may not carry a pool's mail do not stand for one that may, while the mail in turn cannot go.
+#[test]
+fn a_pool_behind_one_that_waits_has_a_connection_of_its_own() {
+    let limits = vec![
+        LimitSettings { connections: Some(9), ..LimitSettings::new(LimitPer::Domain) },
+        LimitSettings { idle_timeout: Some(seconds(3600)), ..LimitSettings::new(LimitPer::Path) },
+        LimitSettings { connections: Some(1), pool: Some("first".into()), ..LimitSettings::new(LimitPer::Pool) },
+    ];
+    let mut world = World::new(Settings { limits, ..two_sources() });
+    world.everything_at(&["a.test", "b.test"], &[("mx.hoster.test", peer(1))]);
+    world.everything_at(&["busy.test"], &[("mx.busy.test", peer(2))]);
+    world.hosts.insert(peer(2), Behaviour::Sluggish(seconds(300)));
+    world.post_with(&["r@busy.test"], from("first"));
+    world.post_with(&["r@b.test"], from("second"));
+    world.run(seconds(1));
+    let waits = world.post_with(&["r@a.test"], from("first"));
+    let goes = world.post_with(&["r@a.test"], from("second"));
+    world.run(seconds(2));
+    assert_eq!((world.story(waits), world.story(goes)), (vec![], vec![(Delivery, 250, 1)]));
+}

@@ -1,10 +1,11 @@
 //! Settings that are taken over while mail waits and connections stand.
 
 use crate::limits::with;
-use crate::world::{Behaviour, World, own, peer, seconds, settings};
+use crate::world::{Behaviour, World, own, peer, rule, seconds, settings};
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::RecordType::{Bounce, Delivery};
 use mailrace_shards::outcome::Verb;
+use mailrace_shards::rules::{Kind, Scope};
 use mailrace_shards::settings::{LimitPer, LimitSettings, PoolSettings, Settings, SourceSettings};
 use mailrace_shards::smtp::classify::FailureKind;
 use std::sync::Arc;
@@ -77,4 +78,23 @@ fn a_reload_reaches_connections_whose_first_destination_is_forgotten() {
     world.post(&["r@b.test"]);
     world.run(seconds(5));
     assert_eq!((world.delivered(), world.states()), (22, (0, 0, 0, 0)));
+}
+
+/// What a rule held on the only way that there was goes by the one that a reload gives; what it held by its pool goes when
+/// that is another one.
+#[test]
+fn mail_that_is_held_is_judged_anew_after_a_reload() {
+    let own_address = Scope { source_ip: Some([192, 0, 2, 1].into()), ..Scope::default() };
+    let by_pool = Scope { pool: Some("default".into()), ..Scope::default() };
+    let unnamed = Settings { sources: vec![source(1)], ..settings() };
+    for (scope, after) in [(own_address, with_pools(&[("default", &[0, 1])])), (by_pool, unnamed)] {
+        let mut world = World::new(with_pools(&[("default", &[0])]));
+        world.put(rule("p", Kind::Pause, scope.clone()));
+        let id = world.post(&["r@a.test"]);
+        world.run(seconds(5));
+        assert_eq!(world.story(id), [], "{scope:?}");
+        reload(&mut world, &after);
+        world.run(seconds(5));
+        assert_eq!(world.story(id), [(Delivery, 250, 1)], "{scope:?}");
+    }
 }
