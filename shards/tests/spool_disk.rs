@@ -18,7 +18,7 @@ use mailrace_shards::spool::report::{Progress, Recovered, Refusal, SpoolCompleti
 use mailrace_shards::time::Timestamp;
 use serde_json::{Value, json};
 use smallvec::smallvec;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -314,6 +314,35 @@ fn outcomes_are_synced_in_order_and_a_torn_line_is_cut() {
     log.wait_for(&LogEvent::Synced { up_to: 2 });
     log.log.stop();
     assert_eq!((serials(&log.path), serials(&directory.0.join("moved")).len()), (vec![2], 2004));
+}
+
+/// As by logrotate without its signal, with `copytruncate`, or by hand: no record goes to where nobody finds it.
+#[test]
+fn a_log_that_is_moved_removed_or_cut_short_goes_on_under_its_name() {
+    let directory = Directory::new("log-taken");
+    let log = start_log(&directory.0, 1 << 30, 0);
+    let log_of = |count: u64| {
+        log.append(count, 1);
+        log.wait_for(&LogEvent::Synced { up_to: count });
+    };
+    log_of(1);
+    let moved = directory.0.join("moved");
+    fs::rename(&log.path, &moved).unwrap();
+    (2..=3).for_each(log_of);
+    // The next record may still be behind those of before.
+    let (before, after) = (serials(&moved), serials(&log.path));
+    assert_eq!([&before[..], &after[..]].concat(), [1, 2, 3]);
+    assert_eq!(after.last(), Some(&3), "{before:?}");
+    fs::remove_file(&log.path).unwrap();
+    log_of(4);
+    assert_eq!(serials(&log.path), [4]);
+    File::create(&log.path).unwrap();
+    log_of(5);
+    assert_eq!(serials(&log.path), [5]);
+    fs::remove_dir_all(&directory.0).unwrap();
+    (6..=7).for_each(log_of);
+    assert_eq!(serials(&log.path), [6, 7]);
+    log.log.stop();
 }
 
 #[test]

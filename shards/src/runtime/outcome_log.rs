@@ -258,6 +258,12 @@ impl Worker {
             // Without the places of what was counted the ends stay here and go with the next ones.
             let _ = self.leave_tally();
             self.synced();
+            // Who moved it away may soon compress and remove it, and cannot be relied upon to say so.
+            if !self.file.is_in_its_place()
+                && let Err(error) = self.file.reopen()
+            {
+                self.failed(&error);
+            }
         }
     }
 
