@@ -309,7 +309,7 @@ fn outcomes_are_synced_in_order_and_a_torn_line_is_cut() {
     // Somebody moves the file away and says so.
     fs::rename(&log.path, directory.0.join("moved")).unwrap();
     log.append(1, 1);
-    log.log.reopen();
+    log.log.reopen(LogSettings { rotate_bytes: 1 << 30, keep_bytes: 0 });
     log.append(2, 1);
     log.wait_for(&LogEvent::Synced { up_to: 2 });
     log.log.stop();
@@ -389,6 +389,19 @@ fn files_rotate_and_the_oldest_go() {
     kept.extend(serials(&log.path));
     assert_eq!(kept, (kept[0]..=last).collect::<Vec<_>>(), "the newest, in order, without a gap");
     assert!(rotated[0].to_str().unwrap().contains("delivery-003.20231114T221320.1"), "{rotated:?}");
+}
+
+#[test]
+fn a_log_follows_the_settings_of_a_reload() {
+    let directory = Directory::new("rotate-later");
+    let log = start_log(&directory.0, 1 << 30, 0);
+    log.append(20, 20);
+    log.wait_for(&LogEvent::Synced { up_to: 20 });
+    log.log.reopen(LogSettings { rotate_bytes: 2000, keep_bytes: 0 });
+    log.append(21, 1);
+    log.wait_for(&LogEvent::Synced { up_to: 21 });
+    log.log.stop();
+    assert_eq!(serials(&log.path), [21], "the others are in a rotated file");
 }
 
 #[test]

@@ -19,6 +19,10 @@ pub fn reload(running: &Config, mut new: Config) -> (Config, Vec<&'static str>) 
     keep(&mut kept, "smtp.listen", &old.smtp.listen, &mut settings.smtp.listen);
     keep(&mut kept, "spool.sync", &old.spool.sync, &mut settings.spool.sync);
     keep(&mut kept, "spool.body_memory_bytes", &old.spool.body_memory_bytes, &mut settings.spool.body_memory_bytes);
+    keep(&mut kept, "spool.min_free_bytes", &old.spool.min_free_bytes, &mut settings.spool.min_free_bytes);
+    // The resolvers of the cores are made when these start.
+    keep(&mut kept, "dns.servers", &old.dns.servers, &mut settings.dns.servers);
+    keep(&mut kept, "egress.allow_private", &old.allow_private, &mut settings.allow_private);
     keep(&mut kept, "api.listen", &running.api.listen, &mut new.api.listen);
     // Other engines count on what this one has announced of itself.
     keep(&mut kept, "cluster", &running.cluster, &mut new.cluster);

@@ -102,7 +102,7 @@ impl Local {
                 }
                 Order::ReopenLog => {
                     if let Some(log) = &*self.log.borrow() {
-                        log.reopen();
+                        log.reopen(self.settings.borrow().log.clone());
                     }
                 }
                 Order::Stop => {
