@@ -82,7 +82,7 @@ pub struct Counters {
     pub deferred: u64,
     /// Recipients that failed for good.
     pub bounced: u64,
-    /// Entries whose time ran out.
+    /// Recipients whose time ran out.
     pub expired: u64,
     /// Connections opened.
     pub connections: u64,
