@@ -218,18 +218,23 @@ impl Session {
     fn accepted(&self, transaction: Transaction) -> Result<Accepted, ContentRefusal> {
         let Transaction { sender, smtputf8, recipients, content, .. } = transaction;
         let (decoder, _) = content.expect("the content has begun");
-        let Content { body, eight_bit, dot_lines, marks, .. } = decoder.finish()?;
+        let Content { body, header_end, eight_bit, dot_lines, marks } = decoder.finish()?;
         let Wishes { envelope, extras } =
             marks.into_wishes().map_err(|(name, why)| ContentRefusal::Control(name.into(), why))?;
         let sender = envelope.unwrap_or(sender);
         // A reverse-path from a control header needs SMTPUTF8 as much as one from MAIL.
         let smtputf8 = smtputf8 || !sender.is_ascii();
+        let recipients = recipients.into_list();
+        // Many libraries say SMTPUTF8 whenever it is offered. Who needs nothing of it must not ask the next hop for it
+        // (RFC 6531 §3.2): one that does not offer it could not be sent to.
+        let plain = sender.is_ascii() && recipients.iter().all(|recipient| recipient.is_ascii());
+        let needed = smtputf8 && !(plain && body[..header_end].is_ascii());
         Ok(Accepted {
             id: self.next_id,
             protocol: received::protocol(self.greeting, self.tls.is_some(), self.authenticated, smtputf8),
             sender,
-            recipients: recipients.into_list(),
-            flags: ContentFlags { eight_bit, smtputf8, dot_lines },
+            recipients,
+            flags: ContentFlags { eight_bit, smtputf8: needed, dot_lines },
             extras,
             body,
         })
