@@ -1,15 +1,20 @@
 //! Carries a shard's look-ups to the resolver and its answers back.
 
+use crate::dns::resolve::Outcome;
 use crate::dns::{DnsFailure as Dns, MailHosts, NamedBy};
 use crate::event::{Host, Lookup, Resolved};
+use crate::limits::DNS_PARTIAL_TTL_S;
 use crate::outcome::Verb;
 use crate::queue::DestinationId;
+use crate::runtime::clock;
 use crate::runtime::local::Local;
 use crate::settings::RouteHost;
 use crate::smtp::classify::{DnsFailure, Failure, FailureKind};
+use crate::time::Instant;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The port of mail exchangers.
 const SMTP_PORT: u16 = 25;
@@ -39,16 +44,27 @@ async fn mail_hosts(local: &Local, domain: &str) -> Result<Resolved, Failure> {
     Ok(Resolved { hosts, names: found.names.to_vec(), expires: found.expires })
 }
 
-/// Hosts that a route or a message names. Those that do not resolve are left out while others do.
+/// Hosts that a route or a message names.
 async fn routed_hosts(local: &Local, hosts: &[RouteHost], by_operator: bool) -> Result<Resolved, Failure> {
     let named_by = if by_operator { NamedBy::Operator } else { NamedBy::Caller };
-    let mut resolved = Resolved { hosts: Vec::new(), names: Vec::new(), expires: crate::time::Instant(u64::MAX) };
-    let mut failure = None;
+    let mut answers = Vec::with_capacity(hosts.len());
     for host in hosts {
+        answers.push((host, local.dns().host_addresses(&host.host, named_by).await));
+    }
+    together(&answers, clock::recent().instant)
+}
+
+/// What the answers about a route's hosts, of which there is one at least, come to. Hosts that do not resolve are left out
+/// while others do, but asked for again before long: a route must not be without its second host for a day because that
+/// failed once.
+fn together(answers: &[(&RouteHost, Outcome)], now: Instant) -> Result<Resolved, Failure> {
+    let mut resolved = Resolved { hosts: Vec::new(), names: Vec::new(), expires: Instant(u64::MAX) };
+    let mut failure = None;
+    for (host, answer) in answers {
         resolved.names.push(site_part(host));
-        match local.dns().host_addresses(&host.host, named_by).await {
+        match answer {
             Ok(found) => {
-                let MailHosts { hosts: of, expires, .. } = &*found;
+                let MailHosts { hosts: of, expires, .. } = &**found;
                 let addresses = of.iter().flat_map(|host| &host.addresses);
                 resolved.hosts.push(Host {
                     name: host.host.clone(),
@@ -57,10 +73,11 @@ async fn routed_hosts(local: &Local, hosts: &[RouteHost], by_operator: bool) -> 
                 resolved.expires = resolved.expires.min(*expires);
             }
             Err(error) => {
+                resolved.expires = resolved.expires.min(now.after(Duration::from_secs(DNS_PARTIAL_TTL_S.into())));
                 // A temporary failure of one host must not turn into a bounce by another's absence.
                 let worse = failure.as_ref().is_none_or(|_: &Failure| error.is_temporary());
                 if worse {
-                    failure = Some(failure_of(&error, &host.host));
+                    failure = Some(failure_of(error, &host.host));
                 }
             }
         }
@@ -85,4 +102,39 @@ fn failure_of(failure: &Dns, name: &str) -> Failure {
         Dns::Temporary(_) => DnsFailure::Temporary,
     };
     Failure::own(FailureKind::Dns(kind), Verb::None, format!("{name}: {failure}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Dns, DnsFailure, FailureKind, Outcome, RouteHost, together};
+    use crate::dns::{MailHost, MailHosts};
+    use crate::time::Instant;
+    use std::sync::Arc;
+
+    const DAY: Instant = Instant(86_400_000_000);
+
+    fn found(name: &str) -> Outcome {
+        let addresses = [[192, 0, 2, 1].into()].into_iter().collect();
+        let host = MailHost { name: name.into(), preference: 0, addresses };
+        Ok(Arc::new(MailHosts { hosts: vec![host], names: [name.into()].into(), expires: DAY }))
+    }
+
+    /// Of two hosts, one of which is an address, the other was not asked for again for a day when it failed once.
+    #[test]
+    fn a_host_of_a_route_that_fails_is_asked_for_again_before_long() {
+        let hosts = ["192.0.2.1", "backup.test"].map(|host| RouteHost { host: host.into(), port: 25 });
+        let [first, second] = &hosts;
+        let temporary = || Err(Dns::Temporary("no answer".into()));
+        let both = together(&[(first, found("192.0.2.1")), (second, found("backup.test"))], Instant(0)).unwrap();
+        assert_eq!((both.hosts.len(), both.expires), (2, DAY));
+        for failure in [temporary(), Err(Dns::NoSuchDomain)] {
+            let one = together(&[(first, found("192.0.2.1")), (second, failure)], Instant(0)).unwrap();
+            assert_eq!((one.hosts.len(), one.names.len(), one.expires), (1, 2, Instant(300_000_000)));
+        }
+        for answers in [[Err(Dns::NoSuchDomain), temporary()], [temporary(), Err(Dns::NoSuchDomain)]] {
+            let failure =
+                together(&[(first, answers[0].clone()), (second, answers[1].clone())], Instant(0)).unwrap_err();
+            assert_eq!(failure.kind, FailureKind::Dns(DnsFailure::Temporary));
+        }
+    }
 }
