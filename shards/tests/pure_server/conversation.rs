@@ -277,6 +277,13 @@ conversations! {
         C: BDAT 6
         C: RSET
         S: 503 5.5.1 RCPT first
+        C: RCPT TO:<b@b.test>
+        S: 503 5.5.1 The content has begun
+        C: BDAT 6 LAST
+        C: QUIT
+        S: 503 5.5.1 A chunk was refused; RSET first
+        C: MAIL FROM:<a@a.test>
+        S: 250 2.1.0 Ok
         C: RCPT TO:<b>
         S: 553 5.1.3 Address needs a domain
         C: BDAT 6 LAST

@@ -184,6 +184,8 @@ impl Session {
         if transaction.spoilt {
             self.reply("503 5.5.1 A chunk was refused; RSET first");
         } else if transaction.content.is_none() {
+            // What follows it alone would be a message without its beginning, should a recipient be named yet.
+            transaction.spoilt = true;
             self.no_recipients();
         } else if chunk.last {
             return self.end_of_data(now);
