@@ -6,10 +6,10 @@ use super::envelope::Transaction;
 use super::received::{self, Received};
 use super::session::Session;
 use super::state::{Chunk, DataClock, State};
-use super::{Accepted, ServerEvent};
+use super::{Accepted, ServerEvent, StoreRefusal};
 use crate::limits::{
     BODY_RESERVE_BYTES_MAX, BODY_RESERVE_USUAL_BYTES_MAX, CONTENT_BYTES_PER_SECOND_MIN, CONTENT_DURATION_MAX,
-    CONTENT_WAIT, DISCARDED_BYTES_MAX, MESSAGE_CHUNKS_MAX,
+    CONTENT_WAIT, DISCARDED_BYTES_MAX, MESSAGE_CHUNKS_MAX, PRESSED_CONTENT_BYTES_MAX,
 };
 use crate::message::ContentFlags;
 use crate::time::{Instant, Now};
@@ -38,6 +38,16 @@ impl DataClock {
 }
 
 impl Session {
+    /// Memory is short: content that is more than [`PRESSED_CONTENT_BYTES_MAX`] already is let go, and answered with
+    /// `refusal` at its end. Whatever was begun before, by however many, could fill what is left.
+    pub fn relieve(&mut self, refusal: &StoreRefusal) {
+        if let Some((decoder, _)) = self.content()
+            && decoder.octets() > PRESSED_CONTENT_BYTES_MAX
+        {
+            decoder.refuse(ContentRefusal::Pressure(Box::new(refusal.clone())));
+        }
+    }
+
     pub(super) fn data(&mut self, now: Now) {
         match &self.transaction {
             None => return self.out_of_order("503 5.5.1 MAIL first"),
@@ -245,6 +255,7 @@ impl Session {
     fn refuse_content(&mut self, refusal: &ContentRefusal) {
         let max = self.config.max_message_bytes;
         match refusal {
+            ContentRefusal::Pressure(refusal) => self.reply_refusal(refusal),
             ContentRefusal::TooLarge => self.reply(&format!("552 5.3.4 Message is over {max} octets")),
             ContentRefusal::BareLineEnd => self.reply("550 5.6.11 Message holds a CR or LF that stands alone"),
             ContentRefusal::Nul => self.reply("550 5.6.0 Message holds a NUL octet"),
