@@ -8,10 +8,11 @@ use crate::outcome::Verb;
 use crate::queue::DestinationId;
 use crate::runtime::clock;
 use crate::runtime::local::Local;
-use crate::settings::RouteHost;
+use crate::runtime::socket::leads_to_itself;
+use crate::settings::{RouteHost, SourceSettings};
 use crate::smtp::classify::{DnsFailure, Failure, FailureKind};
 use crate::time::Instant;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub fn start(local: Rc<Local>, destination: DestinationId, lookup: Lookup) {
             Lookup::MailHosts(domain) => mail_hosts(&local, domain).await,
             Lookup::Hosts { hosts, by_operator } => routed_hosts(&local, hosts, *by_operator).await,
         };
+        let settings = local.settings();
+        let answer = answer.map(|resolved| without_this_machine(resolved, &settings.smtp.listen, &settings.sources));
         local.with_shard(|shard, now| shard.handle_resolved(destination, answer, now));
     });
 }
@@ -88,6 +91,35 @@ fn together(answers: &[(&RouteHost, Outcome)], now: Instant) -> Result<Resolved,
     Ok(resolved)
 }
 
+/// Whoever listens at all addresses is reached at each of this machine's. Such a host and those after it do not count, as the
+/// shard has it for addresses that are listened at by name (RFC 5321 §5.1).
+fn without_this_machine(mut resolved: Resolved, listeners: &[SocketAddr], sources: &[SourceSettings]) -> Resolved {
+    let ours = |address: &SocketAddr| listens_everywhere(listeners, *address) && is_own(sources, *address);
+    if let Some(at) = resolved.hosts.iter().position(|host| host.addresses.iter().any(ours)) {
+        resolved.hosts.truncate(at);
+    }
+    resolved
+}
+
+fn listens_everywhere(listeners: &[SocketAddr], address: SocketAddr) -> bool {
+    let reaches = |listener: &SocketAddr| {
+        listener.ip().is_unspecified()
+            && listener.port() == address.port()
+            && listener.is_ipv4() == address.ip().to_canonical().is_ipv4()
+    };
+    listeners.iter().any(reaches)
+}
+
+/// Addresses from which mail is sent are this machine's for sure; of the others the system is asked.
+fn is_own(sources: &[SourceSettings], address: SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    let sends = |source: &SourceSettings| match ip {
+        IpAddr::V4(v4) => source.address == Some(v4),
+        IpAddr::V6(v6) => source.address_v6 == Some(v6),
+    };
+    sources.iter().any(sends) || ip.is_loopback() || leads_to_itself(SocketAddr::new(ip, address.port()))
+}
+
 /// A routed host as it stands in a site's name: with its port when that is not 25.
 fn site_part(host: &RouteHost) -> Arc<str> {
     if host.port == SMTP_PORT { host.host.clone() } else { format!("{}:{}", host.host, host.port).into() }
@@ -106,7 +138,10 @@ fn failure_of(failure: &Dns, name: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use super::{Dns, DnsFailure, FailureKind, Outcome, RouteHost, together};
+    use super::{
+        Dns, DnsFailure, FailureKind, Host, Outcome, Resolved, RouteHost, SourceSettings, together,
+        without_this_machine,
+    };
     use crate::dns::{MailHost, MailHosts};
     use crate::time::Instant;
     use std::sync::Arc;
@@ -135,6 +170,25 @@ mod tests {
             let failure =
                 together(&[(first, answers[0].clone()), (second, answers[1].clone())], Instant(0)).unwrap_err();
             assert_eq!(failure.kind, FailureKind::Dns(DnsFailure::Temporary));
+        }
+    }
+
+    /// Hosts from the first that is this machine on do not count, when a listener is reached there.
+    #[test]
+    fn a_host_at_an_address_of_ours_ends_the_list_where_we_listen_at_all_addresses() {
+        let table = [("0.0.0.0:25", 1), ("0.0.0.0:26", 3), ("[::]:25", 3), ("198.51.100.9:25", 3)];
+        let address = Some([192, 0, 2, 9].into());
+        let sources = [SourceSettings { name: "a".into(), address, address_v6: None, ehlo: "a.test".into() }];
+        for (listen, left) in table {
+            let host =
+                |ip: [u8; 4]| Host { name: "mx.test".into(), addresses: [(ip, 25).into()].into_iter().collect() };
+            let hosts = [[198, 51, 100, 1], [192, 0, 2, 9], [198, 51, 100, 2]].map(host).into();
+            let resolved = Resolved { hosts, names: Vec::new(), expires: DAY };
+            assert_eq!(
+                without_this_machine(resolved, &[listen.parse().unwrap()], &sources).hosts.len(),
+                left,
+                "{listen}"
+            );
         }
     }
 }
