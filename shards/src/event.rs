@@ -407,7 +407,7 @@ pub struct Host {
 /// What a lookup found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
-    /// Hosts that can be tried, in order; at least one.
+    /// Hosts that can be tried, in order; none when the best is this engine itself.
     pub hosts: Vec<Host>,
     /// Names (with a port when it is not 25) of all published hosts in order of preference: they name the site.
     pub names: Vec<Arc<str>>,

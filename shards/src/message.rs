@@ -86,7 +86,7 @@ impl FromStr for MessageId {
 pub struct ContentFlags {
     /// The body holds octets above 127 (BODY=8BITMIME is needed to send it).
     pub eight_bit: bool,
-    /// The injector declared SMTPUTF8, or an address or header needs it.
+    /// An address needs SMTPUTF8, or the header does and the injector has said so.
     pub smtputf8: bool,
     /// At least one line begins with a dot, so DATA must stuff.
     pub dot_lines: bool,

@@ -30,3 +30,28 @@ fn hundreds_of_destinations_are_resolved_at_once() {
     assert!(engine.is_running());
     assert!(engine.stop().success());
 }
+
+/// Mail for a host that is this engine is ended at once, also when it listens at all addresses of the machine: it came back
+/// through dozens of rounds before.
+#[test]
+fn mail_for_a_host_that_is_this_engine_does_not_go_round() {
+    for wildcard in [false, true] {
+        let mut engine = Engine::prepare(&Config::default());
+        engine.configure(&Config::to(engine.smtp));
+        if wildcard {
+            let text = std::fs::read_to_string(engine.path("mailrace.toml")).unwrap();
+            let named = format!("listen = [\"{}\"]", engine.smtp);
+            assert!(text.contains(&named), "{text}");
+            engine.write(
+                "mailrace.toml",
+                &text.replace(&named, &format!("listen = [\"0.0.0.0:{}\"]", engine.smtp.port())),
+            );
+        }
+        engine.run();
+        let reply = engine.client().send("s@test.example", &["r@d.example"], b"Subject: x\r\n\r\nx\r\n");
+        assert_eq!(reply.code, 250, "{reply:?}");
+        let record = engine.await_records("Bounce", 1).remove(0);
+        assert_eq!((record.code(), record.enhanced().as_str()), (554, "5.4.6"), "{wildcard}: {record:?}");
+        assert_eq!(engine.await_records("Reception", 1).len(), 1, "{wildcard}");
+    }
+}

@@ -30,6 +30,7 @@ mod disk_full;
 mod dns;
 mod failures;
 mod gate;
+mod hangups;
 mod hostile;
 mod independent;
 mod inject;

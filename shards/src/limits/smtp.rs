@@ -106,6 +106,10 @@ pub const CONTROL_LIST_MAX: usize = 64;
 /// 421.
 pub const DISCARDED_BYTES_MAX: u64 = 67_108_864;
 
+/// Octets of content that are still taken when memory becomes short in the midst of it, so that short messages get through.
+/// What a longer one has is let go at once, and it is answered at its end as new mail is.
+pub const PRESSED_CONTENT_BYTES_MAX: u64 = 65_536;
+
 /// Octets reserved for a body before it is received: what SIZE announces, at most this.
 pub const BODY_RESERVE_BYTES_MAX: usize = 1_048_576;
 

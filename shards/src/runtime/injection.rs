@@ -1,6 +1,7 @@
 //! The tasks of SMTP injection: accept connections, then move octets between each socket and its SMTP server
 //! session, and messages between the session and the brain.
 
+use crate::event::Pressure;
 use crate::limits::{ACCEPT_PAUSE_MILLIS, COMMAND_WAIT, READ_BYTES, TURN_BYTES};
 use crate::runtime::clock;
 use crate::runtime::local::{Local, SessionSlot};
@@ -255,7 +256,11 @@ impl Injection {
 
     /// Tells the session whether new mail is to be refused now.
     fn set_pressure(&mut self) {
-        let refusal = self.local.pressure().map(|pressure| StoreRefusal::storage(pressure.as_str()));
+        let pressure = self.local.pressure();
+        let refusal = pressure.map(|pressure| StoreRefusal::storage(pressure.as_str()));
+        if let (Some(Pressure::MemoryShort), Some(refusal)) = (pressure, &refusal) {
+            self.session.relieve(refusal);
+        }
         self.session.set_pressure(refusal);
     }
 

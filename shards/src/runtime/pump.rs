@@ -103,7 +103,10 @@ impl Pump {
             match self.stream.poll_write_parts(cx, self.outgoing.parts()) {
                 Poll::Ready(Ok(count)) => happened |= self.note_sent(count, local, id),
                 Poll::Ready(Err(error)) => {
-                    self.fail(&error);
+                    self.hear_out();
+                    if !self.failed {
+                        self.fail(&error);
+                    }
                     return true;
                 }
                 Poll::Pending => return happened,
@@ -181,6 +184,18 @@ impl Pump {
                 true
             }
         })
+    }
+
+    /// Takes in what the peer said before the connection broke, which is still there to be read: a message that it took
+    /// must not be sent again because octets of the next one were on their way, nor one that it refused.
+    fn hear_out(&mut self) {
+        READ.with_borrow_mut(|buffer| {
+            while !self.failed
+                && let Ok(count @ 1..) = self.stream.read_left(buffer)
+            {
+                self.take_in(&buffer[..count]);
+            }
+        });
     }
 
     fn take_in(&mut self, octets: &[u8]) {

@@ -1,5 +1,5 @@
 //! Making sockets as the runtime needs them: bound to a source before they connect, listening beside the
-//! other cores. Never resolves a name.
+//! other cores; and asking which addresses are ours. Never resolves a name.
 
 use crate::runtime::alarm::Alarm;
 use crate::runtime::clock;
@@ -95,6 +95,18 @@ fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether the system would reach `peer` from that same address, which is this machine's then. Sends nothing.
+#[must_use]
+pub fn leads_to_itself(peer: SocketAddr) -> bool {
+    let source = || {
+        let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, None)?;
+        socket.connect(&peer.into())?;
+        socket.local_addr()
+    };
+    // Where nothing leads there is nobody, and we are not there either.
+    source().is_ok_and(|source| source.as_socket().is_some_and(|source| source.ip() == peer.ip()))
 }
 
 /// Nobody may connect to a listening socket any more, and whoever waits to be accepted is reset. Dropping the socket is

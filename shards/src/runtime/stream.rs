@@ -94,6 +94,14 @@ impl Stream {
         read
     }
 
+    /// Reads what is left of a connection that broke, of which the ring may not have heard yet.
+    ///
+    /// # Errors
+    /// There is nothing.
+    pub fn read_left(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.watched.socket).read(buffer)
+    }
+
     /// Sends what fits.
     pub fn poll_write(&self, cx: &Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
         self.watched.poll_call(Direction::Write, cx, |socket| socket.send_with_flags(octets, libc::MSG_NOSIGNAL))

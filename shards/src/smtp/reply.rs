@@ -66,9 +66,10 @@ impl<'a> Reply<'a> {
         };
         let mut lines = self.lines().map(strip);
         let first = lines.next().unwrap_or(&[]);
-        let text = match lines.next() {
-            None => Box::from(String::from_utf8_lossy(first)),
-            Some(second) => joined(self.raw.len(), first, std::iter::once(second).chain(lines)),
+        // A line that is not UTF-8 may grow beyond the bound, too.
+        let text = match (lines.next(), std::str::from_utf8(first)) {
+            (None, Ok(first)) => Box::from(first),
+            (second, _) => joined(self.raw.len(), first, second.into_iter().chain(lines)),
         };
         Response { code: self.code, enhanced, text, verb }
     }
@@ -285,5 +286,15 @@ mod tests {
             assert!((REPLY_TEXT_BYTES_MAX - 2..=REPLY_TEXT_BYTES_MAX).contains(&kept.len()), "{}", kept.len());
             assert!(format!("{text}\n{text}\n{text}\n{text}").starts_with(&*kept));
         }
+    }
+
+    /// Each octet that is no UTF-8 becomes three.
+    #[test]
+    fn one_line_that_is_not_utf8_is_cut_too() {
+        let line = [b"554 ", &b"\xff".repeat(REPLY_LINE_BYTES_MAX - 6)[..], b"\r\n"].concat();
+        let mut reader = ReplyReader::default();
+        let reply = reader.next(&mut &line[..]).expect("it is whole").expect("it is one");
+        let kept = reply.response(crate::outcome::Verb::EndOfData).text;
+        assert_eq!(*kept, *"\u{fffd}".repeat(REPLY_TEXT_BYTES_MAX / 3));
     }
 }

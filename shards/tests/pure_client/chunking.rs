@@ -77,3 +77,18 @@ fn one_command_at_a_time() {
          S: 550 no\n E: finished 2: 0 failed Refused 550 at RCPT-TO\n submit 3 plain\n C: RSET\n S: 250 ok\n C: MAIL FROM:<a@o.example>",
     );
 }
+
+/// One positive reply too many to an earlier command counted as the acceptance of a message of which the peer had not got
+/// all. A refusal may come that early.
+#[test]
+fn what_the_peer_has_not_got_as_a_whole_it_cannot_have_taken() {
+    for (reply, end) in [
+        ("S: 250 ok", "E: finished 1: 0 failed Protocol 451 4.5.0 at .\n E: closed Protocol 451 4.5.0 at ."),
+        ("S: 552 much", "E: finished 1: 0 failed Refused 552 at .\n wants"),
+        ("sent 1\n S: 250 ok", "E: finished 1: 0 delivered 250 ok\n wants"),
+    ] {
+        run_ready(BOTH, &format!("unsent\n submit 1 plain\n {PLAIN}S: 250 ok\n S: 250 ok\n {reply}\n {end}"));
+        let data = "C: MAIL FROM:<a@o.example>\n C: RCPT TO:<r@d.example>\n C: DATA\n S: 250 ok\n S: 250 ok\n S: 354 go\n C: hi\n C: .\n";
+        run_ready(&["PIPELINING"], &format!("unsent\n submit 1 plain\n {data}{reply}\n {end}"));
+    }
+}

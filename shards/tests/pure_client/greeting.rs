@@ -65,11 +65,11 @@ fn tls_by_policy() {
         (&[TlsPolicy::Opportunistic], "C: STARTTLS\n eof\n E: closed Lost 451 4.4.2 at STARTTLS"),
         (
             &[TlsPolicy::Opportunistic],
-            "C: STARTTLS\n S: 220 go\n E: starttls\n deadline 60\n eof\n E: closed Lost 451 4.4.2 at STARTTLS",
+            "C: STARTTLS\n S: 220 go\n E: starttls\n deadline 60\n eof\n E: closed TlsHandshake 454 4.7.5 at STARTTLS",
         ),
         (
             &[TlsPolicy::Opportunistic],
-            "C: STARTTLS\n S: 220 go\n E: starttls\n wait 60\n E: closed TimedOut 451 4.4.2 at STARTTLS",
+            "C: STARTTLS\n S: 220 go\n E: starttls\n wait 60\n E: closed TlsHandshake 454 4.7.5 at STARTTLS",
         ),
         // HELO over TLS, too.
         (

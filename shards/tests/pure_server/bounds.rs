@@ -251,13 +251,25 @@ fn source_routes_are_dropped_and_nothing_else_is_taken_for_one() {
     }
 }
 
-/// A message needs SMTPUTF8 of the next hop when its injector has said so, whatever its addresses.
+/// A message needs SMTPUTF8 of the next hop when its injector has said so and something in it does need it: libraries that
+/// say it whenever it is offered had their plain mail bounced by hosts that do not offer it.
 #[test]
-fn what_was_declared_to_need_smtputf8_needs_it() {
-    for (parameter, needs) in [("", false), (" SMTPUTF8", true)] {
+fn only_what_holds_such_text_needs_smtputf8() {
+    let table = [
+        ("", "b@b.test", "Subject: x", false),
+        (" SMTPUTF8", "b@b.test", "Subject: x", false),
+        (" SMTPUTF8", "b@b\u{fc}.test", "Subject: x", false),
+        (" SMTPUTF8", "\u{fc}@b.test", "Subject: x", true),
+        (" SMTPUTF8", "b@b.test", "Subject: \u{fc}", true),
+        ("", "b@b.test", "Subject: \u{fc}", false),
+    ];
+    for (parameter, recipient, header, needs) in table {
         let mut driver = Driver::new(config(), FRIEND);
-        let lines = format!("EHLO c\r\nMAIL FROM:<a@a.test>{parameter}\r\nRCPT TO:<b@b.test>\r\nDATA\r\n.\r\n");
+        let lines = format!(
+            "EHLO c\r\nMAIL FROM:<a@a.test>{parameter}\r\nRCPT TO:<c@c.test>\r\nRCPT TO:<{recipient}>\r\nDATA\r\n\
+             {header}\r\n\r\n\u{fc}\r\n.\r\n"
+        );
         driver.feed(lines.as_bytes(), Pieces::Whole);
-        assert_eq!(driver.messages[0].flags.smtputf8, needs);
+        assert_eq!(driver.messages[0].flags.smtputf8, needs, "{parameter}, {recipient}, {header}");
     }
 }

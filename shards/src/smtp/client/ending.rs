@@ -76,6 +76,11 @@ impl Session {
         match self.state {
             State::Quit | State::Closed => self.close(),
             State::Ready if idle => self.close_in_order(),
+            // Who cannot shake hands mostly just closes: another way to fail at it, for which the same helps.
+            State::Handshake => {
+                let text = if text.is_empty() { "closed the connection" } else { text };
+                self.break_off(FailureKind::TlsHandshake, text);
+            }
             _ => self.break_off(FailureKind::Lost, text),
         }
     }

@@ -124,6 +124,7 @@ impl Session {
         }
         match self.state {
             State::Quit => self.close(),
+            State::Handshake => self.break_off(FailureKind::TlsHandshake, "timed out"),
             _ => self.break_off(FailureKind::TimedOut, ""),
         }
     }

@@ -21,6 +21,11 @@ impl Session {
             let text = format!("an unexpected reply {}", reply.code);
             return self.break_off(FailureKind::Protocol, &text);
         }
+        // A peer may refuse what it has not read to its end, but not take it. One reply too many to an earlier command
+        // would else count as the acceptance of a message that never got through.
+        if head.step == Step::EndOfData && reply.code < 300 && self.awaits_end_of_data(head) {
+            return self.break_off(FailureKind::Protocol, "an acceptance before the end of the data");
+        }
         self.awaited.pop_front();
         self.reply_since = now;
         if reply.code == 421 {
@@ -109,6 +114,11 @@ impl Session {
             self.left_open = None;
         }
         self.remove(index);
+    }
+
+    /// Whether the message that `head` answers was not passed to `send(2)` as a whole.
+    fn awaits_end_of_data(&self, head: Awaited) -> bool {
+        self.flights.iter().any(|flight| flight.number == head.flight && !flight.settled && !flight.end_of_data_sent)
     }
 
     /// Nothing was asked, and yet the peer speaks.

@@ -99,6 +99,7 @@ pub fn compose(config: &Arc<ServerConfig>, content: &[u8]) -> Result<Composed, C
         ContentRefusal::LargeHeader => ComposeError::LargeHeader,
         ContentRefusal::Loop => ComposeError::Loop,
         ContentRefusal::Control(name, why) => ComposeError::Control(name, why),
+        ContentRefusal::Pressure(_) => unreachable!("only a session is under pressure"),
     };
     // A text that is too long anyway is not copied first.
     let most = usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX);

@@ -6,10 +6,10 @@ use super::envelope::Transaction;
 use super::received::{self, Received};
 use super::session::Session;
 use super::state::{Chunk, DataClock, State};
-use super::{Accepted, ServerEvent};
+use super::{Accepted, ServerEvent, StoreRefusal};
 use crate::limits::{
     BODY_RESERVE_BYTES_MAX, BODY_RESERVE_USUAL_BYTES_MAX, CONTENT_BYTES_PER_SECOND_MIN, CONTENT_DURATION_MAX,
-    CONTENT_WAIT, DISCARDED_BYTES_MAX, MESSAGE_CHUNKS_MAX,
+    CONTENT_WAIT, DISCARDED_BYTES_MAX, MESSAGE_CHUNKS_MAX, PRESSED_CONTENT_BYTES_MAX,
 };
 use crate::message::ContentFlags;
 use crate::time::{Instant, Now};
@@ -38,6 +38,16 @@ impl DataClock {
 }
 
 impl Session {
+    /// Memory is short: content that is more than [`PRESSED_CONTENT_BYTES_MAX`] already is let go, and answered with
+    /// `refusal` at its end. Whatever was begun before, by however many, could fill what is left.
+    pub fn relieve(&mut self, refusal: &StoreRefusal) {
+        if let Some((decoder, _)) = self.content()
+            && decoder.octets() > PRESSED_CONTENT_BYTES_MAX
+        {
+            decoder.refuse(ContentRefusal::Pressure(Box::new(refusal.clone())));
+        }
+    }
+
     pub(super) fn data(&mut self, now: Now) {
         match &self.transaction {
             None => return self.out_of_order("503 5.5.1 MAIL first"),
@@ -184,6 +194,8 @@ impl Session {
         if transaction.spoilt {
             self.reply("503 5.5.1 A chunk was refused; RSET first");
         } else if transaction.content.is_none() {
+            // What follows it alone would be a message without its beginning, should a recipient be named yet.
+            transaction.spoilt = true;
             self.no_recipients();
         } else if chunk.last {
             return self.end_of_data(now);
@@ -218,18 +230,23 @@ impl Session {
     fn accepted(&self, transaction: Transaction) -> Result<Accepted, ContentRefusal> {
         let Transaction { sender, smtputf8, recipients, content, .. } = transaction;
         let (decoder, _) = content.expect("the content has begun");
-        let Content { body, eight_bit, dot_lines, marks, .. } = decoder.finish()?;
+        let Content { body, header_end, eight_bit, dot_lines, marks } = decoder.finish()?;
         let Wishes { envelope, extras } =
             marks.into_wishes().map_err(|(name, why)| ContentRefusal::Control(name.into(), why))?;
         let sender = envelope.unwrap_or(sender);
         // A reverse-path from a control header needs SMTPUTF8 as much as one from MAIL.
         let smtputf8 = smtputf8 || !sender.is_ascii();
+        let recipients = recipients.into_list();
+        // Many libraries say SMTPUTF8 whenever it is offered. Who needs nothing of it must not ask the next hop for it
+        // (RFC 6531 §3.2): one that does not offer it could not be sent to.
+        let plain = sender.is_ascii() && recipients.iter().all(|recipient| recipient.is_ascii());
+        let needed = smtputf8 && !(plain && body[..header_end].is_ascii());
         Ok(Accepted {
             id: self.next_id,
             protocol: received::protocol(self.greeting, self.tls.is_some(), self.authenticated, smtputf8),
             sender,
-            recipients: recipients.into_list(),
-            flags: ContentFlags { eight_bit, smtputf8, dot_lines },
+            recipients,
+            flags: ContentFlags { eight_bit, smtputf8: needed, dot_lines },
             extras,
             body,
         })
@@ -238,6 +255,7 @@ impl Session {
     fn refuse_content(&mut self, refusal: &ContentRefusal) {
         let max = self.config.max_message_bytes;
         match refusal {
+            ContentRefusal::Pressure(refusal) => self.reply_refusal(refusal),
             ContentRefusal::TooLarge => self.reply(&format!("552 5.3.4 Message is over {max} octets")),
             ContentRefusal::BareLineEnd => self.reply("550 5.6.11 Message holds a CR or LF that stands alone"),
             ContentRefusal::Nul => self.reply("550 5.6.0 Message holds a NUL octet"),

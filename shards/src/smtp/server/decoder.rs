@@ -5,9 +5,9 @@
 //! (RFC 5321 §2.3.8, §4.1.1.4). Text that comes by BDAT is held to the same line ends.
 //! Works on runs of octets, never on single ones: this is the hottest loop of injection.
 
-use super::ServerConfig;
 use super::control::Marks;
 use super::header::HeaderScan;
+use super::{ServerConfig, StoreRefusal};
 use crate::limits::{BODY_RESERVE_BYTES, BODY_RESERVE_BYTES_MAX, TEXT_LINE_BYTES_MAX};
 use crate::message::ContentFlags;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use std::sync::Arc;
 /// Why a content is not taken. The first reason found stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ContentRefusal {
+    /// It is long, and memory has become short meanwhile.
+    Pressure(Box<StoreRefusal>),
     /// More octets than SIZE allows.
     TooLarge,
     /// CR or LF alone.
