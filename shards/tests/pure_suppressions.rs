@@ -23,7 +23,7 @@ fn change(table: &mut RuleTable, changes: Vec<Change>) {
 }
 
 fn to(address: &str) -> Facts<'_> {
-    let domain = address.split_once('@').unwrap().1;
+    let domain = address.rsplit_once('@').unwrap().1;
     let bucket = BucketFacts { domain, queue: domain, ..BucketFacts::default() };
     Facts { bucket, message: Some(MessageFacts { address, ..MessageFacts::default() }), ..Facts::default() }
 }
@@ -63,6 +63,28 @@ fn suppressions_match_addresses_in_any_case_and_exactly_their_domain() {
     assert_eq!(ruling.record(), RecordType::Suppression);
     change(&mut table, vec![Change::Unsuppress { key: KEY.suppression("SOMEONE@a.test") }]);
     assert_eq!(ended_by(&table, "someone@a.test"), None);
+}
+
+/// Quotes that are not needed make no other mailbox (RFC 5321 §4.1.2).
+#[test]
+fn a_suppressed_address_is_not_mailed_because_it_is_quoted() {
+    let suppress = |value: &str| Change::Suppress { key: KEY.suppression(value), cause: cause(550, "list") };
+    let mut table = RuleTable::new(KEY);
+    change(&mut table, vec![suppress("anna@a.test"), suppress("\"an na\"@a.test"), suppress("\"a.\\b\"@b.test")]);
+    let cases = [
+        ("\"anna\"@a.test", Some("anna@a.test")),
+        ("\"A\\nna\"@a.test", Some("anna@a.test")),
+        ("\"an\\ na\"@a.test", Some("\"an na\"@a.test")),
+        ("\"an na\"@a.test", Some("\"an na\"@a.test")),
+        ("a.b@b.test", Some("a.b@b.test")),
+        ("\"anna\\@\"@a.test", None),
+        ("\"anna \"@a.test", None),
+        ("\"\"@a.test", None),
+        ("\"anna\"@b.test", None),
+    ];
+    for (address, expected) in cases {
+        assert_eq!(ended_by(&table, address).as_deref(), expected, "{address}");
+    }
 }
 
 #[test]
