@@ -4,11 +4,13 @@
 
 use super::Shard;
 use super::count::Counts;
+use super::rule_counts::RuleCounting;
 use super::site::Route;
-use crate::event::{Answer, Coverage, MessageFilter, MessageView, Question, ReplyTo, RuleCount, Waits};
+use crate::event::{Answer, Coverage, MessageFilter, MessageView, Question, ReplyTo, Waits};
 use crate::limits::ASK_DESTINATIONS_AT_ONCE;
 use crate::limits::{
-    ASK_AT_ONCE_MILLIS, ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_SLICE, ASK_ENTRIES_PER_TICK, ASK_MILLIS, ASKS_MAX,
+    ASK_AT_ONCE_MILLIS, ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_SLICE, ASK_ENTRIES_PER_TICK, ASK_MILLIS,
+    ASK_RULES_MILLIS, ASKS_MAX,
 };
 use crate::message::MessageId;
 use crate::outcome::{EnhancedCode, RecordType, Response, RuleMark, Verb};
@@ -36,6 +38,7 @@ struct Ask {
     at_least: u64,
     counts: Counts,
     in_flight_by_queue: HashMap<Arc<str>, u64>,
+    rules: Option<RuleCounting>,
     messages: Vec<MessageView>,
     flushed: u64,
     /// What is known by then is the answer.
@@ -56,7 +59,13 @@ impl Shard {
             Question::Message(id) => Answer::Messages(self.views_of(*id, now)),
             Question::Retry(id) => Answer::Count(self.retry(*id, now)),
             Question::Cancel { id, by } => Answer::Count(self.cancel(*id, by, now)),
-            Question::RuleCounts(ids) => Answer::RuleCounts(ids.iter().map(|id| self.rule_count(id)).collect()),
+            Question::RuleCounts(ids) => {
+                let counting = self.count_rules(ids);
+                if counting.needs_walk() {
+                    return self.begin_walk(question, reply, now);
+                }
+                Answer::RuleCounts(counting.finish(true))
+            }
             Question::Covered { .. } | Question::Messages { .. } | Question::Flush { .. } | Question::Queues => {
                 return self.begin_walk(question, reply, now);
             }
@@ -66,13 +75,18 @@ impl Shard {
 
     fn begin_walk(&mut self, mut question: Question, reply: ReplyTo<Answer>, now: Now) {
         let full = self.asks.open.len() >= ASKS_MAX;
-        if full && !matches!(question, Question::Covered { .. }) {
+        if full && !matches!(question, Question::Covered { .. } | Question::RuleCounts(_)) {
             return reply.send(Answer::Busy);
         }
         let mut coverage = Coverage::default();
         let mut in_flight_by_queue = HashMap::new();
         let (mut at_least, mut within) = (0, Duration::from_millis(ASK_MILLIS));
+        let mut rules = None;
         match &mut question {
+            Question::RuleCounts(ids) => {
+                rules = Some(self.count_rules(ids));
+                within = Duration::from_millis(ASK_RULES_MILLIS);
+            }
             Question::Covered { scope, within: wanted } => {
                 in_flight_by_queue = self.in_flight(scope);
                 *scope = of_queued(scope);
@@ -105,13 +119,14 @@ impl Shard {
             at_least,
             counts: Counts::default(),
             in_flight_by_queue,
+            rules,
             messages: Vec::new(),
             flushed: 0,
             until: now.instant.after(within),
             reply,
         };
         if full {
-            // What is in flight has to be said whatever else is asked.
+            // What is in flight or held has to be said whatever else is asked.
             return ask.answer_early();
         }
         self.asks.open.push_front(ask);
@@ -198,6 +213,12 @@ impl Shard {
     fn consider(&mut self, ask: &mut Ask, id: EntryId, now: Now) -> bool {
         let (queue, entry) = (&self.queue, self.queue.entry(id));
         let bucket = entry.bucket;
+        if let Some(rules) = &mut ask.rules {
+            if let Some(by) = queue.bucket_held(bucket) {
+                rules.meet(&by.rule, entry);
+            }
+            return false;
+        }
         let (domain, _) = queue.destination(queue.destination_of(bucket));
         let fits = || ask.of_bucket.covers(&Facts { bucket: self.facts_of(bucket), ..Facts::default() });
         let count = ask.counts.of(bucket, queue.bucket_name(bucket), domain, fits);
@@ -209,7 +230,12 @@ impl Shard {
         if recipients == 0 {
             return false;
         }
-        let held = entry.state == State::Held || queue.bucket_held(bucket).is_some();
+        // What waits for a retry or is with a session is not held, though its bucket is.
+        let held = match entry.state {
+            State::Held => true,
+            State::Ready => queue.bucket_held(bucket).is_some(),
+            State::Waiting | State::InFlight => false,
+        };
         match &ask.question {
             Question::Covered { .. } => {
                 count.matched += recipients;
@@ -379,25 +405,6 @@ impl Shard {
         }
         entries.len() as u64
     }
-
-    fn rule_count(&self, id: &Arc<str>) -> RuleCount {
-        let mut count = RuleCount { rule: id.clone(), ..RuleCount::default() };
-        if let Some(held) = self.held.get(id) {
-            let buckets =
-                held.buckets.iter().filter(|bucket| self.queue.bucket_held(**bucket).is_some_and(|by| by.rule == *id));
-            count.held = buckets.map(|bucket| u64::from(self.queue.bucket_total(*bucket))).sum();
-            let entries = held.entries.iter().filter_map(|(entry, place)| self.queue.entry_at(*entry, *place));
-            for entry in entries.filter(|entry| entry.state == State::Held) {
-                count.held += 1;
-                count.first_expiry = Some(count.first_expiry.map_or(entry.expires, |at| at.min(entry.expires)));
-            }
-        }
-        if let Some(ended) = self.ended.get(id) {
-            count.ended = ended.values().sum();
-            count.ended_by_queue = ended.iter().map(|(queue, count)| (queue.clone(), *count)).collect();
-        }
-        count
-    }
 }
 
 fn scope_of(filter: &MessageFilter) -> Scope {
@@ -433,6 +440,10 @@ impl Ask {
                 Answer::Covered(self.coverage)
             }
             Question::Messages { .. } => Answer::Messages(self.messages),
+            Question::RuleCounts(_) => {
+                let complete = !self.coverage.counting;
+                Answer::RuleCounts(self.rules.map(|rules| rules.finish(complete)).unwrap_or_default())
+            }
             Question::Queues => Answer::Queues(self.counts.queues(ASK_DESTINATIONS_MAX)),
             _ => Answer::Count(self.flushed),
         };
