@@ -400,7 +400,9 @@ impl Shard {
         };
         let mark = RuleMark { id: id.to_string().into(), kind: "cancel", by: by.clone() };
         for &entry in &entries {
-            self.counters.count_end(mark.kind);
+            for _ in 0..self.queue.entry(entry).recipients.len() {
+                self.counters.count_end(mark.kind);
+            }
             self.end(entry, RecordType::Bounce, &response, Some(&mark), now);
         }
         entries.len() as u64

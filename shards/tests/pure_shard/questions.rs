@@ -4,7 +4,7 @@ use crate::world::{Behaviour, KEY, World, domain, peer, reply, rule, seconds, se
 use mailrace_shards::event::{Answer, Coverage, MessageFilter, Question, RuleCount, Waits};
 use mailrace_shards::limits::{ASK_ENTRIES_PER_SLICE, ASK_ENTRIES_PER_TICK, ASK_RULES_MILLIS, ASKS_MAX};
 use mailrace_shards::message::{Extras, MessageId};
-use mailrace_shards::outcome::Verb;
+use mailrace_shards::outcome::{RecordType, Verb};
 use mailrace_shards::rules::{Answer as RuleAnswer, Change, Kind, Rule, Scope};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -381,6 +381,20 @@ fn what_rules_hold_is_told_in_time_however_much_is_asked() {
     assert!(patient.iter().all(|answer| covered(answer).is_some()));
     let counts = rule_counts(&mut world, &["whole"]);
     assert!(counts[0].held == DEEP && counts[0].first_expiry.is_some(), "{counts:?}");
+}
+
+/// A message is cancelled for all of its recipients, and so many are counted.
+#[test]
+fn recipients_of_cancelled_messages_are_counted() {
+    let mut world = World::new(settings());
+    world.put(pause("all", Scope::default()));
+    let id = world.post(&["r@a.test", "s@a.test", "r@b.test"]);
+    world.run(seconds(1));
+    let answer = world.question(Question::Cancel { id, by: "ops".into() });
+    assert!(answer.try_recv().is_ok());
+    assert_eq!(world.of_type(RecordType::Bounce).len(), 3);
+    let counters = world.shards[0].counters();
+    assert_eq!((counters.ended_by_cancel, counters.ended_by_rule), (3, 3));
 }
 
 /// What belongs to an attempt is not known of queued mail: a rule that names it besides may cover all of that.
