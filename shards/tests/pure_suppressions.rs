@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use mailrace_shards::outcome::RecordType;
+use mailrace_shards::route::owner;
 use mailrace_shards::rules::{
     Answer, BucketFacts, Cause, Change, Decision, Facts, HashKey, Kind, MessageFacts, Moment, Rule, RuleTable, Scope,
-    Suppressions, Update, Validity,
+    Suppressions, Update, Validity, concerns_suppression,
 };
 use mailrace_shards::time::Timestamp;
 use std::sync::Arc;
@@ -84,6 +85,19 @@ fn a_suppressed_address_is_not_mailed_because_it_is_quoted() {
     ];
     for (address, expected) in cases {
         assert_eq!(ended_by(&table, address).as_deref(), expected, "{address}");
+    }
+}
+
+/// An entry has no capitals, a literal in an address has (RFC 5321 §4.1.3).
+#[test]
+fn a_suppression_of_an_address_literal_is_where_its_mail_is() {
+    for cores in 1..9 {
+        for number in 0..20 {
+            let domain = format!("[IPv6:2001:db8::{number:x}]");
+            let value = format!("u@{}", domain.to_lowercase());
+            let kept = concerns_suppression(owner(&domain, cores), cores, &value, |_| 1);
+            assert!(kept, "{domain} on {cores} cores");
+        }
     }
 }
 
