@@ -57,10 +57,7 @@ pub async fn delete(desk: &Rc<Desk>, mut ask: Ask<'_>) -> Result<Response, Refus
     }
     ask.query(&[])?;
     let fields = fields(&mut ask).await?;
-    let value = value(&fields)?;
-    for ignored in ["type", "code", "extended", "description", "cluster"] {
-        let _ = fields.raw(ignored);
-    }
+    let value = value_only(&fields)?;
     fields.finish()?;
     let changed = desk.change(&ask.by, Change::Unsuppress(vec![value])).await?;
     Ok(removed(&changed))
@@ -82,8 +79,11 @@ pub(in crate::api) fn read(fields: &Fields) -> Result<Suppression, Wrong> {
     Ok(Suppression { value, verdict: errors::verdict(fields)? })
 }
 
-/// The key of an entry, whatever its type.
-pub(in crate::api) fn value(fields: &Fields) -> Result<Arc<str>, Wrong> {
+/// The key of an entry, whatever else is said of it.
+pub(in crate::api) fn value_only(fields: &Fields) -> Result<Arc<str>, Wrong> {
+    for ignored in ["type", "code", "extended", "description", "cluster"] {
+        let _ = fields.raw(ignored);
+    }
     let either = |text: &str| if text.contains('@') { address(text) } else { domain(text) };
     fields.parsed("value", either)?.ok_or(Wrong::Missing("value"))
 }
