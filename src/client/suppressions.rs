@@ -39,12 +39,40 @@ pub fn import(
     let format =
         format.or_else(|| named(file)).unwrap_or(if first == Some(b'{') { Format::Jsonl } else { Format::Csv });
     let request = Request::new(Method::Post, SUPPRESSIONS);
-    let answer = match format {
-        Format::Jsonl => server.upload(&request, &mut reader),
-        Format::Csv => server.upload(&request, &mut JsonOfCsv::new(reader, verdict)),
+    let (answer, failed) = match format {
+        Format::Jsonl => upload(server, &request, &mut reader),
+        Format::Csv => upload(server, &request, &mut JsonOfCsv::new(reader, verdict)),
     };
     bar.finish_and_clear();
+    if let Some(why) = failed {
+        let text =
+            format!("{}: {why}; what stands before it may be in: correct it and import all again", file.display());
+        return Err(Failure::Refused(text));
+    }
     judge(&answer?, format, json)
+}
+
+/// What the server says; and why not all could be read that was to be sent, which is no fault of the connection.
+fn upload(server: &Server, request: &Request, lines: &mut dyn Read) -> (Result<Vec<u8>, Failure>, Option<io::Error>) {
+    let mut source = Source { lines, failed: None };
+    let answer = server.upload(request, &mut source);
+    (answer, source.failed)
+}
+
+/// Remembers why it could not be read.
+struct Source<'a> {
+    lines: &'a mut dyn Read,
+    failed: Option<io::Error>,
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.lines.read(buffer).map_err(|error| {
+            let again = io::Error::new(error.kind(), error.to_string());
+            self.failed = Some(error);
+            again
+        })
+    }
 }
 
 /// What the server made of it. Some entries refused is a refusal, although the others are in.
@@ -222,7 +250,7 @@ impl<R: Read> Read for JsonOfCsv<'_, R> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Format, JsonOfCsv, Verdict, copy, named};
+    use super::{Format, JsonOfCsv, Method, Request, SUPPRESSIONS, Server, Verdict, copy, named, upload};
     use indicatif::ProgressBar;
     use std::io::Read;
     use std::path::Path;
@@ -275,6 +303,27 @@ mod tests {
             assert_eq!(String::from_utf8(out).unwrap(), expected);
         }
         assert!(copy(&b"{\"value\":"[..], &mut Vec::new(), Format::Csv, &ProgressBar::hidden()).is_err());
+    }
+
+    /// It was taken for a server that cannot be reached.
+    #[test]
+    fn what_cannot_be_read_is_told_as_the_files_fault() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Server::new(&format!("http://{}", listener.local_addr().unwrap()), None);
+        let accepting = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut octets = [0; 1024];
+            let _ = client.read(&mut octets).unwrap();
+            std::io::Write::write_all(&mut client, b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+            while client.read(&mut octets).is_ok_and(|count| count > 0) {}
+        });
+        let verdict = Verdict { code: 550, extended: None, description: None };
+        let mut lines = JsonOfCsv::new(&b"value,code\na@b.example,550\nb.example,551,x\n"[..], &verdict);
+        let request = Request::new(Method::Post, SUPPRESSIONS);
+        let (answer, failed) = upload(&server, &request, &mut lines);
+        assert!(answer.is_err() && failed.unwrap().to_string().starts_with("line 3: "));
+        drop(server);
+        accepting.join().unwrap();
     }
 
     #[test]
