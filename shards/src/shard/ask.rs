@@ -40,6 +40,8 @@ struct Ask {
     in_flight_by_queue: HashMap<Arc<str>, u64>,
     rules: Option<RuleCounting>,
     messages: Vec<MessageView>,
+    /// Messages behind it are not among the first that are wanted.
+    last: Option<MessageId>,
     flushed: u64,
     /// What is known by then is the answer.
     until: Instant,
@@ -121,6 +123,7 @@ impl Shard {
             in_flight_by_queue,
             rules,
             messages: Vec::new(),
+            last: None,
             flushed: 0,
             until: now.instant.after(within),
             reply,
@@ -245,10 +248,15 @@ impl Shard {
                 ask.coverage.first_expiry = Some(first);
             }
             Question::Messages { filter, limit } => {
-                if self.passes(id, filter) {
+                // Entries come in no order. Of a list in pages none may be left out, so each has the next by id.
+                let limit = *limit;
+                let comes_later = ask.last.is_some_and(|last| entry.envelope.id() > last);
+                if !comes_later && self.passes(id, filter) {
                     ask.messages.push(self.view(id, now));
+                    if ask.messages.len() >= limit.saturating_mul(2) {
+                        ask.keep_first(limit);
+                    }
                 }
-                return ask.messages.len() >= *limit;
             }
             Question::Flush { .. } => {
                 if entry.state == State::Waiting {
@@ -425,6 +433,13 @@ fn of_queued(scope: &Scope) -> Scope {
 }
 
 impl Ask {
+    /// Drops all messages but the first so many by id.
+    fn keep_first(&mut self, limit: usize) {
+        self.messages.sort_by_key(|view| view.envelope.id());
+        self.messages.truncate(limit);
+        self.last = self.messages.last().filter(|_| self.messages.len() == limit).map(|view| view.envelope.id());
+    }
+
     /// With what is known so far.
     fn answer_early(mut self) {
         self.coverage.counting = true;
@@ -441,7 +456,10 @@ impl Ask {
                 self.coverage.queues = self.counts.by_queue(&self.in_flight_by_queue, ASK_DESTINATIONS_MAX);
                 Answer::Covered(self.coverage)
             }
-            Question::Messages { .. } => Answer::Messages(self.messages),
+            Question::Messages { limit, .. } => {
+                self.keep_first(limit);
+                Answer::Messages(self.messages)
+            }
             Question::RuleCounts(_) => {
                 let complete = !self.coverage.counting;
                 Answer::RuleCounts(self.rules.map(|rules| rules.finish(complete)).unwrap_or_default())

@@ -383,6 +383,36 @@ fn what_rules_hold_is_told_in_time_however_much_is_asked() {
     assert!(counts[0].held == DEEP && counts[0].first_expiry.is_some(), "{counts:?}");
 }
 
+/// The places of messages that are gone are taken by later ones: a page that ended with one of these left out the others.
+#[test]
+fn pages_of_messages_leave_none_out() {
+    let mut world = World::new(settings());
+    world.put(pause("all", Scope::default()));
+    let first: Vec<MessageId> = (0..4).map(|_| world.post(&["r@a.test"])).collect();
+    world.run(seconds(1));
+    for id in [first[0], first[2]] {
+        assert!(world.question(Question::Cancel { id, by: "ops".into() }).try_recv().is_ok());
+    }
+    let later: Vec<MessageId> = (0..4).map(|_| world.post(&["r@a.test"])).collect();
+    world.run(seconds(1));
+    let mut expected = vec![first[1], first[3]];
+    expected.extend(later);
+    for limit in 1..4 {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let filter = MessageFilter { after, ..MessageFilter::default() };
+            let answer = world.question(Question::Messages { filter, limit });
+            world.run(seconds(1));
+            let Ok(Answer::Messages(views)) = answer.try_recv() else { panic!("it is answered") };
+            assert!(views.len() <= limit);
+            let Some(last) = views.last() else { break };
+            after = Some(last.envelope.id());
+            listed.extend(views.iter().map(|view| view.envelope.id()));
+        }
+        assert_eq!(listed, expected, "by {limit}");
+    }
+}
+
 /// A message is cancelled for all of its recipients, and so many are counted.
 #[test]
 fn recipients_of_cancelled_messages_are_counted() {
