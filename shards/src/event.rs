@@ -350,13 +350,13 @@ pub struct QueueView {
 pub struct RuleCount {
     /// The rule.
     pub rule: Arc<str>,
-    /// Entries that it holds.
+    /// Recipients that it holds; of whole queues that are too deep to be gone through in time, entries.
     pub held: u64,
     /// Recipients that it has ended.
     pub ended: u64,
     /// The same by scheduled queue name.
     pub ended_by_queue: Vec<(Arc<str>, u64)>,
-    /// The earliest expiry of what it holds one by one.
+    /// The earliest expiry of what it holds; nothing where that could not be gone through in time.
     pub first_expiry: Option<Timestamp>,
 }
 

@@ -237,6 +237,9 @@ pub const POSTING_MESSAGES: usize = 32;
 /// A question is answered with what is known after this time.
 pub const ASK_MILLIS: u64 = 4_500;
 
+/// The same for what rules hold: a list of them is not kept waiting for longer by a deep queue.
+pub const ASK_RULES_MILLIS: u64 = 1_000;
+
 /// Whoever wants an answer within this time gets it before longer questions go on.
 pub const ASK_AT_ONCE_MILLIS: u64 = 100;
 const _: () = assert!(ASK_AT_ONCE_MILLIS < ASK_MILLIS, "only some questions are short");

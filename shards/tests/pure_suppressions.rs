@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use mailrace_shards::outcome::RecordType;
+use mailrace_shards::route::owner;
 use mailrace_shards::rules::{
     Answer, BucketFacts, Cause, Change, Decision, Facts, HashKey, Kind, MessageFacts, Moment, Rule, RuleTable, Scope,
-    Suppressions, Update, Validity,
+    Suppressions, Update, Validity, concerns_suppression,
 };
 use mailrace_shards::time::Timestamp;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ fn change(table: &mut RuleTable, changes: Vec<Change>) {
 }
 
 fn to(address: &str) -> Facts<'_> {
-    let domain = address.split_once('@').unwrap().1;
+    let domain = address.rsplit_once('@').unwrap().1;
     let bucket = BucketFacts { domain, queue: domain, ..BucketFacts::default() };
     Facts { bucket, message: Some(MessageFacts { address, ..MessageFacts::default() }), ..Facts::default() }
 }
@@ -63,6 +64,41 @@ fn suppressions_match_addresses_in_any_case_and_exactly_their_domain() {
     assert_eq!(ruling.record(), RecordType::Suppression);
     change(&mut table, vec![Change::Unsuppress { key: KEY.suppression("SOMEONE@a.test") }]);
     assert_eq!(ended_by(&table, "someone@a.test"), None);
+}
+
+/// Quotes that are not needed make no other mailbox (RFC 5321 §4.1.2).
+#[test]
+fn a_suppressed_address_is_not_mailed_because_it_is_quoted() {
+    let suppress = |value: &str| Change::Suppress { key: KEY.suppression(value), cause: cause(550, "list") };
+    let mut table = RuleTable::new(KEY);
+    change(&mut table, vec![suppress("anna@a.test"), suppress("\"an na\"@a.test"), suppress("\"a.\\b\"@b.test")]);
+    let cases = [
+        ("\"anna\"@a.test", Some("anna@a.test")),
+        ("\"A\\nna\"@a.test", Some("anna@a.test")),
+        ("\"an\\ na\"@a.test", Some("\"an na\"@a.test")),
+        ("\"an na\"@a.test", Some("\"an na\"@a.test")),
+        ("a.b@b.test", Some("a.b@b.test")),
+        ("\"anna\\@\"@a.test", None),
+        ("\"anna \"@a.test", None),
+        ("\"\"@a.test", None),
+        ("\"anna\"@b.test", None),
+    ];
+    for (address, expected) in cases {
+        assert_eq!(ended_by(&table, address).as_deref(), expected, "{address}");
+    }
+}
+
+/// An entry has no capitals, a literal in an address has (RFC 5321 §4.1.3).
+#[test]
+fn a_suppression_of_an_address_literal_is_where_its_mail_is() {
+    for cores in 1..9 {
+        for number in 0..20 {
+            let domain = format!("[IPv6:2001:db8::{number:x}]");
+            let value = format!("u@{}", domain.to_lowercase());
+            let kept = concerns_suppression(owner(&domain, cores), cores, &value, |_| 1);
+            assert!(kept, "{domain} on {cores} cores");
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! length are sent.
 
 use super::Identity;
-use super::fields::{Fields, Wrong, truth};
+use super::fields::{Fields, truth};
 use crate::cluster::Cluster;
 use crate::http::{Chunk, Refusal, Request, Response, Stream, Waiting};
 use crate::json::{self, Json};
@@ -10,7 +10,6 @@ use crate::rules::authority::{Authority, Failure};
 use crate::rules::change::{Changed, Request as Change};
 use crate::rules::entry::{Draft, Origin, RuleEntry};
 use crate::rules::preview::{Census, Matched};
-use crate::rules::schedule::{Schedule, WINDOWS_MAX, Window};
 use crate::rules::store::Store;
 use crate::users::random;
 use futures_lite::future::zip;
@@ -170,49 +169,6 @@ pub async fn no_fields(request: &mut Request, body_max: usize) -> Result<(), Ref
         return Ok(());
     }
     Ok(Fields::of_json(json)?.finish()?)
-}
-
-/// The fields of the native contract that both dialects take when a rule is made.
-#[derive(Clone, Debug, Default)]
-pub struct Common {
-    /// Only say what it would do.
-    pub dry_run: bool,
-    /// For the whole cluster.
-    pub cluster: bool,
-    /// All mail is meant.
-    pub everything: bool,
-    start: Option<Timestamp>,
-    windows: Vec<Window>,
-}
-
-impl Common {
-    /// Reads them.
-    pub fn read(fields: &Fields) -> Result<Self, Wrong> {
-        let windows = fields.array("windows")?.unwrap_or_default();
-        if windows.len() > WINDOWS_MAX {
-            return Err(Wrong::Value("windows", format!("are more than {WINDOWS_MAX}")));
-        }
-        let windows = windows.iter().map(Window::from_json).collect::<Result<_, _>>();
-        Ok(Self {
-            dry_run: fields.boolean("dry_run")?.unwrap_or(false),
-            cluster: fields.boolean("cluster")?.unwrap_or(false),
-            everything: fields.boolean("everything")?.unwrap_or(false),
-            start: fields.moment("start")?,
-            windows: windows.map_err(|why| Wrong::Value("windows", why))?,
-        })
-    }
-
-    /// When the rule is in force, given its end.
-    #[must_use]
-    pub fn schedule(&self, end: Option<Timestamp>) -> Schedule {
-        Schedule { start: self.start, end, windows: self.windows.clone() }
-    }
-
-    /// From when on a duration counts.
-    #[must_use]
-    pub fn begin(&self, now: Timestamp) -> Timestamp {
-        self.start.map_or(now, |start| start.max(now))
-    }
 }
 
 /// Whether the query asks for a dry run.

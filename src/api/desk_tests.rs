@@ -419,6 +419,19 @@ fn an_import_of_many_batches_is_made_in_its_order() {
     assert_eq!(in_force(&world), COUNT);
 }
 
+/// Who is refused in the midst of an import is told how much of it is in, whatever it is refused for.
+#[test]
+fn an_import_that_cannot_be_read_on_says_what_is_done() {
+    let world = World::new("long-line", Box::new(Busy));
+    let line = |n: usize| format!("{{\"value\":\"user{n}@d.test\",\"type\":\"address\",\"code\":550}}\n");
+    let lines: String = (0..10_001).map(line).chain(["x".repeat(20_000)]).collect();
+    let (status, _, answer) = world.ask("POST /v1/suppressions", "application/x-ndjson", lines.as_bytes());
+    let answer = String::from_utf8(answer).unwrap();
+    let expected = "line 10002 is longer than 16384 octets; 10000 entries are done, send all again";
+    assert!(status == 400 && answer.contains(expected), "{status} {answer}");
+    assert_eq!(world.cores.sizes().iter().map(|(_, n)| n).sum::<usize>(), 10_000);
+}
+
 #[test]
 fn changes_that_come_together_are_all_made() {
     let world = World::new("together", Box::new(Busy));

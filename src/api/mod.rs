@@ -2,6 +2,7 @@
 //! thing, then its handler. No handler decides who may call it.
 
 mod auth;
+mod common;
 pub mod desk;
 pub mod fields;
 mod kumo;

@@ -213,7 +213,7 @@ fn pause(action: &PauseAction, now: Timestamp) -> Request {
     match action {
         PauseAction::Add { criteria, time, common } => make(PATH, [criteria.members(), time.with_expire(now)], common),
         PauseAction::List => Request::new(Method::Get, PATH),
-        PauseAction::Remove(which) => remove_by_criteria(PATH, which),
+        PauseAction::Remove(which) => remove_by_criteria(PATH, "pause", which),
     }
 }
 
@@ -225,13 +225,14 @@ fn error(action: &ErrorAction, now: Timestamp) -> Request {
             make(PATH, [criteria.members(), verdict.members(), time.with_expire(now), everything], common)
         }
         ErrorAction::List => Request::new(Method::Get, PATH),
-        ErrorAction::Remove(which) => remove_by_criteria(PATH, which),
+        ErrorAction::Remove(which) => remove_by_criteria(PATH, "error", which),
     }
 }
 
-fn remove_by_criteria(path: &str, which: &RemoveByCriteria) -> Request {
+fn remove_by_criteria(path: &str, kind: &str, which: &RemoveByCriteria) -> Request {
     if let Some(id) = &which.id {
-        return Request::new(Method::Delete, format!("/v1/rules/{}", encoded(id)));
+        // An id of something else than was named is a mistake.
+        return Request::new(Method::Delete, format!("/v1/rules/{}", encoded(id))).and("kind", Some(kind));
     }
     let mut body = which.criteria.members();
     body.extend(object([("cluster", flag(which.cluster))]));

@@ -50,7 +50,8 @@ const BY_CRITERIA: &[(&str, &str)] = &[
     ("pause list --json --endpoint http://h:1 --token t", "GET /v1/pauses"),
     ("pause remove --domain a.example", r#"DELETE /v1/pauses {"domain":"a.example"}"#),
     ("pause remove --cluster", r#"DELETE /v1/pauses {"cluster":true}"#),
-    ("pause remove --id a/b", "DELETE /v1/rules/a%2Fb"),
+    ("pause remove --id a/b", "DELETE /v1/rules/a%2Fb?kind=pause"),
+    ("error remove --id e", "DELETE /v1/rules/e?kind=error"),
     ("error add --tag spring", r#"POST /v1/errors {"code":550,"tag":"spring"}"#),
     (
         "error add --mta 192.0.2.1 --code 451 --extended 4.7.1 --description 'not now' --for 90s",

@@ -45,7 +45,8 @@ pub fn import(
     };
     bar.finish_and_clear();
     if let Some(fault) = fault {
-        let why = format!("{}: {fault}; of what stands before it, some may be in", file.display());
+        let why =
+            format!("{}: {fault}; what stands before it may be in: correct it and import all again", file.display());
         return Err(Failure::Refused(why));
     }
     judge(&answer?, format, json)
@@ -254,7 +255,7 @@ impl<R: Read> Read for JsonOfCsv<'_, R> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Format, JsonOfCsv, Verdict, Watched, copy, named};
+    use super::{Format, JsonOfCsv, Method, Request, SUPPRESSIONS, Server, Verdict, Watched, copy, named, upload};
     use indicatif::ProgressBar;
     use std::io::Read;
     use std::path::Path;
@@ -320,6 +321,27 @@ mod tests {
             assert_eq!(String::from_utf8(out).unwrap(), expected);
         }
         assert!(copy(&b"{\"value\":"[..], &mut Vec::new(), Format::Csv, &ProgressBar::hidden()).is_err());
+    }
+
+    /// It was taken for a server that cannot be reached.
+    #[test]
+    fn what_cannot_be_read_is_told_as_the_files_fault() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Server::new(&format!("http://{}", listener.local_addr().unwrap()), None);
+        let accepting = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut octets = [0; 1024];
+            let _ = client.read(&mut octets).unwrap();
+            std::io::Write::write_all(&mut client, b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+            while client.read(&mut octets).is_ok_and(|count| count > 0) {}
+        });
+        let verdict = Verdict { code: 550, extended: None, description: None };
+        let mut lines = JsonOfCsv::new(&b"value,code\na@b.example,550\nb.example,551,x\n"[..], &verdict);
+        let request = Request::new(Method::Post, SUPPRESSIONS);
+        let (answer, failed) = upload(&server, &request, &mut lines);
+        assert!(answer.is_err() && failed.unwrap().starts_with("line 3: "));
+        drop(server);
+        accepting.join().unwrap();
     }
 
     #[test]

@@ -99,19 +99,17 @@ pub fn resolver(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// A domain in lower-case A-labels (RFC 5890), or an address literal (RFC 5321 §4.1.3).
+/// A domain in lower-case A-labels (RFC 5890), or an address literal (RFC 5321 §4.1.3) in the one form that addresses of
+/// mail have, too.
 pub fn domain(text: &str) -> Result<Arc<str>, String> {
     if let Some(literal) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         let ipv6 = literal.get(..5).filter(|tag| tag.eq_ignore_ascii_case("IPv6:")).map(|_| &literal[5..]);
-        let valid = match ipv6 {
-            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => literal.parse::<std::net::Ipv4Addr>().is_ok(),
+        let canonical = match ipv6 {
+            Some(address) => address.parse::<std::net::Ipv6Addr>().map(|address| format!("[IPv6:{address}]")),
+            None => literal.parse::<std::net::Ipv4Addr>().map(|address| format!("[{address}]")),
         };
-        return if valid {
-            Ok(text.to_ascii_lowercase().into())
-        } else {
-            Err("is not an address literal; write \"[192.0.2.1]\" or \"[IPv6:2001:db8::1]\"".to_owned())
-        };
+        let wrong = "is not an address literal; write \"[192.0.2.1]\" or \"[IPv6:2001:db8::1]\"";
+        return canonical.map(Into::into).map_err(|_| wrong.to_owned());
     }
     host_name(text)
 }

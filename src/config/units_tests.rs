@@ -104,7 +104,7 @@ fn domains() {
             ("a_b.example", "a_b.example"),
             ("localhost", "localhost"),
             ("[192.0.2.1]", "[192.0.2.1]"),
-            ("[IPv6:2001:DB8::1]", "[ipv6:2001:db8::1]"),
+            ("[ipv6:2001:DB8:0::1]", "[IPv6:2001:db8::1]"),
             ("[2001:db8::1]", "! is not an address literal…"),
             ("", "! is not a domain name"),
             (".", "! is not a domain name"),
@@ -116,6 +116,16 @@ fn domains() {
             ("a234567890123456789012345678901234567890123456789012345678901234.example", "! is not a domain name"),
         ],
     );
+}
+
+/// A rule over a domain is found by the domain of an address, so both are written alike.
+#[test]
+fn domains_are_those_of_addresses() {
+    let texts = ["Example.COM", "b\u{fc}cher.example", "XN--BCHER-KVA.example", "a_b.example", "[192.0.2.1]"];
+    for text in texts.into_iter().chain(["[IPv6:2001:DB8:0::1]", "[ipv6:::ffff:192.0.2.1]"]) {
+        let address = mailrace_shards::smtp::server::mailbox(&format!("u@{text}")).unwrap();
+        assert_eq!(&*domain(text).unwrap(), mailrace_shards::message::domain_of(&address), "{text}");
+    }
 }
 
 #[test]

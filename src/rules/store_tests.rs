@@ -2,7 +2,8 @@
 
 use super::{MIGRATIONS, Store, StoreError};
 use crate::rules::change::{ExternalMta, Pool, PoolIp, Request};
-use crate::rules::entry::Origin;
+use crate::rules::entry::{Collection, Decree, Draft, Origin};
+use crate::rules::schedule::Schedule;
 use crate::test_directory::TestDirectory;
 use crate::token::{Scope, first_token};
 use mailrace_shards::limits::{API_POOLS_MAX, AUDIT_ENTRIES_MAX};
@@ -157,4 +158,27 @@ fn rubbish_is_named() {
     .unwrap();
     let error = Store::open(directory.path()).unwrap_err().to_string();
     assert!(error.contains("rules.db cannot be used"), "{error}");
+}
+
+/// Who may make no further rule may yet change those that there are.
+#[test]
+fn a_rule_takes_the_place_of_another_where_there_is_room_for_none() {
+    let directory = TestDirectory::new("full-of-rules");
+    let mut store = Store::open(directory.path()).unwrap();
+    let origin = || Origin { token: "t".into(), peer: "p".into(), at: NOW, node: "n".into() };
+    let put = |store: &mut Store, collection, decree, tag: &str| {
+        let scope = mailrace_shards::rules::Scope { tag: Some(tag.into()), ..Default::default() };
+        let draft = Draft { collection, scope, decree, cluster: false, schedule: Schedule::default() };
+        let id = format!("{tag}-{}", collection.as_str()).into();
+        let request = Request::Put { id, draft: Box::new(draft) };
+        store.carry_out(&[(request, origin())]).unwrap().remove(0).map(|changed| (changed.created, changed.updated))
+    };
+    let suspend = || Decree::Suspend { reason: "".into() };
+    assert_eq!(put(&mut store, Collection::Pauses, Decree::Pause, "a").unwrap(), (1, 0));
+    assert_eq!(put(&mut store, Collection::Suspensions, suspend(), "a").unwrap(), (1, 0));
+    store.rules = super::RULES_MAX;
+    assert!(put(&mut store, Collection::Pauses, Decree::Pause, "b").is_err());
+    assert_eq!(put(&mut store, Collection::Pauses, Decree::Pause, "a").unwrap(), (0, 1));
+    assert!(put(&mut store, Collection::Suspensions, suspend(), "a").is_ok());
+    assert_eq!(store.rules, super::RULES_MAX);
 }

@@ -160,6 +160,12 @@ impl Queue {
         self.buckets.get(id.0 as usize).map_or(0, |bucket| bucket.total)
     }
 
+    /// Ready entries of a bucket, held as a whole or not.
+    #[must_use]
+    pub fn bucket_ready(&self, id: BucketId) -> u32 {
+        self.buckets.get(id.0 as usize).map_or(0, |bucket| bucket.ready_count)
+    }
+
     /// Destination of a bucket.
     #[must_use]
     pub fn destination_of(&self, id: BucketId) -> DestinationId {

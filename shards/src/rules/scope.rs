@@ -207,14 +207,38 @@ pub struct Facts<'a> {
     pub path: PathFacts<'a>,
 }
 
-/// An address as rules and suppressions compare it: in lower case. Its domain is expected in A-labels
-/// already. Local parts are case-sensitive by RFC 5321 §2.4, yet no known receiver uses that, and a
-/// suppressed person must not be mailed because of a capital. Borrows unless something changes.
+/// An address as rules and suppressions compare it: in lower case, and quoted no more than it must be. Its domain is
+/// expected in A-labels already. Local parts are case-sensitive by RFC 5321 §2.4, yet no known receiver uses that, and
+/// quotes that are not needed mean nothing (RFC 5321 §4.1.2): a suppressed person must not be mailed because of a
+/// capital or of quotes. Borrows unless something changes.
 #[must_use]
 pub fn normal_address(address: &str) -> Cow<'_, str> {
+    if address.starts_with('"')
+        && let Some(plain) = without_quotes(address)
+    {
+        return Cow::Owned(plain.to_lowercase());
+    }
     if address.bytes().any(|octet| octet.is_ascii_uppercase() || !octet.is_ascii()) {
         Cow::Owned(address.to_lowercase())
     } else {
         Cow::Borrowed(address)
     }
+}
+
+/// The same address with as few quotes as it can have; `None` for what is no address.
+fn without_quotes(address: &str) -> Option<String> {
+    let (quoted, domain) = address.rsplit_once('@')?;
+    let quoted = quoted.strip_prefix('"')?.strip_suffix('"')?;
+    let mut meant = String::with_capacity(quoted.len());
+    let mut rest = quoted.chars();
+    while let Some(character) = rest.next() {
+        meant.push(if character == '\\' { rest.next()? } else { character });
+    }
+    // `atext` of RFC 5322 §3.2.3, and what RFC 6531 §3.3 adds to it.
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || !c.is_ascii() || ".!#$%&'*+-/=?^_`{|}~".contains(c);
+    if !meant.is_empty() && meant.chars().all(is_bare) {
+        return Some(format!("{meant}@{domain}"));
+    }
+    let escaped = meant.replace('\\', "\\\\").replace('"', "\\\"");
+    Some(format!("\"{escaped}\"@{domain}"))
 }

@@ -4,11 +4,13 @@
 
 use super::Shard;
 use super::count::Counts;
+use super::rule_counts::RuleCounting;
 use super::site::Route;
-use crate::event::{Answer, Coverage, MessageFilter, MessageView, Question, ReplyTo, RuleCount, Waits};
+use crate::event::{Answer, Coverage, MessageFilter, MessageView, Question, ReplyTo, Waits};
 use crate::limits::ASK_DESTINATIONS_AT_ONCE;
 use crate::limits::{
-    ASK_AT_ONCE_MILLIS, ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_SLICE, ASK_ENTRIES_PER_TICK, ASK_MILLIS, ASKS_MAX,
+    ASK_AT_ONCE_MILLIS, ASK_DESTINATIONS_MAX, ASK_ENTRIES_PER_SLICE, ASK_ENTRIES_PER_TICK, ASK_MILLIS,
+    ASK_RULES_MILLIS, ASKS_MAX,
 };
 use crate::message::MessageId;
 use crate::outcome::{EnhancedCode, RecordType, Response, RuleMark, Verb};
@@ -36,7 +38,10 @@ struct Ask {
     at_least: u64,
     counts: Counts,
     in_flight_by_queue: HashMap<Arc<str>, u64>,
+    rules: Option<RuleCounting>,
     messages: Vec<MessageView>,
+    /// Messages behind it are not among the first that are wanted.
+    last: Option<MessageId>,
     flushed: u64,
     /// What is known by then is the answer.
     until: Instant,
@@ -56,7 +61,13 @@ impl Shard {
             Question::Message(id) => Answer::Messages(self.views_of(*id, now)),
             Question::Retry(id) => Answer::Count(self.retry(*id, now)),
             Question::Cancel { id, by } => Answer::Count(self.cancel(*id, by, now)),
-            Question::RuleCounts(ids) => Answer::RuleCounts(ids.iter().map(|id| self.rule_count(id)).collect()),
+            Question::RuleCounts(ids) => {
+                let counting = self.count_rules(ids);
+                if counting.needs_walk() {
+                    return self.begin_walk(question, reply, now);
+                }
+                Answer::RuleCounts(counting.finish(true))
+            }
             Question::Covered { .. } | Question::Messages { .. } | Question::Flush { .. } | Question::Queues => {
                 return self.begin_walk(question, reply, now);
             }
@@ -66,13 +77,18 @@ impl Shard {
 
     fn begin_walk(&mut self, mut question: Question, reply: ReplyTo<Answer>, now: Now) {
         let full = self.asks.open.len() >= ASKS_MAX;
-        if full && !matches!(question, Question::Covered { .. }) {
+        if full && !matches!(question, Question::Covered { .. } | Question::RuleCounts(_)) {
             return reply.send(Answer::Busy);
         }
         let mut coverage = Coverage::default();
         let mut in_flight_by_queue = HashMap::new();
         let (mut at_least, mut within) = (0, Duration::from_millis(ASK_MILLIS));
+        let mut rules = None;
         match &mut question {
+            Question::RuleCounts(ids) => {
+                rules = Some(self.count_rules(ids));
+                within = Duration::from_millis(ASK_RULES_MILLIS);
+            }
             Question::Covered { scope, within: wanted } => {
                 in_flight_by_queue = self.in_flight(scope);
                 *scope = of_queued(scope);
@@ -105,13 +121,15 @@ impl Shard {
             at_least,
             counts: Counts::default(),
             in_flight_by_queue,
+            rules,
             messages: Vec::new(),
+            last: None,
             flushed: 0,
             until: now.instant.after(within),
             reply,
         };
         if full {
-            // What is in flight has to be said whatever else is asked.
+            // What is in flight or held has to be said whatever else is asked.
             return ask.answer_early();
         }
         self.asks.open.push_front(ask);
@@ -203,6 +221,12 @@ impl Shard {
     fn consider(&mut self, ask: &mut Ask, id: EntryId, now: Now) -> bool {
         let (queue, entry) = (&self.queue, self.queue.entry(id));
         let bucket = entry.bucket;
+        if let Some(rules) = &mut ask.rules {
+            if let Some(by) = queue.bucket_held(bucket) {
+                rules.meet(&by.rule, entry);
+            }
+            return false;
+        }
         let (domain, _) = queue.destination(queue.destination_of(bucket));
         let fits = || ask.of_bucket.covers(&Facts { bucket: self.facts_of(bucket), ..Facts::default() });
         let count = ask.counts.of(bucket, queue.bucket_name(bucket), domain, fits);
@@ -214,7 +238,12 @@ impl Shard {
         if recipients == 0 {
             return false;
         }
-        let held = entry.state == State::Held || queue.bucket_held(bucket).is_some();
+        // What waits for a retry or is with a session is not held, though its bucket is.
+        let held = match entry.state {
+            State::Held => true,
+            State::Ready => queue.bucket_held(bucket).is_some(),
+            State::Waiting | State::InFlight => false,
+        };
         match &ask.question {
             Question::Covered { .. } => {
                 count.matched += recipients;
@@ -224,10 +253,15 @@ impl Shard {
                 ask.coverage.first_expiry = Some(first);
             }
             Question::Messages { filter, limit } => {
-                if self.passes(id, filter) {
+                // Entries come in no order. Of a list in pages none may be left out, so each has the next by id.
+                let limit = *limit;
+                let comes_later = ask.last.is_some_and(|last| entry.envelope.id() > last);
+                if !comes_later && self.passes(id, filter) {
                     ask.messages.push(self.view(id, now));
+                    if ask.messages.len() >= limit.saturating_mul(2) {
+                        ask.keep_first(limit);
+                    }
                 }
-                return ask.messages.len() >= *limit;
             }
             Question::Flush { .. } => {
                 if entry.state == State::Waiting {
@@ -383,31 +417,12 @@ impl Shard {
         };
         let mark = RuleMark { id: id.to_string().into(), kind: "cancel", by: by.clone() };
         for &entry in &entries {
-            for _ in self.queue.entry(entry).recipients.to_list() {
+            for _ in 0..self.queue.entry(entry).recipients.len() {
                 self.counters.count_end(mark.kind);
             }
             self.end(entry, RecordType::Bounce, &response, Some(&mark), now);
         }
         entries.len() as u64
-    }
-
-    fn rule_count(&self, id: &Arc<str>) -> RuleCount {
-        let mut count = RuleCount { rule: id.clone(), ..RuleCount::default() };
-        if let Some(held) = self.held.get(id) {
-            let buckets =
-                held.buckets.iter().filter(|bucket| self.queue.bucket_held(**bucket).is_some_and(|by| by.rule == *id));
-            count.held = buckets.map(|bucket| u64::from(self.queue.bucket_total(*bucket))).sum();
-            let entries = held.entries.iter().filter_map(|(entry, place)| self.queue.entry_at(*entry, *place));
-            for entry in entries.filter(|entry| entry.state == State::Held) {
-                count.held += 1;
-                count.first_expiry = Some(count.first_expiry.map_or(entry.expires, |at| at.min(entry.expires)));
-            }
-        }
-        if let Some(ended) = self.ended.get(id) {
-            count.ended = ended.values().sum();
-            count.ended_by_queue = ended.iter().map(|(queue, count)| (queue.clone(), *count)).collect();
-        }
-        count
     }
 }
 
@@ -427,6 +442,13 @@ fn of_queued(scope: &Scope) -> Scope {
 }
 
 impl Ask {
+    /// Drops all messages but the first so many by id.
+    fn keep_first(&mut self, limit: usize) {
+        self.messages.sort_by_key(|view| view.envelope.id());
+        self.messages.truncate(limit);
+        self.last = self.messages.last().filter(|_| self.messages.len() == limit).map(|view| view.envelope.id());
+    }
+
     /// With what is known so far.
     fn answer_early(mut self) {
         self.coverage.counting = true;
@@ -443,7 +465,14 @@ impl Ask {
                 self.coverage.queues = self.counts.by_queue(&self.in_flight_by_queue, ASK_DESTINATIONS_MAX);
                 Answer::Covered(self.coverage)
             }
-            Question::Messages { .. } => Answer::Messages(self.messages),
+            Question::Messages { limit, .. } => {
+                self.keep_first(limit);
+                Answer::Messages(self.messages)
+            }
+            Question::RuleCounts(_) => {
+                let complete = !self.coverage.counting;
+                Answer::RuleCounts(self.rules.map(|rules| rules.finish(complete)).unwrap_or_default())
+            }
             Question::Queues => Answer::Queues(self.counts.queues(ASK_DESTINATIONS_MAX)),
             _ => Answer::Count(self.flushed),
         };

@@ -33,6 +33,7 @@ mod gate;
 mod intake;
 mod largest;
 mod places;
+mod rule_counts;
 mod session;
 mod settle;
 mod site;

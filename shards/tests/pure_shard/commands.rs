@@ -99,7 +99,11 @@ fn a_message_that_is_cancelled_ends_with_a_record_that_says_who_did_it() {
     let mark = world.records.last().unwrap().rule.clone().unwrap();
     assert_eq!((mark.kind, &*mark.by, &*mark.id), ("cancel", "somebody", &*third.to_string()));
     let counters = world.shards[0].counters();
-    assert_eq!((counters.ended_by_cancel, counters.ended_by_rule, world.states()), (2, 2, (0, 2, 0, 0)));
+    assert_eq!(
+        (counters.ended_by_cancel, counters.ended_by_rule, world.states()),
+        (2, 2, (0, 2, 0, 0)),
+        "by recipient"
+    );
     assert_eq!(count(&mut world, Question::Cancel { id: third, by: "somebody".into() }), 0);
     // What is with a session may have got through already.
     world.hosts.insert(peer(1), Behaviour::Sluggish(seconds(5)));

@@ -1,10 +1,10 @@
 //! Questions about a deep queue: what is answered at once, and what waits for its slices.
 
 use crate::world::{Behaviour, KEY, World, domain, peer, reply, rule, seconds, settings};
-use mailrace_shards::event::{Answer, Coverage, MessageFilter, Question, Waits};
-use mailrace_shards::limits::{ASK_ENTRIES_PER_SLICE, ASK_ENTRIES_PER_TICK, ASKS_MAX};
+use mailrace_shards::event::{Answer, Coverage, MessageFilter, Question, RuleCount, Waits};
+use mailrace_shards::limits::{ASK_ENTRIES_PER_SLICE, ASK_ENTRIES_PER_TICK, ASK_RULES_MILLIS, ASKS_MAX};
 use mailrace_shards::message::{Extras, MessageId};
-use mailrace_shards::outcome::Verb;
+use mailrace_shards::outcome::{RecordType, Verb};
 use mailrace_shards::rules::{Answer as RuleAnswer, Change, Kind, Rule, Scope};
 use mailrace_shards::settings::{LimitPer, LimitSettings, Settings, SourceSettings};
 use std::sync::mpsc::Receiver;
@@ -310,6 +310,122 @@ fn of_a_holding_rule_is_told_how_much_it_holds() {
     let Ok(Answer::RuleCounts(counts)) = answer.try_recv() else { panic!("it is answered at once") };
     assert_eq!([counts[0].held, counts[1].held], [3, 4]);
     assert_eq!(counts[0].first_expiry, Some(second));
+}
+
+fn rule_counts(world: &mut World, ids: &[&str]) -> Vec<RuleCount> {
+    let answer = world.question(Question::RuleCounts(ids.iter().map(|id| (*id).into()).collect()));
+    world.run(Duration::from_millis(ASK_RULES_MILLIS));
+    let Ok(Answer::RuleCounts(counts)) = answer.try_recv() else { panic!("it is answered in time") };
+    counts
+}
+
+/// Of whole queues, too, is told when the first of it expires, and it is recipients that count.
+#[test]
+fn of_a_rule_that_holds_whole_queues_is_told_when_the_first_message_expires() {
+    let mut world = World::new(settings());
+    world.put(pause("whole", domain("w.test")));
+    world.put(pause("other", domain("o.test")));
+    let expires = world.now.utc.after(seconds(700));
+    world.post(&["r@w.test", "s@w.test", "t@w.test"]);
+    world.post_with(&["r@w.test"], Extras { expires: Some(expires), ..Extras::default() });
+    world.post(&["r@o.test"]);
+    world.run(seconds(1));
+    let counts = rule_counts(&mut world, &["whole", "other", "none"]);
+    assert_eq!([counts[0].held, counts[1].held, counts[2].held], [4, 1, 0]);
+    assert_eq!(counts[0].first_expiry, Some(expires));
+    assert!(counts[1].first_expiry > Some(expires) && counts[2].first_expiry.is_none(), "{counts:?}");
+}
+
+/// What waits for a retry, or is with a session already, was counted as held when its queue was.
+#[test]
+fn what_waits_for_a_retry_or_is_being_sent_is_not_held() {
+    let mut world = World::new(settings());
+    world.everything_at(&["a.test"], &[("mx.hoster.test", peer(1))]);
+    world.hosts.insert(peer(1), Behaviour::Refuses(reply(450, Verb::RcptTo)));
+    world.post(&["r@a.test"]);
+    world.run(seconds(1));
+    world.hosts.insert(peer(1), Behaviour::Silent);
+    world.post(&["r@a.test"]);
+    world.run(seconds(1));
+    assert_eq!(world.states(), (0, 1, 0, 1));
+    world.put(pause("whole", domain("a.test")));
+    for _ in 0..3 {
+        world.post(&["r@a.test"]);
+    }
+    world.run(seconds(1));
+    assert_eq!(world.states(), (0, 1, 3, 1));
+    assert_eq!(rule_counts(&mut world, &["whole"])[0].held, 3);
+    let answer = world.question(Question::Covered { scope: domain("a.test"), within: seconds(1) });
+    let coverage = covered(&answer).expect("a short queue");
+    assert_eq!((coverage.matched, coverage.held), (5, 3));
+    let answer = world.question(Question::Queues);
+    let Ok(Answer::Queues(views)) = answer.try_recv() else { panic!("it is answered") };
+    assert_eq!((views[0].total, views[0].held, views[0].waiting), (5, 3, 1));
+}
+
+/// A list of rules does not wait for a queue that is too deep, and does not guess.
+#[test]
+fn what_rules_hold_is_told_in_time_however_much_is_asked() {
+    let mut world = World::new(settings());
+    world.put(pause("whole", domain("a.test")));
+    for _ in 0..DEEP {
+        world.post(&["r@a.test"]);
+    }
+    world.run(seconds(20));
+    let within = Duration::from_millis(ASK_RULES_MILLIS);
+    let patient: Vec<_> =
+        (0..ASKS_MAX).map(|_| world.question(Question::Covered { scope: tag(), within: 2 * within })).collect();
+    let answer = world.question(Question::RuleCounts(vec!["whole".into()]));
+    let Ok(Answer::RuleCounts(counts)) = answer.try_recv() else { panic!("it is answered at once") };
+    assert_eq!((counts[0].held, counts[0].first_expiry), (DEEP, None));
+    world.run(3 * within);
+    assert!(patient.iter().all(|answer| covered(answer).is_some()));
+    let counts = rule_counts(&mut world, &["whole"]);
+    assert!(counts[0].held == DEEP && counts[0].first_expiry.is_some(), "{counts:?}");
+}
+
+/// The places of messages that are gone are taken by later ones: a page that ended with one of these left out the others.
+#[test]
+fn pages_of_messages_leave_none_out() {
+    let mut world = World::new(settings());
+    world.put(pause("all", Scope::default()));
+    let first: Vec<MessageId> = (0..4).map(|_| world.post(&["r@a.test"])).collect();
+    world.run(seconds(1));
+    for id in [first[0], first[2]] {
+        assert!(world.question(Question::Cancel { id, by: "ops".into() }).try_recv().is_ok());
+    }
+    let later: Vec<MessageId> = (0..4).map(|_| world.post(&["r@a.test"])).collect();
+    world.run(seconds(1));
+    let mut expected = vec![first[1], first[3]];
+    expected.extend(later);
+    for limit in 1..4 {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let filter = MessageFilter { after, ..MessageFilter::default() };
+            let answer = world.question(Question::Messages { filter, limit });
+            world.run(seconds(1));
+            let Ok(Answer::Messages(views)) = answer.try_recv() else { panic!("it is answered") };
+            assert!(views.len() <= limit);
+            let Some(last) = views.last() else { break };
+            after = Some(last.envelope.id());
+            listed.extend(views.iter().map(|view| view.envelope.id()));
+        }
+        assert_eq!(listed, expected, "by {limit}");
+    }
+}
+
+/// A message is cancelled for all of its recipients, and so many are counted.
+#[test]
+fn recipients_of_cancelled_messages_are_counted() {
+    let mut world = World::new(settings());
+    world.put(pause("all", Scope::default()));
+    let id = world.post(&["r@a.test", "s@a.test", "r@b.test"]);
+    world.run(seconds(1));
+    let answer = world.question(Question::Cancel { id, by: "ops".into() });
+    assert!(answer.try_recv().is_ok());
+    assert_eq!(world.of_type(RecordType::Bounce).len(), 3);
+    let counters = world.shards[0].counters();
+    assert_eq!((counters.ended_by_cancel, counters.ended_by_rule), (3, 3));
 }
 
 /// What belongs to an attempt is not known of queued mail: a rule that names it besides may cover all of that.

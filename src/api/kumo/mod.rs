@@ -8,7 +8,8 @@ pub mod rebind;
 pub mod suspend;
 pub mod suspend_ready_q;
 
-use super::desk::{Ask, Common, Desk, Made, dry_run, pending, refusal};
+use super::common::Common;
+use super::desk::{Ask, Desk, Made, dry_run, pending, refusal};
 use super::fields::{Fields, Wrong};
 use crate::http::{Refusal, Response, media};
 use crate::json::{self, Json};
@@ -101,7 +102,7 @@ fn queue_names(fields: &Fields) -> Result<Vec<Arc<str>>, Wrong> {
 }
 
 /// When it ends: `expires`, which may be past, or else so long after its beginning.
-fn end(fields: &Fields, begin: Timestamp) -> Result<Timestamp, Wrong> {
+fn end(fields: &Fields, common: &Common, now: Timestamp) -> Result<Timestamp, Wrong> {
     let duration = match fields.raw("duration") {
         None | Some(Json::Null) => DEFAULT_DURATION,
         Some(json) => duration::read(json).map_err(|why| Wrong::Value("duration", why))?,
@@ -111,9 +112,16 @@ fn end(fields: &Fields, begin: Timestamp) -> Result<Timestamp, Wrong> {
         moment.map_err(|_| "is no RFC 3339 time with an offset".to_owned())
     })?;
     if let Some(expires) = expires {
-        return Ok(Timestamp(expires.as_millisecond()));
+        let end = Timestamp(expires.as_millisecond());
+        if common.begins_after(end) {
+            return Err(Wrong::Value("expires", "is not after `start`".to_owned()));
+        }
+        return Ok(end);
     }
-    let end = begin.after(duration);
+    let end = common.begin(now).after(duration);
+    if common.begins_after(end) {
+        return Err(Wrong::Value("duration", "is nothing: the rule would end at its `start`".to_owned()));
+    }
     if end > LAST_MOMENT {
         return Err(Wrong::Value("duration", "is no duration: it ends after the year 9999".to_owned()));
     }
@@ -130,7 +138,7 @@ async fn make(
     let now = (desk.clock)().utc;
     let draft = || -> Result<(Draft, bool), Wrong> {
         let common = Common::read(fields)?;
-        let end = end(fields, common.begin(now))?;
+        let end = end(fields, &common, now)?;
         fields.finish()?;
         if collection == Collection::Bounces && scope == Scope::default() && !common.everything {
             let why = "must be true for a bounce without any criterion: it would end all mail".to_owned();

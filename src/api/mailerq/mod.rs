@@ -8,7 +8,8 @@ pub mod pauses;
 pub mod pools;
 pub mod suppressions;
 
-use super::desk::{Ask, Common, Desk, Made, dry_run, json_body, pending};
+use super::common::Common;
+use super::desk::{Ask, Desk, Made, dry_run, json_body, pending};
 use super::fields::{Fields, Wrong};
 use crate::http::{Refusal, Response, form, media};
 use crate::json::Json;

@@ -10,7 +10,7 @@ use crate::json::Json;
 use crate::rules::authority::Failure;
 use crate::rules::change::{Request as Change, Suppression};
 use crate::rules::preview::Matched;
-use mailrace_shards::rules::{Kind, Rule, Scope, Validity};
+use mailrace_shards::rules::{Kind, Rule, Scope, Validity, normal_address};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -57,10 +57,7 @@ pub async fn delete(desk: &Rc<Desk>, mut ask: Ask<'_>) -> Result<Response, Refus
     }
     ask.query(&[])?;
     let fields = fields(&mut ask).await?;
-    let value = value(&fields)?;
-    for ignored in ["type", "code", "extended", "description", "cluster"] {
-        let _ = fields.raw(ignored);
-    }
+    let value = value_only(&fields)?;
     fields.finish()?;
     let changed = desk.change(&ask.by, Change::Unsuppress(vec![value])).await?;
     Ok(removed(&changed))
@@ -71,7 +68,7 @@ pub(in crate::api) fn read(fields: &Fields) -> Result<Suppression, Wrong> {
     let kind = fields.word("type")?.ok_or(Wrong::Missing("type"))?;
     let value = match &*kind {
         "address" => fields.parsed("value", address)?,
-        "domain" => fields.domain("value")?,
+        "domain" => fields.parsed("value", domain)?,
         _ => return Err(Wrong::Value("type", "must be address or domain".to_owned())),
     };
     // The list is one for the whole cluster; nothing else can be promised.
@@ -82,20 +79,28 @@ pub(in crate::api) fn read(fields: &Fields) -> Result<Suppression, Wrong> {
     Ok(Suppression { value, verdict: errors::verdict(fields)? })
 }
 
-/// The key of an entry, whatever its type.
-pub(in crate::api) fn value(fields: &Fields) -> Result<Arc<str>, Wrong> {
-    let either = |text: &str| if text.contains('@') { address(text) } else { config::domain(text) };
+/// The key of an entry, whatever else is said of it.
+pub(in crate::api) fn value_only(fields: &Fields) -> Result<Arc<str>, Wrong> {
+    for ignored in ["type", "code", "extended", "description", "cluster"] {
+        let _ = fields.raw(ignored);
+    }
+    let either = |text: &str| if text.contains('@') { address(text) } else { domain(text) };
     fields.parsed("value", either)?.ok_or(Wrong::Missing("value"))
+}
+
+/// A domain as the list keeps it: in lower case as a whole, address literals too.
+fn domain(text: &str) -> Result<Arc<str>, String> {
+    config::domain(text).map(|domain| normal_address(&domain).into())
 }
 
 /// A rule that covers what the entry would.
 fn thought(entry: &Suppression) -> Rule {
-    let value = Some(entry.value.clone());
-    let is_address = entry.value.contains('@');
-    let scope = if is_address {
-        Scope { address: value, ..Scope::default() }
+    let value = entry.value.clone();
+    let scope = if value.contains('@') {
+        Scope { address: Some(value), ..Scope::default() }
     } else {
-        Scope { domain: value, ..Scope::default() }
+        // Mail names an address literal in another way than the list.
+        Scope { domain: Some(config::domain(&value).unwrap_or(value)), ..Scope::default() }
     };
     let kind = Kind::Suppression(entry.verdict.answer());
     Rule { id: "".into(), order: u64::MAX, kind, scope, validity: Validity::always(), by: "".into() }

@@ -4,7 +4,7 @@ use crate::api::desk::{Ask, Desk, Format, RulePages, no_fields, pending, refusal
 use crate::http::{Refusal, Response};
 use crate::json::Json;
 use crate::rules::change::Request as Change;
-use crate::rules::entry::{RuleEntry, rfc3339};
+use crate::rules::entry::{Collection, RuleEntry, rfc3339};
 use crate::rules::preview::RuleCounts;
 use crate::rules::store::Store;
 use mailrace_shards::time::Timestamp;
@@ -38,17 +38,30 @@ pub async fn get(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> {
     Ok(Response::json(200, &show(&entry, &counts, now)))
 }
 
-/// `DELETE /v1/rules/ID`.
+/// `DELETE /v1/rules/ID?kind=KIND`. With a kind, as the audit trail names it, a rule of any other stays: who means to
+/// release mail must not take away what ends it.
 pub async fn delete(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> {
-    ask.query(&[])?;
+    let query = ask.query(&["kind"])?;
+    let collection = query.get("kind").map(collection).transpose()?;
     no_fields(ask.request, ask.body_max).await?;
     let id = id(&ask);
-    let changed = desk.change(&ask.by, Change::RemoveId(None, id.clone())).await?;
+    let changed = desk.change(&ask.by, Change::RemoveId(collection, id.clone())).await?;
     if changed.removed == 0 {
-        return Err(unknown(&id));
+        return Err(match collection {
+            None => unknown(&id),
+            Some(collection) => Refusal::new(404, format!("there is no {} {id}", collection.as_str())),
+        });
     }
     let members = [("removed", Some(changed.removed.into())), ("pending", pending(&changed.pending))];
     Ok(Response::json(200, &Json::object(members)))
+}
+
+fn collection(kind: &str) -> Result<Collection, Refusal> {
+    let known = Collection::ALL.into_iter().find(|collection| collection.as_str() == kind);
+    known.ok_or_else(|| {
+        let kinds: Vec<&str> = Collection::ALL.into_iter().map(Collection::as_str).collect();
+        Refusal::of_field(400, "kind", format!("`kind` must be one of {}", kinds.join(", ")))
+    })
 }
 
 fn id(ask: &Ask<'_>) -> Arc<str> {

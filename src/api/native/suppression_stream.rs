@@ -3,7 +3,7 @@
 
 use crate::api::desk::{Ask, Desk, pending};
 use crate::api::fields::{Fields, Wrong};
-use crate::api::mailerq::suppressions::{read, value};
+use crate::api::mailerq::suppressions::{read, value_only};
 use crate::http::{Refusal, Response};
 use crate::json::{self, Json};
 use crate::rules::change::{Changed, Request as Change, Suppression};
@@ -27,6 +27,8 @@ const BATCHES_UNDER_WAY: usize = 4;
 /// Octets of one line; a longer one ends the import, since nothing that long is an entry.
 const LINE_BYTES_MAX: usize = 16 * 1024;
 
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// Errors that are named; the others are counted.
 const ERRORS_NAMED: usize = 100;
 
@@ -42,9 +44,13 @@ pub async fn import(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> 
     Ok(Response::json(200, &Json::object(counts).with(totals.rest())))
 }
 
-/// `DELETE` of lines with a `value`.
+/// `DELETE` of lines with a `value`, such as an export has.
 pub async fn remove(desk: &Rc<Desk>, ask: Ask<'_>) -> Result<Response, Refusal> {
-    let parse = |fields: &Fields| -> Result<Arc<str>, Wrong> { value(fields) };
+    let parse = |fields: &Fields| -> Result<Arc<str>, Wrong> {
+        let value = value_only(fields)?;
+        fields.finish()?;
+        Ok(value)
+    };
     let totals = stream(desk, ask, parse, Change::Unsuppress).await?;
     Ok(Response::json(200, &Json::object([("removed", Some(totals.removed.into()))]).with(totals.rest())))
 }
@@ -89,7 +95,10 @@ async fn stream<T>(
     let mut commits = Commits { under_way: VecDeque::new(), totals: Totals::default(), failed: None };
     let make = |batch: &mut Vec<T>| -> Commit<'_> { Box::pin(desk.change(&ask.by, change(std::mem::take(batch)))) };
     loop {
-        let chunk = ask.request.body.chunk().await?;
+        let chunk = match ask.request.body.chunk().await {
+            Ok(chunk) => chunk,
+            Err(refusal) => return Err(commits.end(refusal).await),
+        };
         let is_last = chunk.is_none();
         lines.rest.extend(chunk.unwrap_or_default());
         let mut used = 0;
@@ -97,6 +106,8 @@ async fn stream<T>(
             lines.number += 1;
             used = end;
             let line = &lines.rest[line];
+            // Windows' editors begin a file with a byte order mark.
+            let line = line.strip_prefix(BYTE_ORDER_MARK).filter(|_| lines.number == 1).unwrap_or(line);
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
@@ -113,7 +124,7 @@ async fn stream<T>(
         lines.rest.drain(..used);
         if lines.rest.len() > LINE_BYTES_MAX {
             let text = format!("line {} is longer than {LINE_BYTES_MAX} octets", lines.number + 1);
-            return Err(Refusal::closing(400, text));
+            return Err(commits.end(Refusal::closing(400, text)).await);
         }
         if is_last {
             break;
@@ -174,7 +185,14 @@ impl<'a> Commits<'a> {
     }
 
     async fn check(&mut self) -> Result<(), Refusal> {
-        let Some(mut refusal) = self.failed.take() else { return Ok(()) };
+        match self.failed.take() {
+            Some(refusal) => Err(self.end(refusal).await),
+            None => Ok(()),
+        }
+    }
+
+    /// Nothing more is begun. Why, and how much was done until then.
+    async fn end(&mut self, mut refusal: Refusal) -> Refusal {
         while let Some(next) = self.under_way.pop_front() {
             if let Ok(changed) = next.await {
                 self.note(Ok(changed));
@@ -184,7 +202,7 @@ impl<'a> Commits<'a> {
         let done = self.totals.created + self.totals.updated + self.totals.removed;
         refusal.text = format!("{}; {done} entries are done, send all again", refusal.text).into();
         refusal.closes = true;
-        Err(refusal)
+        refusal
     }
 }
 

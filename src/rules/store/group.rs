@@ -70,10 +70,7 @@ pub(super) struct InEtcd<'a> {
 impl Group<'_> {
     fn carry_out(&self, request: &Request) -> Result<Outcome> {
         match request {
-            Request::Put { .. } if self.rules.get() >= RULES_MAX => {
-                Ok(Err(Refused { field: "", text: format!("there are {RULES_MAX} rules, which is the most") }))
-            }
-            Request::Put { id, draft } => self.put_rule(id, draft).map(Ok),
+            Request::Put { id, draft } => self.put_rule(id, draft),
             Request::RemoveId(collection, id) => {
                 let found =
                     self.rule("id = ?1 AND ?2 IN ('', collection)", [id, collection.map_or("", Collection::as_str)])?;
@@ -96,7 +93,7 @@ impl Group<'_> {
         }
     }
 
-    fn put_rule(&self, id: &Arc<str>, draft: &Draft) -> Result<Changed> {
+    fn put_rule(&self, id: &Arc<str>, draft: &Draft) -> Result<Outcome> {
         let identity = draft.identity();
         let found = self.rule("identity = ?1 AND collection = ?2", [identity.as_str(), draft.collection.as_str()])?;
         let (over, old) = match found {
@@ -104,6 +101,10 @@ impl Group<'_> {
             Some(old) if old.draft.schedule.ended(self.origin.at) => (Some(old), None),
             found => (None, found),
         };
+        // What takes the place of another is no further one.
+        if over.is_none() && old.is_none() && self.rules.get() >= RULES_MAX {
+            return Ok(Err(Refused { field: "", text: format!("there are {RULES_MAX} rules, which is the most") }));
+        }
         let keeps_id = draft.collection.dialect() == Dialect::Mailerq;
         let mut changed = Changed::default();
         let entry = match &old {
@@ -128,7 +129,7 @@ impl Group<'_> {
         let gone = over.or(if keeps_id { None } else { old });
         changed.effects.extend(gone.map(Effect::Remove));
         changed.entry = Some(entry);
-        Ok(changed)
+        Ok(Ok(changed))
     }
 
     pub(super) fn insert_rule(
@@ -341,12 +342,10 @@ impl Group<'_> {
     pub(super) fn delete_pool(&self, name: &str) -> Result<Option<Json>> {
         let mut statement = self.transaction.prepare_cached("SELECT ip, pool FROM pool_ip WHERE pool = ?1")?;
         let members = statement.query_map([name], super::rows::pool_ip)?.collect::<Result<Vec<_>>>()?;
-        let removed = self.transaction.execute("DELETE FROM pool WHERE name = ?1", [name])?;
-        if removed == 0 {
-            return Ok(None);
-        }
+        let query = "DELETE FROM pool WHERE name = ?1 RETURNING name, description";
+        let removed = self.transaction.prepare_cached(query)?.query_row([name], super::rows::pool).optional()?;
         let members = members.iter().map(|member| member.ip.to_string().into()).collect::<Vec<Json>>();
-        Ok(Some(Json::object([("name", Some(name.into())), ("ips", Some(members.into()))])))
+        Ok(removed.map(|pool| pool.to_json().with([("ips", Some(members.into()))])))
     }
 
     fn put_pool_ip(&self, member: &PoolIp) -> Result<Outcome> {
