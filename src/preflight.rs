@@ -8,8 +8,10 @@ use crate::files::{DataLock, make_private_directory};
 use crate::system;
 use crate::users::Users;
 use mailrace_shards::settings::{ConnectionSettings, Settings, TlsFiles};
+use mailrace_shards::spool::segment::SEGMENT_HEADER_BYTES;
 use rustix::io::Errno;
 use rustix::process::Resource;
+use std::fs::DirEntry;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
@@ -156,6 +158,7 @@ fn data_directory(settings: &Settings, findings: &mut Findings) -> Option<DataLo
         Ok(lock)
     });
     let lock = made.map_err(|error| findings.errors.push(error)).ok()?;
+    findings.note(rules_beside_mail(directory));
     if let Ok(figures) = rustix::fs::statvfs(directory) {
         let free = figures.f_bavail.saturating_mul(figures.f_frsize);
         if free < settings.spool.min_free_bytes {
@@ -167,6 +170,30 @@ fn data_directory(settings: &Settings, findings: &mut Findings) -> Option<DataLo
         }
     }
     Some(lock)
+}
+
+/// Mail of earlier runs was taken under rules and suppressions. Where their file is gone, held mail would leave. An
+/// empty file says that this is meant.
+fn rules_beside_mail(directory: &Path) -> Result<(), String> {
+    let rules = directory.join("rules.db");
+    if rules.exists() || !has_mail(&directory.join("spool")) {
+        return Ok(());
+    }
+    Err(format!(
+        "{} is missing, and the spool beside it holds mail of earlier runs, which would leave without the rules and \
+         suppressions that were in force; put the file back, or make an empty one of that name to start with none",
+        rules.display()
+    ))
+}
+
+/// Whether any segment of a spool is more than begun. What it holds may have ended; recovery knows more, and is later.
+fn has_mail(spool: &Path) -> bool {
+    let files = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_used = |file: DirEntry| {
+        file.path().extension().is_some_and(|of| of == "log")
+            && file.metadata().is_ok_and(|data| data.is_file() && data.len() > SEGMENT_HEADER_BYTES as u64)
+    };
+    files(spool).any(|shard| files(&shard.path()).any(is_used))
 }
 
 /// Makes the directory and tries a file in it: permission bits alone do not tell of read-only mounts,

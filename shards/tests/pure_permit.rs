@@ -293,3 +293,63 @@ fn a_withdrawn_request_makes_room_for_another() {
     }
     assert_eq!(net.state(0, first), PermitState::Granted);
 }
+
+/// A request that asks for a batch of a fast rate may wait when a reload makes the rate so slow that so many are never there
+/// at once.
+#[test]
+fn a_batch_that_a_slower_rate_never_yields_is_not_waited_for() {
+    for core in [0, 1] {
+        let entries = |count| {
+            let rate = Some(Rate { count, period: Duration::from_secs(1) });
+            [LimitSettings { message_rate: rate, ..LimitSettings::new(LimitPer::Source) }]
+        };
+        let fast = limits(&entries(10_000), 1, "d.test", "mx.test", "s");
+        let slow = limits(&entries(10), 2, "d.test", "mx.test", "s");
+        let mut net = Net::new(2, 1, 0);
+        let take = |net: &mut Net, limits| {
+            let now = net.at();
+            let answer = net.cores[core].take_token(limits, 10_000, now);
+            net.collect();
+            answer == Tokens::Taken
+        };
+        for _ in 0..100 {
+            while take(&mut net, &fast) {}
+            net.pass(MS);
+        }
+        while take(&mut net, &fast) {}
+        let now = net.at();
+        net.cores[core].changed(&slow, now);
+        net.collect();
+        let mut taken = 0;
+        for _ in 0..10_000 {
+            net.pass(MS);
+            taken += u32::from(take(&mut net, &slow));
+        }
+        assert!((90..=200).contains(&taken), "{taken} in ten seconds");
+    }
+}
+
+/// A request that waits for a slow rate learns from the next message that a reload has made it faster.
+#[test]
+fn a_token_that_is_waited_for_comes_as_fast_as_the_newest_limits_say() {
+    for core in [0, 1] {
+        let entries = |seconds| {
+            let rate = Some(Rate { count: 1, period: Duration::from_secs(seconds) });
+            [LimitSettings { message_rate: rate, ..LimitSettings::new(LimitPer::Source) }]
+        };
+        let slow = limits(&entries(3600), 1, "d.test", "mx.test", "s");
+        let fast = limits(&entries(1), 2, "d.test", "mx.test", "s");
+        let mut net = Net::new(2, 1, 0);
+        let take = |net: &mut Net, limits| {
+            let now = net.at();
+            let answer = net.cores[core].take_token(limits, 5, now);
+            net.collect();
+            net.pass(MS);
+            answer == Tokens::Taken
+        };
+        let before = (0..1000).filter(|_| take(&mut net, &slow)).count();
+        let after = (0..3000).filter(|_| take(&mut net, &fast)).count();
+        assert_eq!(before, 1);
+        assert!((2..=4).contains(&after), "{after} in three seconds");
+    }
+}

@@ -250,10 +250,18 @@ impl Model {
 
     fn check(&mut self) {
         let count = |state| self.known.values().filter(|known| known.state == state).count() as u64;
+        let is_under_hold =
+            |known: &&Known| known.state == State::Ready && self.queue.bucket_held(known.bucket).is_some();
+        let under_hold = self.known.values().filter(is_under_hold).count() as u64;
         let counts = self.queue.counts();
         assert_eq!(
             (counts.ready, counts.waiting, counts.held, counts.in_flight),
-            (count(State::Ready), count(State::Waiting), count(State::Held), count(State::InFlight))
+            (
+                count(State::Ready) - under_hold,
+                count(State::Waiting),
+                count(State::Held) + under_hold,
+                count(State::InFlight)
+            )
         );
         assert_eq!((self.queue.len(), self.queue.is_empty()), (self.known.len(), self.known.is_empty()));
         let ids: Vec<EntryId> = self.queue.entries_after(None, usize::MAX).map(|(id, _)| id).collect();

@@ -18,7 +18,7 @@ use mailrace_shards::spool::report::{Progress, Recovered, Refusal, SpoolCompleti
 use mailrace_shards::time::Timestamp;
 use serde_json::{Value, json};
 use smallvec::smallvec;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -309,11 +309,40 @@ fn outcomes_are_synced_in_order_and_a_torn_line_is_cut() {
     // Somebody moves the file away and says so.
     fs::rename(&log.path, directory.0.join("moved")).unwrap();
     log.append(1, 1);
-    log.log.reopen();
+    log.log.reopen(LogSettings { rotate_bytes: 1 << 30, keep_bytes: 0 });
     log.append(2, 1);
     log.wait_for(&LogEvent::Synced { up_to: 2 });
     log.log.stop();
     assert_eq!((serials(&log.path), serials(&directory.0.join("moved")).len()), (vec![2], 2004));
+}
+
+/// As by logrotate without its signal, with `copytruncate`, or by hand: no record goes to where nobody finds it.
+#[test]
+fn a_log_that_is_moved_removed_or_cut_short_goes_on_under_its_name() {
+    let directory = Directory::new("log-taken");
+    let log = start_log(&directory.0, 1 << 30, 0);
+    let log_of = |count: u64| {
+        log.append(count, 1);
+        log.wait_for(&LogEvent::Synced { up_to: count });
+    };
+    log_of(1);
+    let moved = directory.0.join("moved");
+    fs::rename(&log.path, &moved).unwrap();
+    (2..=3).for_each(log_of);
+    // The next record may still be behind those of before.
+    let (before, after) = (serials(&moved), serials(&log.path));
+    assert_eq!([&before[..], &after[..]].concat(), [1, 2, 3]);
+    assert_eq!(after.last(), Some(&3), "{before:?}");
+    fs::remove_file(&log.path).unwrap();
+    log_of(4);
+    assert_eq!(serials(&log.path), [4]);
+    File::create(&log.path).unwrap();
+    log_of(5);
+    assert_eq!(serials(&log.path), [5]);
+    fs::remove_dir_all(&directory.0).unwrap();
+    (6..=7).for_each(log_of);
+    assert_eq!(serials(&log.path), [6, 7]);
+    log.log.stop();
 }
 
 #[test]
@@ -360,6 +389,19 @@ fn files_rotate_and_the_oldest_go() {
     kept.extend(serials(&log.path));
     assert_eq!(kept, (kept[0]..=last).collect::<Vec<_>>(), "the newest, in order, without a gap");
     assert!(rotated[0].to_str().unwrap().contains("delivery-003.20231114T221320.1"), "{rotated:?}");
+}
+
+#[test]
+fn a_log_follows_the_settings_of_a_reload() {
+    let directory = Directory::new("rotate-later");
+    let log = start_log(&directory.0, 1 << 30, 0);
+    log.append(20, 20);
+    log.wait_for(&LogEvent::Synced { up_to: 20 });
+    log.log.reopen(LogSettings { rotate_bytes: 2000, keep_bytes: 0 });
+    log.append(21, 1);
+    log.wait_for(&LogEvent::Synced { up_to: 21 });
+    log.log.stop();
+    assert_eq!(serials(&log.path), [21], "the others are in a rotated file");
 }
 
 #[test]

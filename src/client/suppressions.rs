@@ -39,12 +39,41 @@ pub fn import(
     let format =
         format.or_else(|| named(file)).unwrap_or(if first == Some(b'{') { Format::Jsonl } else { Format::Csv });
     let request = Request::new(Method::Post, SUPPRESSIONS);
-    let answer = match format {
-        Format::Jsonl => server.upload(&request, &mut reader),
-        Format::Csv => server.upload(&request, &mut JsonOfCsv::new(reader, verdict)),
+    let (answer, fault) = match format {
+        Format::Jsonl => upload(server, &request, reader),
+        Format::Csv => upload(server, &request, JsonOfCsv::new(reader, verdict)),
     };
     bar.finish_and_clear();
+    if let Some(fault) = fault {
+        let why = format!("{}: {fault}; of what stands before it, some may be in", file.display());
+        return Err(Failure::Refused(why));
+    }
     judge(&answer?, format, json)
+}
+
+/// The server's answer, and why the source could not be read to its end, which is then no fault of the server.
+fn upload(server: &Server, request: &Request, source: impl Read) -> (Result<Vec<u8>, Failure>, Option<String>) {
+    let mut source = Watched { source, fault: None };
+    let answer = server.upload(request, &mut source);
+    (answer, source.fault)
+}
+
+/// A source that remembers why it could not be read.
+struct Watched<R> {
+    source: R,
+    fault: Option<String>,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read(buffer);
+        if let Err(error) = &read
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            self.fault = Some(error.to_string());
+        }
+        read
+    }
 }
 
 /// What the server made of it. Some entries refused is a refusal, although the others are in.
@@ -199,8 +228,11 @@ impl<'a, R: Read> JsonOfCsv<'a, R> {
             entry.insert(name.to_owned(), cell.trim_start_matches('\u{feff}').into());
         }
         let value = entry.get("value").and_then(Value::as_str).unwrap_or_default();
-        let kind = type_of(value);
-        entry.entry("type").or_insert_with(|| kind.into());
+        // A single word is rather the name of a column that nobody knows than a domain.
+        if value.contains(['@', '.']) {
+            let kind = type_of(value);
+            entry.entry("type").or_insert_with(|| kind.into());
+        }
         self.line = Value::Object(entry).to_string().into_bytes();
         self.line.push(b'\n');
         Ok(true)
@@ -222,7 +254,7 @@ impl<R: Read> Read for JsonOfCsv<'_, R> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Format, JsonOfCsv, Verdict, copy, named};
+    use super::{Format, JsonOfCsv, Verdict, Watched, copy, named};
     use indicatif::ProgressBar;
     use std::io::Read;
     use std::path::Path;
@@ -241,6 +273,7 @@ mod tests {
             ("\u{feff}value,type\r\na@b.example,address\r\n\r\n", vec![one]),
             ("Code,Name,Value\n551,x,b.example\n,y,a@b.example", vec![other, one]),
             ("description,value\n\"a, \"\"b\"\"\",a@b.example\n", vec![words]),
+            ("email\n", vec![r#"{"code":550,"extended":"5.1.1","value":"email"}"#]),
         ] {
             let mut text = String::new();
             JsonOfCsv::new(csv.as_bytes(), &verdict).read_to_string(&mut text).unwrap();
@@ -261,6 +294,18 @@ mod tests {
             JsonOfCsv::new(spare.as_bytes(), &verdict).read_to_string(&mut String::new()).is_ok(),
             "nothing is lost"
         );
+    }
+
+    #[test]
+    fn a_source_that_cannot_be_read_says_why() {
+        let verdict = Verdict { code: 550, extended: None, description: None };
+        for (csv, fault) in [(&b"value\na@b.example\n"[..], None), (b"value\n\xfc@b.example\n", Some("invalid utf-8"))]
+        {
+            let mut source = Watched { source: JsonOfCsv::new(csv, &verdict), fault: None };
+            assert_eq!(source.read_to_end(&mut Vec::new()).is_err(), fault.is_some());
+            assert_eq!(source.fault.is_some(), fault.is_some());
+            assert!(fault.is_none_or(|words| source.fault.unwrap().contains(words)));
+        }
     }
 
     #[test]

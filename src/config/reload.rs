@@ -19,10 +19,8 @@ pub fn reload(running: &Config, mut new: Config) -> (Config, Vec<&'static str>) 
     keep(&mut kept, "smtp.listen", &old.smtp.listen, &mut settings.smtp.listen);
     keep(&mut kept, "spool.sync", &old.spool.sync, &mut settings.spool.sync);
     keep(&mut kept, "spool.body_memory_bytes", &old.spool.body_memory_bytes, &mut settings.spool.body_memory_bytes);
-    // The threads of spool, log and resolver are given these when they begin.
+    // The threads of the spool and the resolvers of the cores are given these when they begin.
     keep(&mut kept, "spool.min_free_bytes", &old.spool.min_free_bytes, &mut settings.spool.min_free_bytes);
-    keep(&mut kept, "log.rotate_bytes", &old.log.rotate_bytes, &mut settings.log.rotate_bytes);
-    keep(&mut kept, "log.keep_bytes", &old.log.keep_bytes, &mut settings.log.keep_bytes);
     keep(&mut kept, "dns.servers", &old.dns.servers, &mut settings.dns.servers);
     keep(&mut kept, "egress.allow_private", &old.allow_private, &mut settings.allow_private);
     keep(&mut kept, "api.listen", &running.api.listen, &mut new.api.listen);

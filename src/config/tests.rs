@@ -71,7 +71,7 @@ fn a_small_machine_gets_small_defaults() {
 #[test]
 fn what_needs_a_restart_is_kept_and_named() {
     let running = read("server.shards = 2", &Overrides::default());
-    let text = "server = { shards = 3, data_dir = \"x\", hostname = \"other.example\" }\nsmtp = { listen = [], max_recipients = 7, max_connections = 9 }\nspool.sync = \"interval\"\napi.listen = \"127.0.0.1:9\"";
+    let text = "server = { shards = 3, data_dir = \"x\", hostname = \"other.example\" }\nsmtp = { listen = [], max_recipients = 7, max_connections = 9 }\nspool = { sync = \"interval\", min_free_bytes = 7 }\napi.listen = \"127.0.0.1:9\"\ndns.servers = [\"192.0.2.99:53\"]\negress.allow_private = true\nlog.keep_bytes = 7";
     let (merged, kept) = reload(&running, read(text, &Overrides::default()));
     let expected = [
         "server.data_dir",
@@ -80,11 +80,15 @@ fn what_needs_a_restart_is_kept_and_named() {
         "smtp.max_connections",
         "smtp.listen",
         "spool.sync",
+        "spool.min_free_bytes",
+        "dns.servers",
+        "egress.allow_private",
         "api.listen",
     ];
     assert_eq!(kept, expected);
-    assert_eq!(merged.settings.smtp.max_recipients, 7);
+    assert_eq!((merged.settings.smtp.max_recipients, merged.settings.log.keep_bytes), (7, 7));
     assert_eq!(merged.settings.shards, 2);
+    assert!(!merged.settings.allow_private && merged.settings.dns.servers == running.settings.dns.servers);
     assert_eq!(merged.settings.connections, running.settings.connections);
     let (_, kept) = reload(&running, read("server.shards = 2", &Overrides::default()));
     assert!(kept.is_empty(), "{kept:?}");
@@ -94,14 +98,11 @@ fn what_needs_a_restart_is_kept_and_named() {
 #[test]
 fn what_threads_are_given_once_is_kept_and_named() {
     let running = read("egress.allow_private = true", &Overrides::default());
-    let text = "spool.min_free_bytes = 5\nlog = { rotate_bytes = 4096, keep_bytes = 7 }\ndns.servers = [\"192.0.2.1:53\"]\negress.allow_private = false";
+    let text = "spool.min_free_bytes = 5\ndns.servers = [\"192.0.2.1:53\"]\negress.allow_private = false";
     let (merged, kept) = reload(&running, read(text, &Overrides::default()));
-    let expected =
-        ["spool.min_free_bytes", "log.rotate_bytes", "log.keep_bytes", "dns.servers", "egress.allow_private"];
-    assert_eq!(kept, expected);
+    assert_eq!(kept, ["spool.min_free_bytes", "dns.servers", "egress.allow_private"]);
     let (now, was) = (&merged.settings, &running.settings);
     assert!(now.allow_private && now.dns.servers == was.dns.servers);
-    assert_eq!((now.log.rotate_bytes, now.log.keep_bytes), (was.log.rotate_bytes, was.log.keep_bytes));
     assert_eq!(now.spool.min_free_bytes, was.spool.min_free_bytes);
 }
 

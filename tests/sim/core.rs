@@ -222,7 +222,8 @@ impl World {
             .map(|host| Host { name: name(host), addresses: [address(host)].into_iter().collect() })
             .collect();
         let names = hosts.iter().map(name).collect();
-        let good_for = self.random.between(5 * SECOND, 3_600 * SECOND);
+        let most = self.plan.dns_answers;
+        let good_for = self.random.between(most.min(5 * SECOND), most);
         Ok(Resolved { hosts: found, names, expires: Instant(self.now().instant.0 + good_for) })
     }
 }

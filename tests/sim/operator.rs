@@ -1,5 +1,5 @@
 //! What operators and applications do beside SMTP and rules: reload the configuration, hand mail in through the control
-//! side, import suppressions in bulk.
+//! side, import suppressions in bulk, publish other hosts for a domain.
 
 use crate::core::{Order, Waiter};
 use crate::injector::Letter;
@@ -28,6 +28,10 @@ impl World {
         for _ in 0..self.plan.reloads {
             let at = self.random.below(self.plan.active);
             self.after(at, Event::Reload);
+        }
+        for _ in 0..self.plan.moves {
+            let at = self.random.below(self.plan.active);
+            self.after(at, Event::Move);
         }
         for _ in 0..self.plan.submissions {
             let at = self.random.below(self.plan.active);
@@ -79,6 +83,16 @@ impl World {
     pub fn forget_reload(&mut self) {
         self.operator.waits_for.clear();
         self.oracle.limits_change(&self.plan.settings.limits);
+    }
+
+    /// A domain publishes other hosts. Who asked before may send to the old ones until that answer is old.
+    pub fn move_domain(&mut self) {
+        let hosts = self.random.pick(&self.plan.groups).clone();
+        let domain = self.random.below(self.plan.domains.len() as u64) as usize;
+        if self.plan.domains[domain].hosts != hosts {
+            self.note_states("dns: other hosts");
+            self.plan.domains[domain].hosts = hosts;
+        }
     }
 
     /// An application hands a message in by HTTP.

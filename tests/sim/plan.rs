@@ -125,6 +125,12 @@ pub struct Plan {
     pub damages: u64,
     /// In a thousand look-ups that fail for now.
     pub dns_faults: u64,
+    /// How long an answer is good at most, microseconds.
+    pub dns_answers: u64,
+    /// How often a domain's mail is to go to the hosts of another from then on.
+    pub moves: u64,
+    /// Sets of hosts between which domains move: a host is in one alone, so that it tells the site.
+    pub groups: Vec<Vec<usize>>,
     pub segment_bytes: u64,
     /// In a thousand stored messages, those whose body stays in memory.
     pub bodies_kept: u64,
@@ -135,6 +141,8 @@ impl Plan {
         let cores = random.between(1, 4) as usize;
         let hosts = hosts(random);
         let domains = domains(&hosts, random);
+        let mut groups: Vec<Vec<usize>> = domains.iter().map(|domain| domain.hosts.clone()).collect();
+        groups.dedup();
         let active = random.between(5, 60) * SECOND;
         let some =
             |random: &mut Random, chance, most| if random.permille(chance) { random.between(1, most) } else { 0 };
@@ -151,7 +159,7 @@ impl Plan {
             leaving_clients: *random.pick(&[0, 0, 100, 300]),
             rule_calls: some(random, 600, 25),
             questions: some(random, 300, 20),
-            reloads: some(random, 300, 6),
+            reloads: some(random, 500, 6),
             submissions: some(random, 400, 15),
             imports: some(random, 200, 3),
             deaths,
@@ -162,6 +170,9 @@ impl Plan {
             stalls: some(random, 300, 6),
             damages: some(random, 100, 2),
             dns_faults: *random.pick(&[0, 0, 50, 300]),
+            dns_answers: *random.pick(&[3_600, 3_600, 20, 4, 1]) * SECOND,
+            moves: some(random, 400, 10),
+            groups,
             segment_bytes: *random.pick(&[3_000, 20_000, 200_000]),
             bodies_kept: *random.pick(&[0, 500, 1000, 1000]),
         }

@@ -66,6 +66,7 @@ pub enum Event {
     RuleCall,
     Question,
     Reload,
+    Move,
     Submit,
     Import,
     /// A core tells the control side that it has applied a change.
@@ -250,6 +251,7 @@ impl World {
             Event::RuleCall => self.rule_call(),
             Event::Question => self.ask(),
             Event::Reload => self.reload(),
+            Event::Move => self.move_domain(),
             Event::Submit => self.submit_letter(),
             Event::Import => self.import(),
             Event::Applied(life, core, epoch) if life == self.life => self.applied(core, epoch),
@@ -349,5 +351,6 @@ fn kind_of(event: &Event) -> u8 {
         Event::Submit => 13,
         Event::Import => 14,
         Event::Search(..) => 15,
+        Event::Move => 16,
     }
 }

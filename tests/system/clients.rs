@@ -137,6 +137,10 @@ fn suppressions_go_in_and_out_as_files() {
     assert!(words.contains("entry 2: ") && words.contains("1 refused; the others are in"), "{words}");
     assert_eq!(json(&engine, "suppress list").as_array().unwrap().len(), 1002);
     assert_eq!(fails(&engine, "suppress import none.csv").0, Some(1));
+    // That is the file's fault, and not that of an engine which cannot be reached.
+    std::fs::write(engine.path("latin.csv"), b"value\na@c.example\nm\xfcller@c.example\n").unwrap();
+    let (code, words) = fails(&engine, "suppress import latin.csv");
+    assert!(code == Some(1) && words.contains("latin.csv: ") && words.contains("line 3"), "{code:?} {words}");
 }
 
 #[test]

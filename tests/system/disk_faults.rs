@@ -177,6 +177,8 @@ fn rules_that_cannot_be_read_stop_the_start() {
         assert!(said.contains("rules.db"), "{said}");
     }
     std::fs::remove_file(&path).unwrap();
+    let said = engine.try_run().expect("nothing is delivered without rules");
+    assert!(said.contains("rules.db is missing"), "{said}");
     std::fs::create_dir(&path).unwrap();
     let said = engine.try_run().expect("nothing is delivered without rules");
     assert!(said.contains("rules.db"), "{said}");

@@ -114,7 +114,13 @@ impl PermitHolder {
         let still_ready = ready.saturating_sub(u32::from(taken));
         // Ask when half of a batch is left, so that the answer is there before the rest is used.
         let running_out = still_ready > left && left <= stash.last_granted() / 2;
-        if stash.asked.is_none() && (!taken || running_out) {
+        let is_older =
+            |of: &&mut Arc<Limits>| of.version < limits.version && of.message_arbiter == limits.message_arbiter;
+        if let Some(asked) = stash.asked.as_mut().filter(is_older) {
+            // The request waits by what held before a reload.
+            *asked = limits.clone();
+            self.send(limits.message_arbiter, ToHome::Changed { limits: limits.clone() });
+        } else if stash.asked.is_none() && (!taken || running_out) {
             stash.asked = Some(limits.clone());
             let want = still_ready.saturating_sub(left).clamp(1, TOKEN_BATCH_MAX);
             self.send(limits.message_arbiter, ToHome::Tokens { limits: limits.clone(), want });

@@ -228,6 +228,7 @@ impl PermitHome {
 
     /// Grants the request, which is parked nowhere, or parks it.
     fn admit(&mut self, ticket: Ticket, now: Instant) {
+        self.lower_batch(ticket, now);
         let request = self.requests.get_mut(&ticket).expect("only waiting requests are admitted");
         let is_aged = now.since(request.since) >= Duration::from_millis(PERMIT_AGED_MS);
         let rest = &request.counters[request.claimed..];
@@ -250,6 +251,21 @@ impl PermitHome {
         counter.parked.insert(ticket);
         counter.urgent += u32::from(request.ask.held() == 0);
         self.stir(index);
+    }
+
+    /// A reload may have made a rate so slow that the least batch that was to be worth a grant is never there at once.
+    fn lower_batch(&mut self, ticket: Ticket, now: Instant) {
+        let request = self.requests.get_mut(&ticket).expect("only waiting requests are admitted");
+        let claim = request.ask.claim();
+        let Ask::Messages { least, .. } = &mut request.ask else { return };
+        let batch_min = request.counters.iter().map(|&index| self.counters[index].batch_min()).min();
+        let Some(batch_min) = batch_min.filter(|batch_min| batch_min < least) else { return };
+        *least = batch_min;
+        let claimed = std::mem::take(&mut request.claimed);
+        for index in CounterIndices::from_slice(&request.counters[..claimed]) {
+            self.counters[index].unclaim(claim, now);
+            self.stir(index);
+        }
     }
 
     /// Everything that the request needs is claimed.
@@ -396,8 +412,13 @@ impl PermitHome {
     }
 
     fn head(&self, index: CounterIndex) -> Option<Head> {
-        let request = &self.requests[self.counters[index].parked.first()?];
-        Some(Head { held: request.ask.held(), since: request.since, claim: request.ask.claim() })
+        let counter = &self.counters[index];
+        let request = &self.requests[counter.parked.first()?];
+        let claim = match request.ask.claim() {
+            Claim::Messages(least) => Claim::Messages(least.min(counter.batch_min())),
+            Claim::Connection => Claim::Connection,
+        };
+        Some(Head { held: request.ask.held(), since: request.since, claim })
     }
 
     fn recall(&mut self, number: GrantNumber) {

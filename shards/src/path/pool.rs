@@ -59,7 +59,7 @@ pub enum PoolError {
 impl fmt::Display for PoolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnknownPool(name) => write!(f, "there is no pool named {name}"),
+            Self::UnknownPool(name) => write!(f, "there is no pool named {name}, or it has no sources"),
             Self::EmptyPool(name) => write!(f, "pool {name} has no sources"),
             Self::UnknownAddress(address) => write!(f, "no source sends from {address}"),
         }

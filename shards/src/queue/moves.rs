@@ -122,6 +122,7 @@ impl Queue {
         if bucket.held.replace(by).is_none() {
             let ready = bucket.ready_count;
             self.destinations[bucket.destination.0 as usize].ready -= ready;
+            self.under_hold += u64::from(ready);
         }
     }
 
@@ -131,6 +132,7 @@ impl Queue {
         if bucket.held.take().is_some() {
             let ready = bucket.ready_count;
             self.destinations[bucket.destination.0 as usize].ready += ready;
+            self.under_hold -= u64::from(ready);
             self.list(id);
         }
     }
@@ -192,6 +194,9 @@ impl Queue {
         if bucket.held.is_none() {
             let ready = &mut self.destinations[bucket.destination.0 as usize].ready;
             *ready = ready.checked_add_signed(change).expect("ready entries are counted one by one");
+        } else {
+            let held = self.under_hold.checked_add_signed(i64::from(change));
+            self.under_hold = held.expect("ready entries are counted one by one");
         }
     }
 

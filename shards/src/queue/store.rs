@@ -17,11 +17,11 @@ use std::sync::Arc;
 /// How many entries are in which state, over the whole queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Ready.
+    /// Ready, and not in a held bucket.
     pub ready: u64,
     /// Waiting for their due time.
     pub waiting: u64,
-    /// Held one by one.
+    /// Held one by one, or ready but in a held bucket.
     pub held: u64,
     /// With a session.
     pub in_flight: u64,
@@ -48,7 +48,10 @@ pub struct Queue {
     pub(super) by_message: HashTable<EntryId>,
     pub(super) timers: Timers,
     next_place: u64,
+    /// By the entries' own state: what is ready in held buckets counts as ready here.
     pub(super) counts: Counts,
+    /// Ready entries in held buckets.
+    pub(super) under_hold: u64,
 }
 
 impl Queue {
@@ -240,7 +243,8 @@ impl Queue {
     /// Entries by state.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.counts
+        let Counts { ready, held, .. } = self.counts;
+        Counts { ready: ready - self.under_hold, held: held + self.under_hold, ..self.counts }
     }
 
     /// Entries in all.

@@ -111,7 +111,7 @@ impl Local {
                 }
                 Order::ReopenLog => {
                     if let Some(log) = &*self.log.borrow() {
-                        log.reopen();
+                        log.reopen(self.settings.borrow().log.clone());
                     }
                 }
                 Order::Stop => {

@@ -84,6 +84,10 @@ impl LogFile {
     /// Writes whole lines at the end. On an error the file is cut back to its last whole line, as far as the
     /// disk lets it; `reopen_after_failure` does it again.
     pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.file.metadata()?.len() < self.length {
+            // What is written behind its end would stand behind a hole.
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "somebody has cut the file short"));
+        }
         if let Err(error) = self.file.write_all_at(lines, self.length) {
             let _ = self.file.set_len(self.length);
             return Err(error);
@@ -92,11 +96,23 @@ impl LogFile {
         Ok(())
     }
 
-    /// Makes what was written durable.
+    /// Makes what was written durable, in a file that has a name.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
+        let own = self.file.metadata()?;
+        if own.nlink() == 0 {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "somebody has removed the file"));
+        }
         self.synced = self.length;
         Ok(())
+    }
+
+    /// Whether whoever opens the file by its name finds what is written. If not, somebody has moved it, or its
+    /// directory, away.
+    pub(super) fn is_in_its_place(&self) -> bool {
+        let own = self.file.metadata().map(|own| (own.dev(), own.ino()));
+        let there = fs::metadata(&self.path).map(|there| (there.dev(), there.ino()));
+        matches!((own, there), (Ok(own), Ok(there)) if own == there)
     }
 
     /// After a failed write or sync: opens the file anew, and cuts off all that is not known to be durable, which

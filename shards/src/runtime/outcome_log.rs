@@ -58,7 +58,7 @@ pub struct OutcomeLog {
 
 enum Command {
     Append { last: u64, batch: Vec<Outcome> },
-    Reopen,
+    Reopen(LogSettings),
     Stop,
 }
 
@@ -119,11 +119,11 @@ impl OutcomeLog {
         })
     }
 
-    /// Closes the file and opens it by its name again (SIGHUP, after somebody moved it away). Waits while the
-    /// log's queue is full.
-    pub fn reopen(&self) {
+    /// Closes the file and opens it by its name again (SIGHUP, after somebody moved it away), and follows `settings`
+    /// from now on. Waits while the log's queue is full.
+    pub fn reopen(&self, settings: LogSettings) {
         // It fails only when the thread has ended.
-        let _ = self.commands.send(Command::Reopen);
+        let _ = self.commands.send(Command::Reopen(settings));
     }
 
     /// Writes and syncs what was handed over and ends the thread. Waits for that; a log that fails is tried
@@ -207,7 +207,10 @@ impl Worker {
         while let Some(command) = next {
             match command {
                 Command::Append { last, batch } => self.format(last, &batch),
-                Command::Reopen => self.reopen(),
+                Command::Reopen(settings) => {
+                    (self.settings, self.rotate_at) = (settings, 0);
+                    self.reopen();
+                }
                 Command::Stop => return true,
             }
             next = if self.records < LOG_SYNC_RECORDS { self.commands.try_recv().ok() } else { None };
@@ -258,6 +261,12 @@ impl Worker {
             // Without the places of what was counted the ends stay here and go with the next ones.
             let _ = self.leave_tally();
             self.synced();
+            // Who moved it away may soon compress and remove it, and cannot be relied upon to say so.
+            if !self.file.is_in_its_place()
+                && let Err(error) = self.file.reopen()
+            {
+                self.failed(&error);
+            }
         }
     }
 

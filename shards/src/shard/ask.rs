@@ -175,9 +175,14 @@ impl Shard {
             return;
         };
         let from = ask.after.map_or(0, |id| id.0 as usize + 1);
-        let ids: Vec<EntryId> = self.queue.entries_after(ask.after, entries).map(|(id, _)| id).collect();
+        let slice: Vec<(EntryId, u64)> =
+            self.queue.entries_after(ask.after, entries).map(|(id, entry)| (id, entry.place)).collect();
         let mut enough = false;
-        for id in ids {
+        for (id, place) in slice {
+            // One that is made due is attended to, and with it what stands before it: that may be ended.
+            if self.queue.entry_at(id, place).is_none() {
+                continue;
+            }
             enough |= self.consider(&mut ask, id, now);
             if enough {
                 break;
@@ -347,9 +352,13 @@ impl Shard {
     }
 
     fn retry(&mut self, id: MessageId, now: Now) -> u64 {
-        let entries: Vec<EntryId> = self.queue.of_message(id).collect();
-        for &entry in &entries {
-            self.make_due(entry, now);
+        let place = |entry| (entry, self.queue.entry(entry).place);
+        let entries: Vec<(EntryId, u64)> = self.queue.of_message(id).map(place).collect();
+        for &(entry, place) in &entries {
+            // The ones before may have ended it.
+            if self.queue.entry_at(entry, place).is_some() {
+                self.make_due(entry, now);
+            }
         }
         entries.len() as u64
     }
@@ -374,7 +383,9 @@ impl Shard {
         };
         let mark = RuleMark { id: id.to_string().into(), kind: "cancel", by: by.clone() };
         for &entry in &entries {
-            self.counters.count_end(mark.kind);
+            for _ in self.queue.entry(entry).recipients.to_list() {
+                self.counters.count_end(mark.kind);
+            }
             self.end(entry, RecordType::Bounce, &response, Some(&mark), now);
         }
         entries.len() as u64

@@ -7,7 +7,6 @@ use crate::event::SessionId;
 use crate::limits::{ABSENT_SEGMENTS_MAX, BODY_MOVED_MAX_MILLIS, BODY_MOVED_WAIT_MILLIS};
 use crate::message::Location;
 use crate::outcome::{EnhancedCode, Response, Verb};
-use crate::settings::TlsPolicy;
 use crate::smtp::classify::{Failure, FailureKind};
 use crate::smtp::client::RecipientResult;
 use crate::time::{Instant, Now};
@@ -68,7 +67,6 @@ impl Shard {
         let failure = Failure { kind: FailureKind::Refused, response, maybe_delivered: false };
         let recipients = self.queue.entry(flight.entry).recipients.to_list();
         let results = recipients.into_iter().map(|index| (index, RecipientResult::Failed(failure.clone()))).collect();
-        let attempt = Attempt { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false, repeatable: false };
-        self.settle(flight.entry, results, &attempt, now);
+        self.settle(flight.entry, results, &Attempt::without_session(), now);
     }
 }

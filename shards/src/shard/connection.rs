@@ -4,6 +4,7 @@ use super::Shard;
 use super::session::{Phase, Session};
 use super::settle::Attempt;
 use super::site::SiteId;
+use super::sweep::Meant;
 use super::way::Ways;
 use crate::event::{Command, Connect, Mail, SessionId};
 use crate::limits::{HOST_REST_MILLIS, HOST_REST_MILLIS_MAX, HOSTS_TRIED, PICK_DESTINATIONS};
@@ -124,13 +125,15 @@ impl Shard {
     /// good tries its next host.
     pub fn handle_closed(&mut self, id: SessionId, failure: Option<Failure>, now: Now) {
         let flights = std::mem::take(&mut self.sessions[id.0 as usize].flights);
-        for flight in &flights {
-            self.queue.put_back(flight.entry);
-        }
-        self.session_closed(id, failure, now);
+        let mut destinations: SmallVec<[DestinationId; 2]> = SmallVec::new();
         for flight in flights {
-            let destination = self.queue.destination_of(self.queue.entry(flight.entry).bucket);
+            destinations.push(self.queue.destination_of(self.queue.entry(flight.entry).bucket));
+            self.queue.put_back(flight.entry);
             self.end_if_ruled(flight.entry, now);
+        }
+        // From here on their mail is attended to, which may end what was given back.
+        self.session_closed(id, failure, now);
+        for destination in destinations {
             self.attend(destination, now);
         }
     }
@@ -159,6 +162,10 @@ impl Shard {
             self.queue.put_back(flight.entry);
             self.queue.hold(flight.entry);
             self.end_if_ruled(flight.entry, now);
+        }
+        if self.session(id).phase == Phase::Opening {
+            // Whatever the host said may be said again at the next connection.
+            self.rest_host(id, now);
         }
         self.drop_session(id, now);
     }
@@ -240,7 +247,7 @@ impl Shard {
         for waiting in waiting {
             for at in 0..self.queue.buckets(waiting).len() {
                 let Some(&bucket) = self.queue.buckets(waiting).get(at) else { break };
-                let Some(Eligible { members, .. }) = self.eligible(bucket, now) else { continue };
+                let Some(Eligible { members, .. }) = self.eligible(bucket) else { continue };
                 let known = stuck.iter().any(|(of, has, _)| *of == waiting && Arc::ptr_eq(has, &members));
                 let concerned = members.iter().any(|member| member.source == source);
                 if !concerned || known || self.queue.ready(waiting) == 0 {
@@ -261,7 +268,7 @@ impl Shard {
             }
         }
         for (destination, members, ways) in stuck {
-            self.sweep_ready(destination, Some((members, site, ways)), failure.clone(), attempt.clone());
+            self.sweep_ready(destination, Meant::From(members, site, ways), failure.clone(), attempt.clone());
         }
         self.drop_session(id, now);
     }
@@ -374,27 +381,39 @@ impl Shard {
 
     /// Carries what the permit keeper has to say.
     pub(super) fn carry_permits(&mut self, now: Now) {
-        while let Some((core, message)) = self.permits.poll_message() {
-            self.commands.push_back(Command::Post(core, Mail::Permit(self.core, message)));
+        // Whoever hears of it may end and give something back, of which the next one hears: one after the other, or as many
+        // as wait for the same limit would stand on the stack.
+        if std::mem::replace(&mut self.carrying, true) {
+            return;
         }
-        while let Some(event) = self.permits.poll_event() {
-            match event {
-                PermitEvent::Granted(permit) => {
-                    if let Some(&id) = self.permit_sessions.get(&permit)
-                        && self.session(id).phase == Phase::AwaitingPermit
-                    {
-                        self.start_connecting(id, now);
-                    }
+        loop {
+            while let Some((core, message)) = self.permits.poll_message() {
+                self.commands.push_back(Command::Post(core, Mail::Permit(self.core, message)));
+            }
+            let Some(event) = self.permits.poll_event() else { break };
+            self.hear(event, now);
+        }
+        self.carrying = false;
+    }
+
+    fn hear(&mut self, event: PermitEvent, now: Now) {
+        match event {
+            PermitEvent::Granted(permit) => {
+                if let Some(&id) = self.permit_sessions.get(&permit)
+                    && self.session(id).phase == Phase::AwaitingPermit
+                {
+                    self.start_connecting(id, now);
                 }
-                PermitEvent::Recalled(permit) => {
-                    if let Some(&id) = self.permit_sessions.get(&permit) {
-                        self.recall(id, now);
-                    }
+            }
+            PermitEvent::Recalled(permit) => {
+                if let Some(&id) = self.permit_sessions.get(&permit) {
+                    self.recall(id, now);
                 }
-                PermitEvent::Tokens(key) => {
-                    for destination in self.token_waiters.remove(&key).unwrap_or_default() {
-                        self.attend(destination, now);
-                    }
+            }
+            PermitEvent::Tokens(key) => {
+                for destination in self.token_waiters.remove(&key).unwrap_or_default() {
+                    self.routes.of(destination).awaited.retain(|of| *of != key);
+                    self.attend(destination, now);
                 }
             }
         }

@@ -173,7 +173,7 @@ impl Shard {
     fn pick_from(&mut self, id: SessionId, destination: DestinationId, now: Now) -> Picked {
         let session = self.session(id);
         let (site, path, share, peer) = (session.site, session.path, session.share, session.peer().ip());
-        self.prepare_buckets(destination, path, now);
+        self.prepare_buckets(destination, path);
         let source = self.sites.path(path).source;
         // Buckets whose next message shall take another way.
         let mut elsewhere: SmallVec<[BucketId; 2]> = SmallVec::new();
@@ -199,7 +199,12 @@ impl Shard {
                     elsewhere.push(bucket);
                     self.stall(destination, now.instant);
                 }
-                acts => self.carry_out(entry, acts, now),
+                mut acts => {
+                    if acts.ends_some_and_holds_others() && self.has_open_way(entry, site, now) {
+                        acts.let_pass_what_it_holds();
+                    }
+                    self.carry_out(entry, acts, now);
+                }
             }
         }
         // The rest of a run of held messages waits for the next turn.
@@ -208,13 +213,13 @@ impl Shard {
     }
 
     /// Makes what a look at the destination's buckets needs to know. Cheap when it is there already.
-    fn prepare_buckets(&mut self, destination: DestinationId, path: crate::path::PathId, now: Now) {
+    fn prepare_buckets(&mut self, destination: DestinationId, path: crate::path::PathId) {
         for at in 0..self.queue.buckets(destination).len() {
             let Some(&bucket) = self.queue.buckets(destination).get(at) else {
                 return;
             };
             let ready = self.buckets.get(bucket).is_some_and(|state| state.limits.iter().any(|(of, _)| *of == path));
-            if !ready && self.eligible(bucket, now).is_some() {
+            if !ready && self.eligible(bucket).is_some() {
                 self.limits_for(bucket, path);
             }
         }
@@ -232,9 +237,10 @@ impl Shard {
         match answer {
             Tokens::Taken => true,
             Tokens::Wait(key) => {
-                let waiting = self.token_waiters.entry(key).or_default();
-                if !waiting.contains(&destination) {
-                    waiting.push(destination);
+                let awaited = &mut self.routes.of(destination).awaited;
+                if !awaited.contains(&key) {
+                    awaited.push(key);
+                    self.token_waiters.entry(key).or_default().push(destination);
                 }
                 false
             }

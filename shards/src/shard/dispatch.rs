@@ -4,12 +4,13 @@ use super::Shard;
 use super::session::{Phase, Session};
 use super::settle::Attempt;
 use super::site::{BucketState, KnownWays, Route, SiteId};
+use super::sweep::Meant;
 use crate::event::{Command, Lookup, Resolved, SessionId};
 use crate::limits::{PATH_CONNECTIONS_DEFAULT, PICK_DESTINATIONS, READY_PER_CONNECTION, SESSIONS_IN_LINE_MAX};
-use crate::outcome::{Carrier, EnhancedCode, RecordType, Response, Verb};
+use crate::outcome::{Carrier, Verb};
 use crate::path::{Combination, Eligible, Limits, Member, PathId, PermitId, Rotation, site_name};
 use crate::queue::{BucketId, DestinationId, NextHop};
-use crate::settings::{RouteHost, TlsPolicy};
+use crate::settings::RouteHost;
 use crate::smtp::classify::{Failure, FailureKind};
 use crate::time::{Instant, Now};
 use smallvec::SmallVec;
@@ -94,9 +95,7 @@ impl Shard {
             }
             Err(failure) => {
                 self.routes.of(destination).route = Route::Unknown;
-                let attempt =
-                    Attempt { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false, repeatable: false };
-                self.sweep_ready(destination, None, failure, attempt);
+                self.sweep_ready(destination, Meant::All, failure, Attempt::without_session());
             }
         }
     }
@@ -145,17 +144,13 @@ impl Shard {
         }
     }
 
-    /// Ends the ready mail of a bucket that asks for something that is not configured.
-    fn misdirected(&mut self, bucket: BucketId, why: &str, now: Now) {
-        let response = Response {
-            code: 550,
-            enhanced: Some(EnhancedCode { class: 5, subject: 3, detail: 5 }),
-            text: why.into(),
-            verb: Verb::None,
-        };
-        while let Some(entry) = self.queue.next_of(bucket) {
-            self.counters.bounced += 1;
-            self.end(entry, RecordType::Bounce, &response, None, now);
+    /// The ready mail of a bucket asks for something that is not configured, which was its attempt: a reload may bring
+    /// it back. What a rule holds is not meant.
+    fn misdirected(&mut self, destination: DestinationId, bucket: BucketId) {
+        let key = self.queue.bucket_key(bucket);
+        if let Err(error) = self.pools.choose(&self.sources, key.pool.as_deref(), &key.ips) {
+            let failure = Failure::own(FailureKind::NoSource, Verb::None, error.to_string());
+            self.sweep_ready(destination, Meant::Bucket(bucket), failure, Attempt::without_session());
         }
     }
 
@@ -163,24 +158,26 @@ impl Shard {
     /// from other sources than the mail in turn gets at least one session.
     pub(super) fn serve(&mut self, site: SiteId, destination: DestinationId, now: Now) {
         let mut served: SmallVec<[Arc<[Member]>; 2]> = SmallVec::new();
+        let mut misdirected: SmallVec<[BucketId; 2]> = SmallVec::new();
         for _ in 0..SERVED_AT_ONCE {
             let buckets = &self.buckets;
-            let is_new = |bucket: BucketId| {
-                !buckets
-                    .get(bucket)
-                    .is_some_and(|state| served.iter().any(|members| Arc::ptr_eq(members, &state.eligible.members)))
+            let is_new = |bucket: BucketId| match buckets.get(bucket) {
+                Some(state) => !served.iter().any(|members| Arc::ptr_eq(members, &state.eligible.members)),
+                None => !misdirected.contains(&bucket),
             };
             let Some((bucket, _)) = self.queue.next(destination, |bucket, _| is_new(bucket)) else {
                 return;
             };
-            // Its mail was ended instead when it names what is not configured.
-            if let Some(eligible) = self.eligible(bucket, now) {
-                self.serve_bucket(site, destination, bucket, &eligible, served.is_empty(), now);
-                if !self.routes.of(destination).several_members {
-                    return;
-                }
-                served.push(eligible.members);
+            let Some(eligible) = self.eligible(bucket) else {
+                self.misdirected(destination, bucket);
+                misdirected.push(bucket);
+                continue;
+            };
+            self.serve_bucket(site, destination, bucket, &eligible, served.is_empty(), now);
+            if !self.routes.of(destination).several_members {
+                return;
             }
+            served.push(eligible.members);
         }
         self.stall(destination, now.instant.after(SERVED_LATER));
     }
@@ -207,7 +204,7 @@ impl Shard {
             let (share, of_path) = (limits.share, self.sites.path(path));
             alone |= limits.exclusive_domain;
             opening += of_path.opening.iter().filter(|of| **of == share).count();
-            sessions += of_path.sessions;
+            sessions += of_path.sharing(share);
             // The last to become idle is the warmest, and the others may reach their time-out.
             let fits = |session: &Session| {
                 session.share == share && !session.retiring() && member.reaches(session.peer().ip())
@@ -283,11 +280,13 @@ impl Shard {
 
     /// Ends the longest idle session that takes the place of one that `bucket` could use.
     fn make_room(&mut self, site: SiteId, bucket: BucketId, eligible: &Eligible) {
+        let destination = self.queue.destination_of(bucket);
         for member in eligible.members.iter() {
             let Some(path) = self.sites.find_path(site, member.source) else { continue };
             let limits = self.limits_for(bucket, path);
             let of_path = self.sites.path(path);
-            if of_path.sharing(limits.share) >= limits.core_connections {
+            let waits = self.routes.of(destination).awaited.contains(&limits.tokens);
+            if waits || of_path.sharing(limits.share) >= limits.core_connections {
                 continue;
             }
             let idle = of_path.idle.iter().copied().find(|id| !self.session(*id).recalled);
@@ -349,6 +348,7 @@ impl Shard {
             site,
             path,
             destination,
+            domain: self.queue.destination(destination).0.clone(),
             member,
             share: limits.share,
             limits: limits.clone(),
@@ -370,8 +370,8 @@ impl Shard {
         SessionId(u32::try_from(self.sessions.insert(session)).expect("sessions are bounded by open files"))
     }
 
-    /// From which sources a bucket may be sent; ends its mail when it names what is not configured.
-    pub(super) fn eligible(&mut self, bucket: BucketId, now: Now) -> Option<Eligible> {
+    /// From which sources a bucket may be sent; none when it names what is not configured.
+    pub(super) fn eligible(&mut self, bucket: BucketId) -> Option<Eligible> {
         if let Some(state) = self.buckets.get(bucket) {
             return Some(state.eligible.clone());
         }
@@ -391,8 +391,9 @@ impl Shard {
                 destination.several_members |= !Arc::ptr_eq(members, &eligible.members);
                 Some(eligible)
             }
-            Err(error) => {
-                self.misdirected(bucket, &error.to_string(), now);
+            Err(_) => {
+                // Its mail is to be deferred when other mail of the destination can be sent, too.
+                self.routes.of(self.queue.destination_of(bucket)).several_members = true;
                 None
             }
         }
@@ -410,7 +411,9 @@ impl Shard {
         }
         // Kept until the destination is routed anew. So long the site stays, and the path's number is not another's.
         debug_assert!(self.is_routed_to(bucket, self.sites.path(path).site), "limits are kept for mail in its site");
-        let limits = Arc::new(self.resolve_limits(bucket, path));
+        let (domain, _) = self.queue.destination(self.queue.destination_of(bucket));
+        let pool = self.buckets.get(bucket).and_then(|state| state.eligible.pool.as_deref());
+        let limits = Arc::new(self.resolve_limits(domain, pool, path));
         if let Some(state) = self.buckets.get_mut(bucket) {
             state.limits.push((path, limits.clone()));
         }
@@ -422,17 +425,11 @@ impl Shard {
         matches!(route, Some(Route::Known { site: known, .. }) if known == site)
     }
 
-    /// What limits a bucket's messages on any path, also of a site to which its destination is no longer routed.
-    pub(super) fn resolve_limits(&self, bucket: BucketId, path: PathId) -> Limits {
+    /// What limits mail of a domain from a pool on any path.
+    pub(super) fn resolve_limits(&self, domain: &str, pool: Option<&str>, path: PathId) -> Limits {
         let of_path = self.sites.path(path);
-        let (domain, _) = self.queue.destination(self.queue.destination_of(bucket));
-        let pool = self.buckets.get(bucket).and_then(|state| state.eligible.pool.as_deref());
-        self.limits.resolve(&Combination {
-            domain,
-            site: &self.sites.site(of_path.site).name,
-            source: &self.sources.get(of_path.source).name,
-            pool,
-        })
+        let (site, source) = (&self.sites.site(of_path.site).name, &self.sources.get(of_path.source).name);
+        self.limits.resolve(&Combination { domain, site, source, pool })
     }
 }
 

@@ -49,6 +49,22 @@ impl Judgement {
             Self::Each(fates) => fates.iter().all(|(_, fate)| matches!(fate, Fate::Hold { .. })),
         }
     }
+
+    /// Whether it holds some recipients, and ends or defers others.
+    pub(super) fn ends_some_and_holds_others(&self) -> bool {
+        let Self::Each(fates) = self else { return false };
+        let has = |wanted: fn(&Fate) -> bool| fates.iter().any(|(_, fate)| wanted(fate));
+        has(|fate| matches!(fate, Fate::Hold { .. }))
+            && has(|fate| matches!(fate, Fate::End { .. } | Fate::Defer { .. }))
+    }
+
+    /// What it holds stays as it is; it may have another way.
+    pub(super) fn let_pass_what_it_holds(&mut self) {
+        let Self::Each(fates) = self else { return };
+        for (_, fate) in fates.iter_mut().filter(|(_, fate)| matches!(fate, Fate::Hold { .. })) {
+            *fate = Fate::Pass;
+        }
+    }
 }
 
 impl Shard {
@@ -162,7 +178,7 @@ impl Shard {
             Judgement::HoldBucket(bucket, by) => {
                 let sessions = self.sessions_to(self.queue.destination_of(bucket));
                 let held = self.held.entry(by.rule.clone()).or_default();
-                held.buckets.push(bucket);
+                held.buckets.insert(bucket);
                 held.sessions = held.sessions.max(sessions);
                 self.queue.hold_bucket(bucket, by);
                 return;

@@ -220,13 +220,17 @@ impl Shard {
             self.counters.quarantined += 1;
             self.queue.hold(entry);
         }
+        if expires <= now.utc {
+            // While nobody ran, or as its sender wished. Its time ends it also where it could leave at once.
+            return self.expire(entry, now);
+        }
         self.flush_found(entry);
         // It is judged again when it is picked; but that may be long after this, and what a rule ends is ended at once.
         if !self.end_if_departed(entry, now) {
             self.end_if_ruled(entry, now);
         }
         if self.buckets.get(bucket).is_none() {
-            self.eligible(bucket, now);
+            self.eligible(bucket);
         }
         self.attend(destination, now);
     }

@@ -82,7 +82,7 @@ pub struct Counters {
     pub deferred: u64,
     /// Recipients that failed for good.
     pub bounced: u64,
-    /// Entries whose time ran out.
+    /// Recipients whose time ran out.
     pub expired: u64,
     /// Connections opened.
     pub connections: u64,
@@ -158,6 +158,8 @@ pub struct Shard {
     permits: Permits,
     permit_sessions: HashMap<PermitId, SessionId>,
     token_waiters: HashMap<TokenKey, Vec<DestinationId>>,
+    /// What the permit keeper has to say is being carried.
+    carrying: bool,
     sessions: Slab<Session>,
     places: Places,
     buckets: BucketStates,
@@ -223,6 +225,7 @@ impl Shard {
             permits: Permits::new(core),
             permit_sessions: HashMap::new(),
             token_waiters: HashMap::new(),
+            carrying: false,
             sources,
             route_index: HashMap::new(),
             default_route: None,

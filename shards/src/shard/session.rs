@@ -49,8 +49,10 @@ pub(super) struct Session {
     pub phase: Phase,
     pub site: SiteId,
     pub path: PathId,
-    /// The destination for which it was opened.
+    /// The destination for which it was opened. It may be gone meanwhile, and its number be another's…
     pub destination: DestinationId,
+    /// …but not its domain.
+    pub domain: Arc<str>,
     /// Its source, and to which hosts the mail for which it was opened may go from there.
     pub member: Member,
     /// It may carry the mail whose limits have this key.
@@ -85,6 +87,11 @@ impl Session {
     /// The peer in use.
     pub fn peer(&self) -> SocketAddr {
         self.hosts[self.host].1
+    }
+
+    /// From which pool the mail for which it was opened goes.
+    pub fn pool(&self) -> Option<Arc<str>> {
+        self.carrier.pool.clone()
     }
 
     /// Whether it is the one of that number, and not another one: ids are used again.

@@ -30,6 +30,13 @@ pub(super) struct Attempt {
     pub repeatable: bool,
 }
 
+impl Attempt {
+    /// One that ended before there was a session for it.
+    pub(super) fn without_session() -> Self {
+        Self { carrier: None, tls: TlsPolicy::Opportunistic, other_host: false, repeatable: false }
+    }
+}
+
 impl Shard {
     /// Every recipient of a transaction has its result.
     pub fn handle_finished(&mut self, session: SessionId, token: u64, results: Results, now: Now) {
@@ -175,7 +182,7 @@ impl Shard {
 
     /// The message's time ran out.
     pub(super) fn expire(&mut self, id: EntryId, now: Now) {
-        self.counters.expired += 1;
+        self.counters.expired += self.queue.entry(id).recipients.to_list().len() as u64;
         let response = Response {
             code: 551,
             enhanced: Some(EnhancedCode { class: 5, subject: 4, detail: 7 }),

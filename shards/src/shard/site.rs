@@ -1,7 +1,7 @@
 //! Sites (sets of hosts), the paths to them, and which destination goes to which site.
 
 use crate::event::{Host, SessionId};
-use crate::path::{Eligible, Limits, Member, PathId, Rotation, ShareKey, SourceIndex, Window};
+use crate::path::{Eligible, Limits, Member, PathId, Rotation, ShareKey, SourceIndex, TokenKey, Window};
 use crate::queue::{BucketId, DestinationId};
 use crate::rules::{BucketVerdict, Stamp};
 use crate::time::Instant;
@@ -77,6 +77,8 @@ pub(super) struct RouteState {
     pub empty_until: Option<Instant>,
     /// Sweeps that fail its ready mail and are not finished.
     pub failing: u32,
+    /// Tokens that its mail waits for: it is attended to when they come.
+    pub awaited: SmallVec<[TokenKey; 1]>,
     /// From where the mail of its first bucket may go.
     pub members: Option<Arc<[Member]>>,
     /// The mail of other buckets goes from elsewhere.

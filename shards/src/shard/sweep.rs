@@ -14,27 +14,25 @@ use crate::smtp::classify::Failure;
 use crate::smtp::client::{RecipientResult, Results};
 use crate::time::Now;
 use smallvec::SmallVec;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// What a rule holds.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    /// Whole buckets.
-    pub buckets: Vec<BucketId>,
+    /// Whole buckets, as long as they are there.
+    pub buckets: BTreeSet<BucketId>,
     /// Single entries, with their places.
     pub entries: Vec<(EntryId, u64)>,
     /// Most sessions that a site of its buckets had when one was held.
     pub sessions: u32,
 }
 
-/// All ready entries of a destination share a failure.
+/// All ready entries of a destination, or some of them, share a failure.
 #[derive(Debug)]
 struct FailedDestination {
     destination: DestinationId,
-    /// Only entries that go from these sources to this site, and that rules keep from the ways which are left there;
-    /// `None` for all.
-    members: Option<Members>,
+    meant: Meant,
     /// Buckets of which nothing more is meant.
     finished: SmallVec<[BucketId; 4]>,
     /// Entries that came later are not meant.
@@ -43,8 +41,28 @@ struct FailedDestination {
     attempt: Attempt,
 }
 
-/// Sources, the site, and the ways to it that are left.
-type Members = (Arc<[Member]>, SiteId, Ways);
+/// Which ready entries of a destination a failure is meant for.
+#[derive(Debug)]
+pub(super) enum Meant {
+    /// All of them.
+    All,
+    /// Those of one bucket.
+    Bucket(BucketId),
+    /// Those that go from these sources to this site, and that rules keep from the ways to it that are left.
+    From(Arc<[Member]>, SiteId, Ways),
+}
+
+impl Meant {
+    /// Whether whatever `other` is meant for is meant here, too.
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All, _) => true,
+            (Self::Bucket(own), Self::Bucket(wanted)) => own == wanted,
+            (Self::From(own, ..), Self::From(wanted, ..)) => Arc::ptr_eq(own, wanted),
+            (Self::Bucket(_) | Self::From(..), _) => false,
+        }
+    }
+}
 
 /// Work that is not finished.
 #[derive(Debug, Default)]
@@ -58,32 +76,14 @@ pub(super) struct Sweeps {
 }
 
 impl Shard {
-    /// The ready mail of a destination has failed as a whole.
-    pub(super) fn sweep_ready(
-        &mut self,
-        destination: DestinationId,
-        members: Option<Members>,
-        failure: Failure,
-        attempt: Attempt,
-    ) {
-        let same = |sweep: &FailedDestination| match (&sweep.members, &members) {
-            (None, _) => true,
-            (Some((has, ..)), Some((wanted, ..))) => Arc::ptr_eq(has, wanted),
-            (Some(_), None) => false,
-        };
-        if self.sweeps.failed.iter().any(|sweep| sweep.destination == destination && same(sweep)) {
+    /// The ready mail of a destination has failed as a whole, or that part of it which is `meant`.
+    pub(super) fn sweep_ready(&mut self, destination: DestinationId, meant: Meant, failure: Failure, attempt: Attempt) {
+        if self.sweeps.failed.iter().any(|sweep| sweep.destination == destination && sweep.meant.covers(&meant)) {
             return;
         }
         let (last_place, finished) = (self.queue.last_place(), SmallVec::new());
         self.routes.of(destination).failing += 1;
-        self.sweeps.failed.push_back(FailedDestination {
-            destination,
-            members,
-            finished,
-            last_place,
-            failure,
-            attempt,
-        });
+        self.sweeps.failed.push_back(FailedDestination { destination, meant, finished, last_place, failure, attempt });
     }
 
     /// The next ready entry that the first sweep over a destination means.
@@ -96,8 +96,12 @@ impl Shard {
                 let goes_from = |members: &Arc<[Member]>| {
                     buckets.get(bucket).is_some_and(|state| Arc::ptr_eq(&state.eligible.members, members))
                 };
-                !sweep.finished.contains(&bucket)
-                    && sweep.members.as_ref().is_none_or(|(members, ..)| goes_from(members))
+                let is_meant = match &sweep.meant {
+                    Meant::All => true,
+                    Meant::Bucket(meant) => *meant == bucket,
+                    Meant::From(members, ..) => goes_from(members),
+                };
+                is_meant && !sweep.finished.contains(&bucket)
             })?;
             if queue.entry(id).place <= sweep.last_place {
                 return Some(id);
@@ -150,7 +154,7 @@ impl Shard {
 
     /// Everything held is judged anew: a rule came that acts when an attempt is made, and so wins over holds; or one
     /// went that had closed a way, so that mail held by a rule over its other ways may go.
-    fn let_go_all(&mut self, now: Now) {
+    pub(super) fn let_go_all(&mut self, now: Now) {
         let mut holding: Vec<Arc<str>> = self.held.keys().cloned().collect();
         // The map's own order differs from run to run, and what is let go first is served first.
         holding.sort_unstable();
@@ -268,7 +272,7 @@ impl Shard {
     /// Whether an entry of the first sweep has a way left that no rule closes to it.
     fn may_still_go(&mut self, id: EntryId, now: Now) -> bool {
         let Some(sweep) = self.sweeps.failed.front() else { return false };
-        let Some((_, site, ways)) = &sweep.members else { return false };
+        let Meant::From(_, site, ways) = &sweep.meant else { return false };
         if ways.is_empty() {
             return false;
         }
@@ -277,7 +281,7 @@ impl Shard {
         self.site_of(destination) != Some(site) || self.has_open(id, site, &ways, now)
     }
 
-    fn attend_if_there(&mut self, destination: DestinationId, now: Now) {
+    pub(super) fn attend_if_there(&mut self, destination: DestinationId, now: Now) {
         if self.queue.total(destination).is_some() {
             self.attend(destination, now);
         }

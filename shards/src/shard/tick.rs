@@ -48,6 +48,8 @@ impl Shard {
     }
 
     fn attend_stalled(&mut self, now: Now) {
+        // One that is to be looked at again at once is so in the next tick: each look does a bounded part.
+        let mut due = Vec::new();
         while let Some(&std::cmp::Reverse((at, destination))) = self.stalled.peek()
             && at <= now.instant
         {
@@ -55,10 +57,11 @@ impl Shard {
             let state = self.routes.of(destination);
             if state.stalled_until == Some(at) {
                 state.stalled_until = None;
-                if self.queue.total(destination).is_some() {
-                    self.attend(destination, now);
-                }
+                due.push(destination);
             }
+        }
+        for destination in due {
+            self.attend_if_there(destination, now);
         }
     }
 
@@ -115,6 +118,11 @@ impl Shard {
             self.unroute(destination);
             for &bucket in self.queue.buckets(destination) {
                 self.buckets.remove(bucket);
+                if let Some(by) = self.queue.bucket_held(bucket)
+                    && let Some(held) = self.held.get_mut(&by.rule)
+                {
+                    held.buckets.remove(&bucket);
+                }
             }
             self.queue.forget(destination);
             *self.routes.of(destination) = super::site::RouteState::default();
@@ -191,29 +199,30 @@ impl Shard {
     pub fn handle_reload(&mut self, settings: Arc<Settings>, now: Now) {
         self.adopt(settings);
         self.drop_waiting(now);
+        self.token_waiters.clear();
         for destination in self.queue.destination_ids() {
             let state = self.routes.of(destination);
             (state.members, state.several_members) = (None, false);
+            state.awaited.clear();
             for at in 0..self.queue.buckets(destination).len() {
-                self.eligible(self.queue.buckets(destination)[at], now);
+                self.eligible(self.queue.buckets(destination)[at]);
             }
         }
         self.tell_limits(now);
         self.carry_permits(now);
+        // What is held by its pool or on all its ways may be in another one now, and have more of them.
+        self.let_go_all(now);
         self.attend_all(now);
     }
 
     /// Tells whoever counts connections and messages what counts from now on, as far as connections are in force
-    /// that count: those beyond a lower limit are recalled.
+    /// that count: those beyond a lower limit are recalled. What they were opened for may be forgotten by now.
     fn tell_limits(&mut self, now: Now) {
-        let in_force: BTreeSet<_> =
-            self.sessions.iter().map(|(_, session)| (session.destination, session.path)).collect();
-        for (destination, path) in in_force {
-            for at in 0..self.queue.buckets(destination).len() {
-                // The destination may go elsewhere by now.
-                let limits = self.resolve_limits(self.queue.buckets(destination)[at], path);
-                self.permits.changed(&Arc::new(limits), now.instant);
-            }
+        let opened_for = |(_, session): (usize, &Session)| (session.domain.clone(), session.path, session.pool());
+        let in_force: BTreeSet<_> = self.sessions.iter().map(opened_for).collect();
+        for (domain, path, pool) in in_force {
+            let limits = self.resolve_limits(&domain, pool.as_deref(), path);
+            self.permits.changed(&Arc::new(limits), now.instant);
         }
     }
 

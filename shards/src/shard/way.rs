@@ -23,7 +23,8 @@ pub(super) fn closes_ways(rule: &Rule) -> bool {
 pub(super) type Ways = SmallVec<[(SourceIndex, SocketAddr); 4]>;
 
 impl Shard {
-    /// The path for the next connection: the next source in turn that has room and a host to try.
+    /// The path for the next connection: the next source in turn that has room, a host to try, and no rate for which the
+    /// mail waits already: it would only wait there, too, end in time, and be opened again.
     pub(super) fn choose_path(
         &mut self,
         site: SiteId,
@@ -39,13 +40,16 @@ impl Shard {
             kept.unwrap_or_else(|| Rotation::starting_at(&eligible.members, self.core.0))
         };
         let guided = self.guided(bucket, now);
+        let destination = self.queue.destination_of(bucket);
         let source = rotation.next(&eligible.members, |member| {
             let room = match self.sites.find_path(site, member.source) {
                 None => true,
                 Some(path) => {
                     let limits = self.limits_for(bucket, path);
+                    let waits = self.routes.of(destination).awaited.contains(&limits.tokens);
                     let path = self.sites.path_mut(path);
-                    path.sharing(limits.share) < limits.core_connections
+                    !waits
+                        && path.sharing(limits.share) < limits.core_connections
                         && path.window.room(path.sessions, u32::MAX, now.instant) > 0
                 }
             };
@@ -214,7 +218,7 @@ impl Shard {
             return false;
         }
         let bucket = self.queue.entry(entry).bucket;
-        let Some(eligible) = self.eligible(bucket, now) else { return false };
+        let Some(eligible) = self.eligible(bucket) else { return false };
         eligible.members.iter().any(|member| self.is_open_from(entry, site, member, now))
     }
 
@@ -225,7 +229,7 @@ impl Shard {
             if self.queue.bucket_held(bucket).is_some() || self.has_open_way(entry, site, now) {
                 return;
             }
-            let Some(eligible) = self.eligible(bucket, now) else { return };
+            let Some(eligible) = self.eligible(bucket) else { return };
             let mut ways = eligible.members.iter().flat_map(|member| {
                 let peers = self.peers(site, member);
                 peers.into_iter().map(|peer| (member.source, peer))

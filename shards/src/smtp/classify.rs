@@ -21,6 +21,8 @@ pub enum FailureKind {
     ConnectUnreachable,
     /// Our own source address cannot be used on this machine.
     ConnectBadLocalAddress,
+    /// The message names a pool or an address of ours that is not configured.
+    NoSource,
     /// STARTTLS is required, and was not offered or was refused.
     TlsUnavailable,
     /// The TLS handshake failed, its certificate was not accepted, or plaintext was injected before it.
@@ -94,7 +96,7 @@ fn own_codes(kind: FailureKind) -> (u16, u8, u16, u16) {
         FailureKind::Dns(DnsFailure::Temporary) => (451, 4, 4, 3),
         FailureKind::Loop => (554, 5, 4, 6),
         FailureKind::ConnectRefused | FailureKind::ConnectTimedOut | FailureKind::ConnectUnreachable => (451, 4, 4, 1),
-        FailureKind::ConnectBadLocalAddress => (451, 4, 3, 5),
+        FailureKind::ConnectBadLocalAddress | FailureKind::NoSource => (451, 4, 3, 5),
         FailureKind::TlsUnavailable => (454, 4, 7, 4),
         FailureKind::TlsHandshake => (454, 4, 7, 5),
         FailureKind::Refused | FailureKind::Closing => (451, 4, 0, 0),
@@ -158,7 +160,8 @@ pub fn consequence(failure: &Failure, tls: TlsPolicy) -> Consequence {
         FailureKind::ConnectRefused | FailureKind::ConnectTimedOut | FailureKind::ConnectUnreachable => {
             (Scope::Host, Remedy::Elsewhere)
         }
-        FailureKind::ConnectBadLocalAddress => (Scope::Source, Remedy::Later),
+        // Ours to repair. Who has left a pool out of the configuration by mistake gets it back with its mail.
+        FailureKind::ConnectBadLocalAddress | FailureKind::NoSource => (Scope::Source, Remedy::Later),
         FailureKind::TlsUnavailable => (Scope::Host, Remedy::Elsewhere),
         // RFC 7435: without a requirement, some privacy is better than none and mail is better than no mail.
         FailureKind::TlsHandshake if tls == TlsPolicy::Opportunistic => (Scope::Host, Remedy::InClear),

@@ -87,7 +87,7 @@ fn none_of_them_gets_past_behind_a_first_line_that_is_folded() {
 #[test]
 fn what_cannot_be_obeyed_is_refused_by_name() {
     let long = "x".repeat(1100);
-    let table: [(&str, &str); 24] = [
+    let table: [(&str, &str); 25] = [
         ("x-mq-dsn-notify: never", "x-mq-dsn-notify: not supported"),
         ("X-MQ-Smarthost-Password: p", "X-MQ-Smarthost-Password: not supported"),
         ("x-mq-smarthost-username: u", "x-mq-smarthost-username: not supported"),
@@ -101,7 +101,8 @@ fn what_cannot_be_obeyed_is_refused_by_name() {
         ("x-mq-maxdelivertime: 2026-13-01 00:00:00", "x-mq-maxdelivertime: not a time (YYYY-MM-DD HH:MM:SS, UTC)"),
         ("x-mq-maxattempts: 0", "x-mq-maxattempts: not a number from 1 to 65535"),
         ("x-mq-maxattempts: 65536", "x-mq-maxattempts: not a number from 1 to 65535"),
-        ("x-mq-retries: 1,,2", "x-mq-retries: not a list of seconds"),
+        ("x-mq-retries: 1,,2", "x-mq-retries: not a list of seconds, each 1 at least"),
+        ("x-mq-retries: 60,0", "x-mq-retries: not a list of seconds, each 1 at least"),
         ("x-mq-retries: 1\r\nx-mq-retries: 1", "x-mq-retries: given twice"),
         ("x-mq-envelope: nobody", "x-mq-envelope: Address needs a domain"),
         ("x-mq-envelope: <a@b", "x-mq-envelope: Address syntax"),

@@ -88,7 +88,7 @@ fn a_flush_counts_only_what_waits() {
     world.post(&["r@a.test"]);
     world.run(seconds(1));
     assert_eq!(count(&mut world, Question::Flush { scope: Scope::default(), found: false }), 0);
-    assert_eq!(world.states(), (1, 0, 0, 0));
+    assert_eq!(world.states(), (0, 0, 1, 0));
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_message_that_is_cancelled_ends_with_a_record_that_says_who_did_it() {
     let mark = world.records.last().unwrap().rule.clone().unwrap();
     assert_eq!((mark.kind, &*mark.by, &*mark.id), ("cancel", "somebody", &*third.to_string()));
     let counters = world.shards[0].counters();
-    assert_eq!((counters.ended_by_cancel, counters.ended_by_rule, world.states()), (1, 1, (0, 2, 0, 0)));
+    assert_eq!((counters.ended_by_cancel, counters.ended_by_rule, world.states()), (2, 2, (0, 2, 0, 0)));
     assert_eq!(count(&mut world, Question::Cancel { id: third, by: "somebody".into() }), 0);
     // What is with a session may have got through already.
     world.hosts.insert(peer(1), Behaviour::Sluggish(seconds(5)));
@@ -206,6 +206,23 @@ fn a_session_that_panics_leaves_its_messages_held_and_its_place_to_others() {
     let other = world.post(&["r@a.test"]);
     world.run(seconds(100));
     assert_eq!((world.story(id), world.story(other)), (vec![], vec![(Delivery, 250, 1)]));
+}
+
+/// What makes a session panic before it has a message would do so again at once, at the next connection.
+#[test]
+fn a_host_whose_greeting_makes_a_session_panic_is_left_alone_for_a_while() {
+    let mut world = world();
+    world.hosts.insert(peer(1), Behaviour::Distant(seconds(1000)));
+    world.post(&["r@a.test"]);
+    for _ in 0..100 {
+        world.run(Duration::from_millis(100));
+        let session = world.open.drain().next().map(|((_, session), _)| session);
+        if let Some(session) = session {
+            let now = world.now;
+            world.ask(0, |shard| shard.handle_session_panic(session, now));
+        }
+    }
+    assert!((2..=5).contains(&world.connects.len()), "{} connections in ten seconds", world.connects.len());
 }
 
 /// Sessions that stand are waited for at a stop, and those that only wish to connect are not.

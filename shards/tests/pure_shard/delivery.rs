@@ -98,6 +98,18 @@ fn a_message_may_bound_its_attempts_begin_later_and_end_earlier() {
     assert_eq!((&world.story(short)[..], world.moments(short, start)), (&story[..], vec![0, 60, 90]));
 }
 
+/// As a message is found that ran out of time while the engine was down, and one whose sender gave a moment that is past.
+#[test]
+fn a_message_whose_time_is_over_when_it_comes_is_not_sent() {
+    let mut world = world();
+    let now = world.now.utc;
+    let over = world.post_with(&["r@a.test"], Extras { expires: Some(now), ..Extras::default() });
+    let just = world.post_with(&["r@a.test"], Extras { expires: Some(now.after(seconds(1))), ..Extras::default() });
+    world.run(seconds(10));
+    assert_eq!(world.story(over), [(Expiration, 551, 0)]);
+    assert_eq!(world.story(just), [(Delivery, 250, 1)]);
+}
+
 /// It would else expire without an attempt, and its wish would have been accepted for nothing.
 #[test]
 fn the_age_of_a_message_that_begins_later_counts_from_then() {

@@ -1,10 +1,11 @@
 //! Hosts that fail, sites that recover, and connections that are kept, shared and closed.
 
-use crate::world::{Behaviour, World, own, peer, reply, seconds, settings, site};
+use crate::world::{Behaviour, World, domain, own, peer, reply, rule, seconds, settings, site};
 use mailrace_shards::event::Lookup;
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::RecordType::{Bounce, Delivery, TransientFailure};
 use mailrace_shards::outcome::Verb;
+use mailrace_shards::rules::{Change, Kind};
 use mailrace_shards::settings::{
     LimitPer, LimitSettings, PoolSettings, RouteHost, RouteSettings, Settings, SourceSettings,
 };
@@ -190,19 +191,54 @@ fn a_destination_behind_many_empty_ones_is_served() {
     assert_eq!(world.story(id), [(Delivery, 250, 1)]);
 }
 
+/// A pool may be missing by mistake, or for a moment: its mail waits for its next attempt, and other mail goes on.
 #[test]
-fn a_pool_that_is_not_configured_ends_its_mail_and_no_other() {
+fn a_pool_that_is_not_configured_defers_its_mail_and_no_other() {
     let mut world = World::new(two_sources());
     world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
+    let before = world.post_with(&["r@a.test"], from("first"));
     let wrong = world.post_with(&["r@a.test"], from("none"));
     let address = Extras { ips: vec!["192.0.2.99".parse().unwrap()], ..Extras::default() };
     let wrong_address = world.post_with(&["r@a.test"], address);
     let right = world.post_with(&["r@a.test"], from("second"));
+    let once = Extras { max_attempts: Some(1), ..from("none") };
+    let once = world.post_with(&["r@a.test"], once);
     world.run(seconds(1));
-    assert_eq!(world.story(wrong), [(Bounce, 550, 0)]);
-    assert_eq!(world.story(wrong_address), [(Bounce, 550, 0)]);
-    assert_eq!((world.shards[0].counters().bounced, world.shards[0].counters().delivered), (2, 1));
+    assert_eq!(world.story(before), [(Delivery, 250, 1)]);
+    assert_eq!(world.story(wrong), [(TransientFailure, 451, 1)]);
+    assert_eq!(world.story(wrong_address), [(TransientFailure, 451, 1)]);
     assert_eq!(world.story(right), [(Delivery, 250, 1)]);
+    assert_eq!(world.story(once), [(Bounce, 451, 1)]);
+    let counters = world.shards[0].counters();
+    assert_eq!((counters.deferred, counters.bounced, counters.delivered), (2, 1, 2));
+}
+
+/// What a reload takes away by mistake, the next one gives back. Mail that a rule holds meanwhile is not touched.
+#[test]
+fn mail_of_a_pool_that_a_reload_took_away_leaves_when_it_is_back() {
+    let mut world = World::new(two_sources());
+    world.everything_at(&["a.test", "b.test"], &[("mx.a.test", peer(1))]);
+    world.hosts.insert(peer(1), Behaviour::Refuses(reply(451, Verb::RcptTo)));
+    let waiting = world.post_with(&["r@a.test"], from("second"));
+    world.run(seconds(1));
+    world.put(rule("p", Kind::Pause, domain("b.test")));
+    let held = world.post_with(&["r@b.test"], from("second"));
+    world.run(seconds(1));
+    let first = Settings { pools: vec![pool("first", &[(0, 1)])], ..two_sources() };
+    let now = world.now;
+    world.ask(0, |shard| shard.handle_reload(Arc::new(first), now));
+    let fresh = world.post_with(&["r@b.test"], from("second"));
+    world.run(seconds(600));
+    assert!(world.story(waiting).len() > 1, "it was tried in vain");
+    assert!(world.story(waiting).iter().all(|(kind, ..)| *kind == TransientFailure), "{:?}", world.story(waiting));
+    assert_eq!((world.story(held), world.story(fresh)), (vec![], vec![]), "no attempt while a rule holds");
+    world.hosts.clear();
+    let now = world.now;
+    world.ask(0, |shard| shard.handle_reload(Arc::new(two_sources()), now));
+    world.change(&[Change::Remove("p".into())]);
+    world.run(seconds(600));
+    assert_eq!(world.story(waiting).last().map(|(kind, ..)| *kind), Some(Delivery));
+    assert_eq!((world.story(held), world.story(fresh)), (vec![(Delivery, 250, 1)], vec![(Delivery, 250, 1)]));
 }
 
 /// One pool's mail must not wait behind another pool's that has no way out, nor fail with it.
@@ -333,7 +369,7 @@ fn a_reload_changes_routes_pools_and_sources_of_queued_mail() {
     let gone = world.post_with(&["r@a.test"], from("first"));
     let stays = world.post_with(&["r@a.test"], from("second"));
     world.run(seconds(1));
-    assert_eq!(world.story(gone), [(Bounce, 550, 0)]);
+    assert_eq!(world.story(gone), [(TransientFailure, 451, 1)]);
     assert_eq!(world.story(stays), [(Delivery, 250, 1)]);
     assert_eq!(world.sent.last().unwrap().peer, peer(2));
     assert_eq!(world.connects.last().unwrap().1.source, Some("192.0.2.11".parse().unwrap()));
@@ -380,4 +416,25 @@ fn an_expired_answer_of_the_resolver_is_asked_for_anew() {
     world.run(seconds(1));
     assert_eq!(world.lookups.len(), 2);
     assert_eq!(world.sent.iter().map(|sent| sent.peer).collect::<Vec<_>>(), [peer(1), peer(2)]);
+}
+
+/// Connections that may not carry a pool's mail do not stand for one that may, while the mail in turn cannot go.
+#[test]
+fn a_pool_behind_one_that_waits_has_a_connection_of_its_own() {
+    let limits = vec![
+        LimitSettings { connections: Some(9), ..LimitSettings::new(LimitPer::Domain) },
+        LimitSettings { idle_timeout: Some(seconds(3600)), ..LimitSettings::new(LimitPer::Path) },
+        LimitSettings { connections: Some(1), pool: Some("first".into()), ..LimitSettings::new(LimitPer::Pool) },
+    ];
+    let mut world = World::new(Settings { limits, ..two_sources() });
+    world.everything_at(&["a.test", "b.test"], &[("mx.hoster.test", peer(1))]);
+    world.everything_at(&["busy.test"], &[("mx.busy.test", peer(2))]);
+    world.hosts.insert(peer(2), Behaviour::Sluggish(seconds(300)));
+    world.post_with(&["r@busy.test"], from("first"));
+    world.post_with(&["r@b.test"], from("second"));
+    world.run(seconds(1));
+    let waits = world.post_with(&["r@a.test"], from("first"));
+    let goes = world.post_with(&["r@a.test"], from("second"));
+    world.run(seconds(2));
+    assert_eq!((world.story(waits), world.story(goes)), (vec![], vec![(Delivery, 250, 1)]));
 }

@@ -376,3 +376,23 @@ fn a_permit_that_was_granted_at_once_comes_back_when_another_site_waits() {
     world.run(seconds(60));
     assert_eq!(world.delivered(), 301);
 }
+
+/// Mail that waits for a rate needs no connection meanwhile: none is opened again and again, to wait and to end in time.
+#[test]
+fn no_connection_is_opened_for_mail_that_waits_for_a_rate() {
+    for cores in [1, 2] {
+        let rate = Some(Rate { count: 1, period: seconds(100) });
+        let slow = LimitSettings { message_rate: rate, ..LimitSettings::new(LimitPer::Source) };
+        let mut world = World::with_cores(with(vec![slow]), cores);
+        world.hosts.insert(peer(1), Behaviour::Distant(Duration::from_millis(300)));
+        world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
+        for _ in 0..4 {
+            world.post(&["r@a.test"]);
+        }
+        world.run(seconds(360));
+        assert_eq!((world.delivered(), world.states()), (4, (0, 0, 0, 0)), "{cores} cores");
+        let times = world.connects.len();
+        // Those that the first messages open before it is known that they must wait; then one for each.
+        assert!(times <= 8, "{cores} cores: {times} connections");
+    }
+}

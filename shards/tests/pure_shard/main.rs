@@ -15,6 +15,7 @@ mod limits;
 mod places;
 mod questions;
 mod receptions;
+mod reloads;
 mod rules;
 mod slices;
 mod stranded;

@@ -154,3 +154,23 @@ fn leave_that_was_given_back_lets_nobody_connect() {
     world.run(seconds(60));
     assert_eq!((tried(&world), world.delivered()), ([1, 1, 1], 2));
 }
+
+/// Each that ends gives leave to the next one, which ends as well, and so on: one after the other, however many they are.
+#[test]
+fn a_stop_ends_all_that_wait_for_the_same_limit() {
+    let connections = ConnectionSettings { injecting: 1, delivering: 10 };
+    let limit = LimitSettings { connections: Some(1000), ..LimitSettings::new(LimitPer::Source) };
+    let mut world = World::new(Settings { connections, ..with(vec![limit]) });
+    for number in 0..12_000 {
+        world.post(&[&format!("r@d{number}.test")]);
+    }
+    world.run(Duration::from_millis(30));
+    assert!(
+        world.shards[0].open_sessions() > 10_000,
+        "most wait for leave, and of those that have it most for a place"
+    );
+    let now = world.now;
+    world.ask(0, |shard| shard.handle_stop(now));
+    world.run(seconds(5));
+    assert_eq!(world.shards[0].open_sessions(), 0);
+}

@@ -6,6 +6,7 @@ use mailrace_shards::limits::{ASK_ENTRIES_PER_SLICE, ASK_ENTRIES_PER_TICK, ASKS_
 use mailrace_shards::message::{Extras, MessageId};
 use mailrace_shards::outcome::Verb;
 use mailrace_shards::rules::{Answer as RuleAnswer, Change, Kind, Rule, Scope};
+use mailrace_shards::settings::{LimitPer, LimitSettings, Settings, SourceSettings};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -329,4 +330,44 @@ fn what_is_not_known_of_queued_mail_counts_as_fitting() {
         let coverage = covered(&answer).expect("a short queue");
         assert_eq!((coverage.matched, coverage.held, coverage.in_flight), (matched, matched, 0), "{scope:?}");
     }
+}
+
+/// A queue that is forgotten leaves its number to another, which the same rule may hold: it is counted once.
+#[test]
+fn a_queue_that_comes_again_under_the_rule_that_held_it_is_counted_once() {
+    let mut world = World::new(settings());
+    world.put(pause("p", domain("a.test")));
+    for _ in 0..3 {
+        let id = world.post(&["r@a.test"]);
+        world.run(seconds(1));
+        let answer = world.question(Question::RuleCounts(vec!["p".into()]));
+        let Ok(Answer::RuleCounts(counts)) = answer.try_recv() else { panic!("it is answered at once") };
+        assert_eq!(counts[0].held, 1);
+        world.question(Question::Cancel { id, by: "t".into() });
+        world.run(seconds(100));
+    }
+}
+
+/// A flush makes one message due, and with that the queue is attended to, in which rules end another one that the flush
+/// was going to look at.
+#[test]
+fn a_flush_goes_on_when_what_it_was_to_look_at_is_ended_meanwhile() {
+    let source =
+        SourceSettings { name: "s".into(), address: Some([192, 0, 2, 9].into()), address_v6: None, ehlo: "s".into() };
+    let limits = vec![LimitSettings { connections: Some(1), ..LimitSettings::new(LimitPer::Path) }];
+    let mut world = World::new(Settings { sources: vec![source], limits, ..settings() });
+    world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
+    world.hosts.insert(peer(1), Behaviour::Sluggish(seconds(30)));
+    let due = world.now.utc.after(seconds(600));
+    let waiting = world.post_with(&["w@a.test"], Extras { not_before: Some(due), ..Extras::default() });
+    world.post(&["busy@a.test"]);
+    world.run(seconds(1));
+    let ended = world.post(&["bad@a.test"]);
+    world.run(seconds(1));
+    world.put(pause("p", Scope { source_ip: Some([192, 0, 2, 9].into()), ..Scope::default() }));
+    let kind = Kind::Error(RuleAnswer::new(550, None, "no".into()).unwrap());
+    world.put(Rule { order: 2, ..rule("e", kind, Scope { address: Some("bad@a.test".into()), ..Scope::default() }) });
+    let answer = world.question(Question::Flush { scope: domain("a.test"), found: false });
+    assert!(matches!(answer.try_recv(), Ok(Answer::Count(1))));
+    assert_eq!((world.story(ended).len(), world.story(waiting).len()), (1, 0));
 }

@@ -2,7 +2,7 @@
 
 use crate::world::{Behaviour, World, own, peer, reply, rule, seconds, settings};
 use mailrace_shards::event::Lookup;
-use mailrace_shards::limits::{DESTINATION_KEPT_SECONDS, SWEEP_ENTRIES_PER_TICK, TICK_MILLIS};
+use mailrace_shards::limits::{DESTINATION_KEPT_SECONDS, PICK_SKIPS, SWEEP_ENTRIES_PER_TICK, TICK_MILLIS};
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::RecordType::{Bounce, Delivery, TransientFailure};
 use mailrace_shards::outcome::Verb;
@@ -223,11 +223,11 @@ fn recipients_are_counted_by_what_became_of_them() {
     assert_eq!((counters.delivered, counters.bounced, counters.deferred), (4, 3 + 4, 1));
     let expires = world.now.utc.after(seconds(10));
     for _ in 0..3 {
-        world.post_with(&["later@a.test"], Extras { expires: Some(expires), ..Extras::default() });
+        world.post_with(&["later1@a.test", "later2@a.test"], Extras { expires: Some(expires), ..Extras::default() });
     }
     world.run(seconds(20));
     let counters = world.shards[0].counters();
-    assert_eq!((counters.deferred, counters.expired, counters.connections > 0), (4, 3, true));
+    assert_eq!((counters.deferred, counters.expired, counters.connections > 0), (7, 6, true));
 }
 
 /// Of two hosts one is closed by a rule: no connection is made to it for mail that may not go there.
@@ -296,4 +296,23 @@ fn a_log_is_settled_when_its_last_record_is_durable() {
     assert!(!world.shards[0].log_settled(), "one of two");
     world.ask(0, |shard| shard.handle_log_synced(2, now));
     assert!(world.shards[0].log_settled());
+}
+
+/// What a rule leaves no way is held in slices too, however much there is of it.
+#[test]
+fn mail_whose_ways_are_all_closed_is_held_in_slices() {
+    let mut world = World::new(settings());
+    world.everything_at(&["a.test"], &[("mx.a.test", peer(1))]);
+    world.put(rule("p", Kind::Pause, Scope { remote_ip: Some(peer(1).ip()), ..Scope::default() }));
+    for _ in 0..10 * PICK_SKIPS {
+        world.post(&["r@a.test"]);
+    }
+    let (mut held, mut most) = (0, 0);
+    for _ in 0..20 {
+        world.run(TICK);
+        most = most.max(world.states().2 - held);
+        held = world.states().2;
+    }
+    assert_eq!(held, 10 * PICK_SKIPS as u64);
+    assert!(most <= 2 * PICK_SKIPS as u64, "{most} in one tick");
 }

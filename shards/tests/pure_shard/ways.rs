@@ -3,9 +3,9 @@
 
 use crate::world::{Behaviour, World, own, peer, rule, seconds, settings};
 use mailrace_shards::message::Extras;
-use mailrace_shards::outcome::RecordType::{Delivery, TransientFailure};
+use mailrace_shards::outcome::RecordType::{AdminBounce, Delivery, TransientFailure};
 use mailrace_shards::outcome::Verb;
-use mailrace_shards::rules::{Change, Kind, Rule, Scope, Validity};
+use mailrace_shards::rules::{Answer, Change, Kind, Rule, Scope, Validity};
 use mailrace_shards::settings::{PoolSettings, Settings, SourceSettings};
 use mailrace_shards::smtp::classify::FailureKind;
 use std::time::Duration;
@@ -181,4 +181,42 @@ fn mail_goes_by_the_way_that_a_rule_gives_free_whichever_holds_it() {
         assert_eq!(world.story(id), [(Delivery, 250, 1)], "{case}");
         assert_eq!(world.sent[0].source.as_deref(), Some("ip-2"), "{case}");
     }
+}
+
+/// Mail that comes back from a connection may come under two rules at once: it is ended by the one, and no way is looked
+/// for that the other leaves.
+#[test]
+fn mail_that_comes_back_under_a_bounce_and_a_pause_of_all_its_ways_is_ended_once() {
+    let mut world = world(1);
+    world.hosts.insert(peer(1), Behaviour::Sluggish(seconds(5)));
+    let id = world.post(&["r@a.test"]);
+    world.run(seconds(1));
+    world.put(pause("p", own_address(1)));
+    let kind = Kind::Bounce { answer: Answer::new(550, None, "no".into()).unwrap(), suppress_logging: false };
+    world.put(Rule { order: 2, ..rule("b", kind, Scope { address: Some("r@a.test".into()), ..Scope::default() }) });
+    world.lose("ip-1", own(FailureKind::Lost, Verb::Data));
+    world.run(seconds(1));
+    assert_eq!(world.story(id), [(AdminBounce, 550, 0)]);
+}
+
+/// Of a message's recipients one is ended when it is picked, before the sweep has come to it, and the other may not go by
+/// this way: it takes another.
+#[test]
+fn who_is_left_of_a_message_takes_the_way_that_is_open() {
+    let mut world = world(2);
+    world.hosts.insert(peer(1), Behaviour::Sluggish(Duration::from_millis(1005)));
+    world.post(&["first@a.test"]);
+    // Its answer comes between two ticks, after 1025 ms.
+    world.run(Duration::from_millis(1021));
+    assert_eq!((world.open.len(), &*world.connects[0].1.ehlo), (1, "ip-1"));
+    let id =
+        world.post_with(&["bad@a.test", "good@a.test"], Extras { campaign: Some("c".into()), ..Extras::default() });
+    world.put(pause("p", Scope { campaign: Some("c".into()), ..own_address(1) }));
+    let kind = Kind::Bounce { answer: Answer::new(550, None, "no".into()).unwrap(), suppress_logging: false };
+    world.put(Rule { order: 2, ..rule("b", kind, Scope { address: Some("bad@a.test".into()), ..Scope::default() }) });
+    world.run(Duration::from_millis(5));
+    assert_eq!(world.story(id), [(AdminBounce, 550, 0)], "it was picked, and is not with a session");
+    world.run(seconds(10));
+    assert_eq!(world.story(id), [(AdminBounce, 550, 0), (Delivery, 250, 1)]);
+    assert_eq!(world.sent.last().unwrap().source.as_deref(), Some("ip-2"));
 }

@@ -332,6 +332,21 @@ impl World {
         self.ask(core, |shard| shard.handle_closed(session, failure, now));
     }
 
+    /// The connection that says this in EHLO is lost, whatever it was doing.
+    pub fn lose(&mut self, ehlo: &str, failure: Failure) {
+        let found = self.open.iter().find(|(_, connect)| &*connect.ehlo == ehlo);
+        let (core, session) = *found.expect("there is such a connection").0;
+        self.events.retain(|_, (of, event)| {
+            let about = match event {
+                Event::Ended(id, _) | Event::Closed(id, _) | Event::Asks(id) => Some(*id),
+                Event::Opened(connect) => Some(connect.session),
+                Event::Resolved(..) => None,
+            };
+            *of != core || about != Some(session)
+        });
+        self.close(core, session, Some(failure));
+    }
+
     fn look_up(&self, lookup: &Lookup) -> Result<Resolved, Failure> {
         match lookup {
             Lookup::MailHosts(domain) => self.dns.get(&**domain).cloned().unwrap_or_else(|| {

@@ -152,7 +152,7 @@ fn read_retries(value: Json, extras: &mut Extras) -> Result<(), Why> {
         return Err(TWICE.to_owned());
     }
     for item in array(value)? {
-        extras.retries.push(whole(&item, 0, u32::MAX).map_err(|_| "must be an array of seconds")?);
+        extras.retries.push(whole(&item, 1, u32::MAX).map_err(|_| "must be an array of seconds, each 1 at least")?);
     }
     submit::count(extras.retries.len())
 }

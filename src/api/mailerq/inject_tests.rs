@@ -139,7 +139,8 @@ fn what_is_refused() {
         (r#""maxdelivertime":"x""#, "maxdelivertime", "`maxdelivertime` is not a time (YYYY-MM-DD HH:MM:SS, UTC)"),
         (r#""maxattempts":0"#, "maxattempts", "`maxattempts` must be a whole number from 1 to 65535"),
         (r#""maxattempts":1.5"#, "maxattempts", "`maxattempts` must be a whole number from 1 to 65535"),
-        (r#""retries":[-1]"#, "retries", "`retries` must be an array of seconds"),
+        (r#""retries":[-1]"#, "retries", "`retries` must be an array of seconds, each 1 at least"),
+        (r#""retries":[60,0]"#, "retries", "`retries` must be an array of seconds, each 1 at least"),
         (
             r#""smarthost":{"hostname":"h","username":"u","password":"p"}"#,
             "smarthost",

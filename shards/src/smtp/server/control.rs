@@ -105,7 +105,9 @@ impl Marks {
                 once(&mut extras.max_attempts, attempts.ok_or("not a number from 1 to 65535")?)
             }
             Field::Retries if extras.retries.is_empty() => {
-                let seconds = |part: &str| part.trim().parse::<u32>().map_err(|_| "not a list of seconds");
+                // Who wrote 0 would have the host asked without end.
+                let seconds = |part: &str| part.trim().parse().ok().filter(|&seconds: &u32| seconds > 0);
+                let seconds = |part| seconds(part).ok_or("not a list of seconds, each 1 at least");
                 value.split(',').try_for_each(|part| push(&mut extras.retries, seconds(part)?))
             }
             Field::Retries => Err("given twice"),
