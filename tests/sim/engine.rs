@@ -33,7 +33,7 @@ impl World {
         settings.shards = count;
         let settings = Arc::new(settings);
         for core in 0..count {
-            let shard = Shard::new(ShardConfig {
+            let mut shard = Shard::new(ShardConfig {
                 core: CoreId(core as u16),
                 cores: count,
                 generation: self.life,
@@ -41,6 +41,7 @@ impl World {
                 quarantine: Arc::default(),
                 settings: settings.clone(),
             });
+            shard.expect_found();
             self.cores.push(Core {
                 shard,
                 orders: VecDeque::new(),
@@ -52,7 +53,7 @@ impl World {
                 stopping: false,
             });
         }
-        self.oracle.engine_started(self.moment());
+        self.oracle.engine_started(self.life, self.moment());
         self.forget_reload();
         // Rules before the mail that was recovered: none of it may be picked without them.
         self.publish_at_start();

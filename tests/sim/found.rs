@@ -87,6 +87,9 @@ impl World {
         self.oracle.trouble(self.born, self.time);
         if is_over {
             self.spools.get_mut(&number).expect("it was there above").found = Found::Posted;
+            if self.spools.values().all(|spool| matches!(spool.found, Found::Posted)) {
+                (0..self.cores.len()).for_each(|core| self.with_shard(core, |shard, _| shard.handle_all_found()));
+            }
             return self.after(0, Event::SpoolTurn(self.life, number));
         }
         let delay = self.random.skewed(1, STEP);

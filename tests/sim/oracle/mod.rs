@@ -106,6 +106,10 @@ pub struct Oracle {
     rules: BTreeMap<Arc<str>, Coverage>,
     limits: Limits,
     life: u32,
+    /// What messages taken in this life have in their ids, and when it began.
+    generation: u32,
+    born: Timestamp,
+    ended_by_gone: u64,
     /// When each life ended, by its number.
     crashes: BTreeMap<u32, Moment>,
     /// From when to when something was wrong that holds work up.
@@ -134,6 +138,9 @@ impl Oracle {
             rules: BTreeMap::new(),
             limits: Limits::new(plan),
             life: 0,
+            generation: 0,
+            born: Timestamp(0),
+            ended_by_gone: 0,
             crashes: BTreeMap::new(),
             troubles: Vec::new(),
             down_since: None,
@@ -176,6 +183,7 @@ impl Oracle {
         report.deliveries = self.deliveries;
         report.repeated = self.repeated;
         report.checks = self.checks;
+        report.add("rule", "mail ended by one that was gone when it was found", self.ended_by_gone);
     }
 
     // What the world tells.
@@ -356,8 +364,10 @@ impl Oracle {
         self.known[serial].submitted = true;
     }
 
-    pub fn engine_started(&mut self, moment: Moment) {
+    pub fn engine_started(&mut self, generation: u32, moment: Moment) {
         self.life += 1;
+        self.generation = generation;
+        self.born = utc_at(moment.time);
         self.limits.engine_started();
         let since = self.down_since.take().unwrap_or(moment.time);
         self.trouble(since, moment.time);

@@ -37,7 +37,8 @@ impl Oracle {
         let Some((serial, at)) = self.of_record(outcome) else { return };
         let address = outcome.envelope.recipient(usize::from(outcome.recipient.unwrap_or_default()));
         if let Some(mark) = &outcome.rule {
-            self.check_mark(serial, address, mark, outcome.at);
+            let is_found = outcome.envelope.id().generation != self.generation;
+            self.check_mark((serial, address, is_found), mark, outcome.at);
         }
         if !outcome.kind.ends() {
             return;

@@ -28,6 +28,11 @@ impl Coverage {
         self.start <= utc && utc < self.end
     }
 
+    /// Whether it was so at any time from `since` to `until`.
+    fn was_in_force(&self, since: Timestamp, until: Timestamp) -> bool {
+        self.start <= until && since < self.end && self.removed.is_none_or(|removed| since <= removed)
+    }
+
     /// Whether a letter's recipient is covered, on a connection when one is given.
     fn covers(&self, known: &Known, address: &str, out: Option<&Out>) -> bool {
         let Scope { pool, source_ip, domain, remote_ip, tag, campaign, tenant, address: of, .. } = &self.scope;
@@ -105,8 +110,14 @@ impl Oracle {
         }
     }
 
-    /// A record that names a rule was made while that rule was in force, of mail that it covers.
-    pub(super) fn check_mark(&mut self, serial: usize, address: &str, mark: &RuleMark, at: Timestamp) {
+    /// A record that names a rule was made while that rule was in force, of mail that it covers. What a start reads from
+    /// the spool late (`is_found`: it is of an earlier life) also ends by rules that are gone by then.
+    pub(super) fn check_mark(
+        &mut self,
+        (serial, address, is_found): (usize, &str, bool),
+        mark: &RuleMark,
+        at: Timestamp,
+    ) {
         if mark.kind == "cancel" {
             let known = &self.known[serial];
             let asked = known.cancelled && known.id.is_some_and(|id| id.to_string() == *mark.id);
@@ -118,7 +129,9 @@ impl Oracle {
         let (in_force, covers) = (rule.in_force(at), rule.covers(&self.known[serial], address, None));
         let gone = rule.removed.is_some_and(|removed| at > removed);
         let span = (rule.start, rule.end, rule.removed);
-        self.check(in_force && !gone, || {
+        let was_in_force = rule.ends && rule.was_in_force(self.born, at);
+        self.ended_by_gone += u64::from(!in_force || gone);
+        self.check((in_force && !gone) || (is_found && was_in_force), || {
             format!("letter {serial} was ended by {} at {at:?}, not in force: {span:?}", mark.id)
         });
         self.check(covers, || format!("letter {serial} to {address} was ended by {}, which is not about it", mark.id));
