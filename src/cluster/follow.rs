@@ -307,8 +307,10 @@ impl Follower {
             }
             (Key::Word(name), put) if is_news => {
                 let said = put.and_then(said);
-                if *name == *self.node {
-                    self.hear_own(said.as_ref(), event.revision())?;
+                match &said {
+                    Some(said) if *name == *self.node => self.hear_own(said, event.revision())?,
+                    Some(said) => self.hear_other(said, event.revision())?,
+                    None => {}
                 }
                 let now = clock::now().utc;
                 self.board.change(|state| state.said(&name.into(), said, Some(now)));
@@ -320,10 +322,10 @@ impl Follower {
 
     /// Somebody spoke in this node's name. Of two that have the same data directory, the one that announced itself first
     /// stays: it says its word again over that of the other, who hears of it.
-    fn hear_own(&self, said: Option<&Said>, at: Revision) -> Result<(), Over> {
-        let Some(said) = said.filter(|said| said.run.uuid == self.run.uuid && said.run.id != self.run.id) else {
+    fn hear_own(&self, said: &Said, at: Revision) -> Result<(), Over> {
+        if said.run.uuid != self.run.uuid || said.run.id == self.run.id {
             return Ok(());
-        };
+        }
         let own = self.board.with(|state| state.announced_at);
         let theirs = if said.announced_at == 0 { at } else { said.announced_at };
         if own == 0 || said.run.id.is_empty() {
@@ -334,6 +336,18 @@ impl Follower {
             return Ok(());
         }
         if said.announced_at == 0 {
+            return Ok(());
+        }
+        self.board.change(|state| state.give_way(said.run.clone()));
+        Err(Over::Refused(is_copy(&said.run)))
+    }
+
+    /// Somebody spoke in a name that is not ours. If it has the same data directory, one of the two is a copy that was
+    /// given another name; here, too, the one that announced itself first stays.
+    pub(super) fn hear_other(&self, said: &Said, at: Revision) -> Result<(), Over> {
+        let own = self.board.with(|state| state.announced_at);
+        let theirs = if said.announced_at == 0 { at } else { said.announced_at };
+        if said.run.uuid != self.run.uuid || (own > 0 && own < theirs) {
             return Ok(());
         }
         self.board.change(|state| state.give_way(said.run.clone()));

@@ -48,7 +48,7 @@ impl Follower {
         let place = format!("{cluster_id:016x} {} {}", self.keys.prefix(), self.identity()?);
         self.check_place(&place, revision)?;
         let mut names = BTreeSet::new();
-        let mut words = Vec::new();
+        let (mut words, mut copies) = (Vec::new(), Vec::new());
         loop {
             for kv in &page.kvs {
                 match self.keys.read(&kv.key) {
@@ -60,7 +60,9 @@ impl Follower {
                     Key::Word(name) => {
                         let name: Name = name.into();
                         names.insert(name.clone());
-                        words.push((name, None, said(kv)));
+                        let said = said(kv);
+                        copies.extend(said.clone().filter(|_| name != self.node).map(|said| (said, kv.mod_revision)));
+                        words.push((name, None, said));
                     }
                     _ => {}
                 }
@@ -71,6 +73,7 @@ impl Follower {
             page = self.etcd.range(&next, &end, Some(revision), PAGE)?;
         }
         self.check_name(&words)?;
+        copies.iter().try_for_each(|(said, at)| self.hear_other(said, *at))?;
         self.check_counted(&words);
         let silent: BTreeSet<&Name> =
             words.iter().filter(|(_, _, said)| said.is_some()).map(|(name, ..)| name).collect();
@@ -145,7 +148,8 @@ impl Follower {
         let of_us = || words.iter().filter(|(name, ..)| *name == self.node);
         let twin = self.board.with(|state| state.twin.clone());
         if let Some(twin) = twin {
-            if of_us().any(|(_, _, said)| said.as_ref().is_some_and(|said| said.run == twin)) {
+            // It may have another name.
+            if words.iter().any(|(_, _, said)| said.as_ref().is_some_and(|said| said.run == twin)) {
                 return Err(Over::Refused(is_copy(&twin)));
             }
             self.board.change(|state| {

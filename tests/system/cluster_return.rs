@@ -221,3 +221,33 @@ fn a_suppression_that_a_node_never_heard_is_found_out_and_made_up_for() {
     let known = cluster.await_agreement();
     assert!(known.contains_key("suppression \"anna@cluster.example\""), "{known:?}");
 }
+
+#[test]
+fn a_copy_that_was_given_another_name_is_a_copy_all_the_same() {
+    let mut cluster = Cluster::with(2, |_, config| config);
+    // Mail that both have, as after a machine was cloned.
+    cluster.nodes[1].api().post("/v1/pauses", &json!({"domain": "both.example"}));
+    cluster.nodes[1].send("one@both.example", "");
+    until("it waits", || cluster.nodes[1].in_state("both.example", "held").len() == 1);
+    cluster.nodes[1].engine.kill();
+    let copy = Node::prepare(&cluster.etcd, 2, |config| config);
+    copy_directory(&cluster.nodes[1].engine.data(), &copy.engine.data());
+    cluster.nodes.push(copy);
+    cluster.nodes[1].engine.run();
+    cluster.nodes[1].await_link("following");
+    cluster.nodes[0].await_sees("node-1", "live");
+    cluster.nodes[2].engine.run();
+    let [other, original, copy] = &cluster.nodes[..] else { unreachable!("three") };
+    copy.await_link("refused");
+    let (view, place) = (copy.view(), format!("process {}", original.engine.id()));
+    let why = view["why"].as_str().unwrap();
+    assert!(why.contains("copy of this data directory") && why.contains(&place), "{why}");
+    copy.send("two@free.example", "");
+    until("it is held", || copy.in_state("free.example", "held").len() == 1);
+    assert_eq!(other.post("/v1/pauses", &pause("without-it")).status, 200);
+    assert_eq!(original.view()["state"], "following");
+    assert!(copy.sink.attempts().is_empty());
+    // Once the other is gone for good, this one is an engine of its own.
+    assert!(cluster.nodes[1].engine.stop().success());
+    cluster.nodes[2].await_delivered("two@free.example");
+}
