@@ -70,6 +70,8 @@ pub struct Gate {
     lease: Option<Now>,
     /// Until then, at the latest, somebody says whether this engine may deliver.
     unsure: Option<Instant>,
+    /// With everything up to it in force, nobody will say so.
+    sure_with: Option<Revision>,
     /// Another one runs with a copy of its data directory.
     copy: bool,
 }
@@ -79,12 +81,13 @@ impl Gate {
     #[must_use]
     pub fn new(holds: bool, margin: Duration, counted: bool) -> Self {
         let behind = if counted && !holds { None } else { Some(Revision::MAX) };
-        Self { holds, margin, behind, lease: None, unsure: None, copy: false }
+        Self { holds, margin, behind, lease: None, unsure: None, sure_with: None, copy: false }
     }
 
     /// Somebody may say until then that this engine must not deliver: it waits for that, and no longer.
     pub fn unsure(&mut self, until: Instant) {
         self.unsure = Some(until);
+        self.sure_with = None;
     }
 
     /// The same where it waits already, until another moment: it is being told, or will not be. Whoever delivers by what
@@ -95,9 +98,10 @@ impl Gate {
         }
     }
 
-    /// Nobody says so.
-    pub fn sure(&mut self) {
-        self.unsure = None;
+    /// Nobody says so. Where it waits, it goes on to do so until it has what was decided up to that revision, or the time
+    /// is over: what is stored here may be older than what this engine once had in force, if it came from a backup.
+    pub fn sure(&mut self, with: Revision) {
+        self.sure_with = self.unsure.map(|_| with);
     }
 
     /// Whether another engine runs with a copy of the data directory.
@@ -142,6 +146,9 @@ impl Gate {
     pub fn applied(&mut self, revision: Revision) {
         if self.behind.is_some_and(|behind| behind <= revision) {
             self.behind = None;
+        }
+        if self.sure_with.is_some_and(|with| with <= revision) {
+            (self.unsure, self.sure_with) = (None, None);
         }
     }
 
@@ -208,8 +215,12 @@ mod tests {
         );
         assert_eq!((gate.fence(at(2)), gate.changes_within(at(2))), (Fence::Open, None), "etcd may be away for long");
         gate.unsure(at(9).instant);
-        gate.sure();
-        assert_eq!(gate.fence(at(3)), Fence::Open, "the others wait for it");
+        gate.sure(70);
+        gate.applied(69);
+        assert_eq!(gate.fence(at(3)), Fence::Shut(Why::Unsure), "its rules may have come from a backup");
+        assert_eq!(gate.fence(at(9)), Fence::Open, "the others wait for it");
+        gate.applied(70);
+        assert_eq!(gate.fence(at(3)), Fence::Open);
         gate.uncounted();
         gate.applied(99);
         assert_eq!(gate.fence(at(3)), Fence::Shut(Why::Behind), "they do not: somebody has forgotten it");

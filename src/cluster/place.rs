@@ -74,7 +74,7 @@ impl Follower {
         }
         self.check_name(&words)?;
         copies.iter().try_for_each(|(said, at)| self.hear_other(said, *at))?;
-        self.check_counted(&words);
+        self.check_counted(&words, revision);
         let silent: BTreeSet<&Name> =
             words.iter().filter(|(_, _, said)| said.is_some()).map(|(name, ..)| name).collect();
         self.board.change(|state| {
@@ -182,7 +182,7 @@ impl Follower {
 
     /// Whether the others count with this node: whoever was answered meanwhile may not have waited for it. If they do not,
     /// it delivers nothing more until it has announced itself and caught up.
-    fn check_counted(&self, words: &[Found]) {
+    fn check_counted(&self, words: &[Found], revision: Revision) {
         let of_us = || words.iter().filter(|(name, ..)| *name == self.node);
         let word = of_us().find_map(|(_, _, said)| said.as_ref());
         let is_counted =
@@ -192,7 +192,7 @@ impl Follower {
             if is_another_run {
                 state.gate.unsure(clock::now().instant.after(OBJECTION_WITHIN));
             } else {
-                state.gate.sure();
+                state.gate.sure(revision);
             }
             if !is_counted && self.membership.revision > 0 && state.nodes_at == 0 {
                 state.gate.uncounted();
