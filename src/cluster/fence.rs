@@ -171,7 +171,15 @@ impl Gate {
         }
     }
 
-    fn is_leased(&self, now: Instant) -> bool {
+    /// Whether what was decided while the others did not count with this engine is in force here.
+    #[must_use]
+    pub fn has_caught_up(&self) -> bool {
+        self.behind.is_none() && !self.copy
+    }
+
+    /// Whether the lease is valid by now.
+    #[must_use]
+    pub fn is_leased(&self, now: Instant) -> bool {
         self.lease.is_some_and(|until| now < until.instant)
     }
 }
@@ -198,9 +206,9 @@ mod tests {
         assert_eq!(gate.fence(at(0)), Fence::Shut(Why::Behind), "nobody knows how far is far enough");
         gate.announced(60);
         gate.applied(59);
-        assert_eq!(gate.fence(at(0)), Fence::Shut(Why::Behind));
+        assert_eq!((gate.fence(at(0)), gate.has_caught_up()), (Fence::Shut(Why::Behind), false));
         gate.applied(60);
-        assert_eq!(gate.fence(at(0)), Fence::Open);
+        assert_eq!((gate.fence(at(0)), gate.has_caught_up()), (Fence::Open, true));
         gate.ended();
         assert_eq!(gate.fence(at(100)), Fence::Open, "the others wait for it");
     }

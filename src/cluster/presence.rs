@@ -58,12 +58,17 @@ impl Presence {
     pub fn run(mut self) {
         let mut lease: Option<Lease> = None;
         let mut due = clock::now().instant;
-        let mut said = String::new();
+        let (mut said, mut uncounted) = (String::new(), String::new());
         if let Fence::Shut(why) = self.fence {
             report::notice(why.as_str());
         }
         while !self.board.is_stopping() {
             self.set_fence();
+            let why = self.count_in().err().unwrap_or_default();
+            if why != uncounted && !why.is_empty() {
+                report::warning(&format!("cluster: {why}"));
+            }
+            uncounted = why;
             let now = clock::now().instant;
             if now >= due {
                 let (result, next) = self.renew(&mut lease);
@@ -190,10 +195,14 @@ impl Presence {
         if !answer.succeeded {
             return Err(format!("somebody else announces a node {:?} at the same time", self.node));
         }
-        if self.delivers_when_lost {
-            self.count(true)?;
-        }
         Ok(answer.header.revision)
+    }
+
+    /// The others count with this node from its announcement on. It is stored only while it also has what was decided until
+    /// then without it: a start after a crash goes by what is stored here.
+    fn count_in(&mut self) -> Result<(), String> {
+        let is_in = self.delivers_when_lost && self.board.with(|state| state.gate.has_caught_up());
+        self.count(is_in)
     }
 
     /// Stores whether the others wait for this node even when it is lost: never true while they may not.

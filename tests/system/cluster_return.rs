@@ -251,3 +251,31 @@ fn a_copy_that_was_given_another_name_is_a_copy_all_the_same() {
     assert!(cluster.nodes[1].engine.stop().success());
     cluster.nodes[2].await_delivered("two@free.example");
 }
+
+#[test]
+fn a_node_killed_before_it_caught_up_does_not_deliver_by_what_it_knew_before() {
+    let mut cluster = Cluster::with(2, |_, config| config);
+    assert!(cluster.nodes[1].engine.stop().success());
+    // Nobody waits for it, and it will take a while to hear all of this.
+    let lines: String = (0..60_000)
+        .map(|number| format!("{{\"value\":\"r{number}@import.example\",\"type\":\"address\",\"code\":550}}\n"))
+        .collect();
+    let api = cluster.nodes[0].api();
+    let answer = api.exchange("POST", "/v1/suppressions", "application/x-ndjson", &lines).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let answer = cluster.nodes[0].post("/v1/errors", &json!({"tag": "spring", "code": 550, "cluster": true}));
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    cluster.nodes[1].engine.run();
+    cluster.nodes[0].await_sees("node-1", "live");
+    cluster.nodes[1].engine.kill();
+    // It was counted with, but not for what was decided before that.
+    cluster.nodes[1].net(Flow::Cut);
+    cluster.nodes[1].engine.run();
+    let second = &cluster.nodes[1];
+    second.send("one@spring.example", "x-mq-tag: spring\r\n");
+    linger(Duration::from_millis(3500));
+    assert!(second.sink.attempts().is_empty(), "nothing that the rule covers left it");
+    second.net(Flow::Pass);
+    until("it knows the rule", || second.engine.records().iter().any(|record| record.kind() == "Bounce"));
+    assert!(second.sink.attempts().is_empty());
+}
