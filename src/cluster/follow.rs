@@ -299,11 +299,14 @@ impl Follower {
                 if put.is_none() {
                     follow.changes.push(Shared::ForgetNode(name.clone()));
                 }
-                self.board.change(|state| state.announced(&name, put.map(member)));
-                if name == self.node && put.is_none() {
-                    // Somebody forgot us: what was answered since then did not wait for us.
+                let member = put.map(member);
+                let is_ours = |member: &Member| member.running && *member.uuid == *self.membership.uuid;
+                if name == self.node && !member.as_ref().is_some_and(is_ours) {
+                    // Somebody forgot us, or said in our name that we have stopped: what was answered since then did not
+                    // wait for us.
                     self.board.change(State::uncounted);
                 }
+                self.board.change(|state| state.announced(&name, member));
             }
             (Key::Word(name), put) if is_news => {
                 let said = put.and_then(said);

@@ -185,8 +185,8 @@ impl Follower {
     fn check_counted(&self, words: &[Found], revision: Revision) {
         let of_us = || words.iter().filter(|(name, ..)| *name == self.node);
         let word = of_us().find_map(|(_, _, said)| said.as_ref());
-        let is_counted =
-            word.is_some() || of_us().filter_map(|(_, member, _)| member.as_ref()).any(|member| member.running);
+        // What counts once the word is gone.
+        let is_counted = of_us().filter_map(|(_, member, _)| member.as_ref()).any(|member| member.running);
         let is_another_run = word.is_some_and(|said| said.run.id != self.run.id);
         self.board.change(|state| {
             if is_another_run {

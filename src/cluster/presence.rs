@@ -4,6 +4,7 @@
 use super::board::{Board, Link, State};
 use super::etcd::{Answer, Compare, Etcd, EtcdError, Lease, Op, Txn};
 use super::fence::{Fence, Why};
+use super::follow::member as announced;
 use super::record::{Keys, Run, Said, read_said, write_member, write_said};
 use super::waiting::{Member, Name};
 use crate::report;
@@ -157,7 +158,11 @@ impl Presence {
                 Answer::Range(page) => page.kvs.into_iter().next(),
                 Answer::Put | Answer::Deleted(_) => None,
             });
-        let known = pages.next().flatten().map_or(0, |member| member.mod_revision);
+        let known = pages.next().flatten();
+        if known.as_ref().map(announced).is_some_and(|known| known.running && known.uuid != self.run.uuid) {
+            return Err(format!("another engine has announced itself under the name {:?}", self.node));
+        }
+        let known = known.map_or(0, |member| member.mod_revision);
         let other = pages.next().flatten().and_then(|word| read_said(&word.value).ok()).map(|said| said.run);
         let other = other.filter(|other| other.id != self.run.id || other.uuid != self.run.uuid);
         if let Some(other) = other {
@@ -254,18 +259,8 @@ impl Presence {
         let counted = self.authority.look(crate::rules::store::Store::membership)?.is_some_and(|known| known.counted);
         self.counted = counted;
         self.count(false)?;
-        let within = deadline.since(clock::now().instant).max(AGAIN_AFTER);
-        let value = write_member(&self.member(false), applied, clock::now().utc);
-        let txn = Txn {
-            compare: Vec::new(),
-            success: vec![
-                Op::Put { key: self.keys.member(&self.node), value, lease: None },
-                Op::Delete { key: self.keys.word(&self.node) },
-            ],
-            failure: Vec::new(),
-        };
-        match self.etcd.txn(&txn, within) {
-            Ok(_) => {
+        match self.say_stopped(applied, deadline) {
+            Ok(()) => {
                 if let Some(lease) = lease {
                     // Without it the lease ends by itself.
                     let _ = self.etcd.revoke(lease, AGAIN_AFTER);
@@ -279,6 +274,38 @@ impl Presence {
                 Err(format!("etcd was not told that this node has stopped: {error}; calls elsewhere wait for it"))
             }
         }
+    }
+
+    /// That holds only as long as nobody has announced this node since: a request that was given up may be carried out
+    /// when the next run delivers, and the name may be another engine's by now.
+    fn say_stopped(&self, applied: Revision, deadline: Instant) -> Result<(), EtcdError> {
+        let within = || deadline.since(clock::now().instant).max(AGAIN_AFTER);
+        let (member_key, word_key) = (self.keys.member(&self.node), self.keys.word(&self.node));
+        let read = |key: &[u8]| Op::Range { from: key.to_vec(), end: Vec::new(), limit: 1 };
+        let both = Txn { success: vec![read(&member_key), read(&word_key)], ..Txn::default() };
+        // Nothing is asked yet but how it is.
+        let known = self.etcd.txn(&both, within() / 2).map_err(|error| match error {
+            EtcdError::Unknown(why) => EtcdError::Unreachable(why),
+            error => error,
+        })?;
+        let mut pages = known.answers.into_iter().map(|answer| match answer {
+            Answer::Range(page) => page.kvs.into_iter().next(),
+            Answer::Put | Answer::Deleted(_) => None,
+        });
+        let (member, word) = (pages.next().flatten(), pages.next().flatten());
+        // Forgotten, or the name is another engine's: nobody waits for this one.
+        let Some(member) = member.filter(|kv| announced(kv).uuid == self.run.uuid) else { return Ok(()) };
+        let speaks = word.and_then(|word| read_said(&word.value).ok()).map(|said| said.run);
+        if speaks.is_some_and(|run| run != self.run && !run.id.is_empty()) {
+            return Ok(());
+        }
+        let value = write_member(&self.member(false), applied, clock::now().utc);
+        let txn = Txn {
+            compare: vec![Compare::unchanged(&member_key, member.mod_revision)],
+            success: vec![Op::Put { key: member_key, value, lease: None }, Op::Delete { key: word_key }],
+            failure: Vec::new(),
+        };
+        self.etcd.txn(&txn, within()).map(drop)
     }
 }
 

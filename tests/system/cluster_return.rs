@@ -279,3 +279,46 @@ fn a_node_killed_before_it_caught_up_does_not_deliver_by_what_it_knew_before() {
     until("it knows the rule", || second.engine.records().iter().any(|record| record.kind() == "Bounce"));
     assert!(second.sink.attempts().is_empty());
 }
+
+#[test]
+fn a_farewell_that_arrives_late_does_not_stop_the_next_run() {
+    let mut cluster = Cluster::with(2, |_, config| config);
+    let said = |text: &str| base64(text.as_bytes());
+    // What a run said that ended long ago, as an etcd may carry it out that was slow for a while.
+    let uuid = {
+        let kvs = cluster.etcd.call(0, "/v3/kv/range", &json!({"key": said("/mailrace/nodes/node-1/member")}));
+        let value = kvs["kvs"][0]["value"].as_str().unwrap().to_owned();
+        serde_json::from_slice::<Value>(&{
+            use base64::Engine as _;
+            base64::prelude::BASE64_STANDARD.decode(&value).unwrap()
+        })
+        .unwrap()["uuid"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let before = cluster.nodes[1].engine.stderr().matches("announces itself again").count();
+    let stopped =
+        json!({"v": 1, "uuid": uuid, "state": "stopped", "on_partition": "deliver", "since": 1, "applied": 1});
+    cluster.etcd.put(0, "/mailrace/nodes/node-1/member", &stopped.to_string());
+    let second = &cluster.nodes[1];
+    until("it notices", || second.engine.stderr().matches("announces itself again").count() > before);
+    cluster.await_together();
+    // It counts again, also when it is lost.
+    cluster.nodes[1].net(Flow::Cut);
+    cluster.nodes[0].await_sees("node-1", "lost");
+    let answer = cluster.nodes[0].post("/v1/pauses", &pause("late"));
+    assert_eq!((answer.status, crate::support::cluster::pending(&answer)), (503, vec!["node-1".to_owned()]));
+    // What was answered as pending is so for whoever asks again, too.
+    let gone = |cluster: &Cluster| {
+        cluster.nodes[0].api().try_call("DELETE", "/v1/pauses", Some(&json!({"tag": "late", "cluster": true}))).unwrap()
+    };
+    for _ in 0..2 {
+        let answer = gone(&cluster);
+        assert_eq!((answer.status, crate::support::cluster::pending(&answer)), (503, vec!["node-1".to_owned()]));
+    }
+    cluster.nodes[1].net(Flow::Pass);
+    cluster.await_together();
+    until("it is gone everywhere", || gone(&cluster).status != 503);
+    cluster.await_agreement();
+}
