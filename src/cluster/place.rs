@@ -194,9 +194,9 @@ impl Follower {
             } else {
                 state.gate.sure(revision);
             }
-            if !is_counted && self.membership.revision > 0 && state.nodes_at == 0 {
+            if !is_counted && state.nodes_at == 0 {
                 state.gate.uncounted();
-            } else if !is_counted && state.nodes_at > 0 {
+            } else if !is_counted {
                 state.uncounted();
             }
         });

@@ -281,6 +281,31 @@ fn a_node_killed_before_it_caught_up_does_not_deliver_by_what_it_knew_before() {
 }
 
 #[test]
+fn an_engine_that_was_forgotten_while_it_ran_alone_catches_up_before_it_delivers() {
+    let mut cluster = Cluster::with(2, |_, config| config);
+    // It crashed, and is run without the cluster for a while.
+    cluster.nodes[1].engine.kill();
+    let clustered = cluster.nodes[1].config.clone();
+    cluster.nodes[1].engine.configure(&clustered.clone().without("cluster"));
+    cluster.nodes[1].engine.run();
+    assert!(cluster.nodes[1].engine.stop().success());
+    cluster.nodes[0].await_sees("node-1", "lost");
+    cluster.nodes[0].api().call("DELETE", "/v1/cluster/nodes/node-1", None);
+    let answer = cluster.nodes[0].post("/v1/errors", &json!({"tag": "spring", "code": 550, "cluster": true}));
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    cluster.nodes[1].engine.configure(&clustered);
+    cluster.nodes[1].net(Flow::Cut);
+    cluster.nodes[1].engine.run();
+    let second = &cluster.nodes[1];
+    second.send("one@spring.example", "x-mq-tag: spring\r\n");
+    linger(Duration::from_millis(3500));
+    assert!(second.sink.attempts().is_empty(), "nothing that the rule covers left it");
+    second.net(Flow::Pass);
+    until("it knows the rule", || second.engine.records().iter().any(|record| record.kind() == "Bounce"));
+    assert!(second.sink.attempts().is_empty());
+}
+
+#[test]
 fn a_farewell_that_arrives_late_does_not_stop_the_next_run() {
     let mut cluster = Cluster::with(2, |_, config| config);
     let said = |text: &str| base64(text.as_bytes());
