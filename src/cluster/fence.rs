@@ -6,6 +6,9 @@ use crate::rules::shared::Revision;
 use mailrace_shards::time::{Instant, Now, Timestamp};
 use std::time::Duration;
 
+/// How soon is looked again at a wall clock that was set forward, beyond the end of a lease that is valid.
+const STEP: Duration = Duration::from_millis(500);
+
 /// What stands before all mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fence {
@@ -118,7 +121,10 @@ impl Gate {
     #[must_use]
     pub fn changes_within(&self, now: Now) -> Option<Duration> {
         let unsure = self.unsure.filter(|until| now.instant < *until).map(|until| until.since(now.instant));
-        let lease = self.lease.filter(|_| self.holds).map(|until| until.utc.since(now.utc));
+        let lease = self.lease.filter(|_| self.holds && self.is_leased(now.instant)).map(|until| {
+            // Whichever clock comes there first.
+            until.instant.since(now.instant).min(until.utc.since(now.utc).max(STEP))
+        });
         unsure.into_iter().chain(lease).min()
     }
 
@@ -171,6 +177,12 @@ impl Gate {
         }
     }
 
+    /// For how long the lease is valid yet, for one that holds without it.
+    #[must_use]
+    pub fn leased_for(&self, now: Instant) -> Option<Duration> {
+        self.lease.filter(|_| self.holds).map(|until| until.instant.since(now))
+    }
+
     /// Whether what was decided while the others did not count with this engine is in force here.
     #[must_use]
     pub fn has_caught_up(&self) -> bool {
@@ -186,7 +198,7 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use super::{Fence, Gate, Why};
+    use super::{Fence, Gate, STEP, Why};
     use mailrace_shards::time::{Instant, Now, Timestamp};
     use std::time::Duration;
 
@@ -274,6 +286,20 @@ mod tests {
         assert_eq!(gate.fence(at(30)), Fence::Shut(Why::Behind));
         gate.applied(21);
         assert_eq!(gate.fence(at(30)), Fence::From(at(38).utc));
+    }
+
+    #[test]
+    fn a_lease_that_is_over_is_nothing_to_wake_up_for() {
+        let mut gate = Gate::new(true, MARGIN, false);
+        gate.renewed(at(1), TTL);
+        assert_eq!(gate.changes_within(at(2)), Some(at(9).instant.since(at(2).instant)));
+        let forward = Now { utc: at(50).utc, ..at(2) };
+        assert_eq!(gate.changes_within(forward), Some(STEP));
+        let back = Now { utc: Timestamp(0), ..at(8) };
+        assert_eq!(gate.changes_within(back), Some(at(9).instant.since(at(8).instant)), "it ends by the other clock");
+        assert_eq!(gate.leased_for(back.instant), Some(at(9).instant.since(at(8).instant)));
+        assert_eq!(gate.changes_within(at(9)), None);
+        assert_eq!(gate.changes_within(at(90)), None, "else the thread would do nothing but wake up");
     }
 
     #[test]

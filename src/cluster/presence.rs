@@ -111,7 +111,11 @@ impl Presence {
         }
         let sent = clock::now();
         if let Some(known) = *lease {
-            return match self.etcd.keep_alive(known, self.ttl / 3) {
+            // By then the fence may have to be shut, which is this thread's to do: the cores go by the wall clock, and that may
+            // have been set back.
+            let left = self.board.with(|state| state.gate.leased_for(sent.instant)).unwrap_or(self.ttl);
+            let within = if left.is_zero() { self.ttl } else { left }.min(self.ttl / 3);
+            return match self.etcd.keep_alive(known, within) {
                 Ok(Some(ttl)) => {
                     self.board.change(|state| state.gate.renewed(sent, ttl));
                     (Ok(()), self.ttl / 3)
