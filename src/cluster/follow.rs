@@ -7,7 +7,7 @@ use super::board::{Board, Link, State};
 use super::compare::HeardSegments;
 use super::etcd::{Etcd, EtcdError, Event, Events, KeyValue, after_prefix};
 use super::heard::{Hearing, Missed, News};
-use super::join::Join;
+use super::join::{Join, Progress};
 use super::place::is_copy;
 use super::record::{Key, Keys, Run, Said, read_by, read_member, read_pool, read_rule, read_said};
 use super::relist::Relist;
@@ -86,6 +86,8 @@ pub struct Follower {
     pub run: Run,
     /// etcd has forgotten what follows on what is stored here.
     pub forgotten: bool,
+    /// How far it has brought in what was made here alone.
+    pub joining: Progress,
     /// How long the watch may be silent: every node says its word more often.
     pub silent_max: Duration,
     /// Suppressions.
@@ -167,7 +169,9 @@ impl Follower {
             self.forgotten = false;
         }
         if !self.membership.joined {
-            let join = Join { etcd: &self.etcd, keys: &self.keys, authority: &self.authority, node: &self.node };
+            let progress = &mut self.joining;
+            let mut join =
+                Join { etcd: &self.etcd, keys: &self.keys, authority: &self.authority, node: &self.node, progress };
             join.bring_in(&self.board)?;
             self.membership.joined = true;
         }
