@@ -13,7 +13,7 @@ mod tests;
 
 pub use http::EtcdTls;
 pub use types::{
-    Answer, Compare, EtcdError, Event, Events, KeyValue, Lease, Op, Page, Revision, Txn, TxnAnswer,
+    Answer, Compare, EtcdError, Event, Events, Header, KeyValue, Lease, Op, Page, Revision, Txn, TxnAnswer,
     after_prefix,
 };
 pub use watch::Watch;
