@@ -389,11 +389,12 @@ impl Cluster {
     #[must_use]
     pub fn status(&self) -> Status {
         self.board.with(|state| {
-            let holding = match state.fence(clock::now()) {
+            let now = clock::now();
+            let holding = match state.fence(now) {
                 Fence::Shut(why) => Some(why.as_str()),
                 Fence::Open | Fence::From(_) => None,
             };
-            Status::of(state, (&self.node, self.delivers_when_lost), self.etcd.endpoint(), holding)
+            Status::of(state, (&self.node, self.delivers_when_lost), self.etcd.endpoint(), (holding, now.instant))
         })
     }
 
