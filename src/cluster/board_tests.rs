@@ -100,6 +100,28 @@ fn a_caller_is_told_what_came_of_the_change_here_whenever_that_is_known() {
 }
 
 #[test]
+fn what_is_so_already_is_answered_when_it_is_so_everywhere() {
+    let board = board();
+    other(&board, 10);
+    // A removal that was answered as pending, and is asked for again.
+    board.change(|state| state.begin(12, 1));
+    board.change(|state| state.end(12, Ok(created(7))));
+    let (again, mut hears) = call(&board, false);
+    board.change(|state| state.found_so(again, created(0)));
+    assert!(told(&mut hears).is_none(), "what made it so is not in force everywhere");
+    other(&board, 12);
+    assert_eq!(told(&mut hears).unwrap().unwrap().created, 0, "what another call made is not told of this one");
+    let (late, _told) = call(&board, false);
+    board.change(|state| state.begin(14, 1));
+    board.change(|state| state.end(14, Ok(created(1))));
+    board.change(|state| state.found_so(late, created(0)));
+    match board.with(|state| state.give_up(late)) {
+        Some(Failure::Pending(nodes, _)) => assert_eq!(nodes.join(" "), "b"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn who_waits_no_longer_is_told_how_far_it_came() {
     let board = board();
     other(&board, 10);

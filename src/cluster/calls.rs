@@ -37,8 +37,9 @@ enum Stage {
     Queued,
     /// It is being written.
     Writing,
-    /// It is in etcd with these revisions, the last one the greatest.
-    Stored(Vec<Revision>),
+    /// It is in etcd with these revisions, and waits for that one: the last of them, or if there are none because it was so
+    /// already, the last that changed something.
+    Stored(Vec<Revision>, Revision),
 }
 
 struct Waiter {
@@ -93,8 +94,24 @@ impl State {
         self.writes += 1;
         let Some(last) = revisions.last().copied() else { return self.answer(call, Ok(expected)) };
         revisions.iter().for_each(|revision| self.made_here(*revision));
+        self.wait_for(call, revisions, last, expected);
+    }
+
+    /// It is so already in etcd, and here. Elsewhere it may not be, if what made it so is not in force there yet.
+    pub fn found_so(&mut self, call: Call, expected: Changed) {
+        let relevant = self.relevant;
+        self.wait_for(call, Vec::new(), relevant, expected);
+    }
+
+    /// Nobody is waited for.
+    pub fn said_so(&mut self, call: Call, expected: Changed) {
+        self.writes += 1;
+        self.answer(call, Ok(expected));
+    }
+
+    fn wait_for(&mut self, call: Call, own: Vec<Revision>, last: Revision, expected: Changed) {
         let Some(waiter) = self.calls.open.get_mut(&call) else { return };
-        waiter.stage = Stage::Stored(revisions);
+        waiter.stage = Stage::Stored(own, last);
         waiter.expected = expected;
         self.waiting.wait(call, last, waiter.local);
     }
@@ -113,8 +130,7 @@ impl State {
                 "too many changes wait for etcd; nothing of this one is stored, try again".to_owned(),
             ),
             Stage::Writing => Failure::Unavailable(unknown("etcd has not answered yet")),
-            Stage::Stored(revisions) => {
-                let last = revisions.last().copied().unwrap_or_default();
+            Stage::Stored(revisions, last) => {
                 self.waiting.give_up(call, last);
                 let pending = self.waiting.pending(last);
                 Failure::Pending(pending, Box::new(self.came_of(&revisions, waiter.expected)))
@@ -125,8 +141,8 @@ impl State {
     pub(super) fn settle(&mut self) {
         for call in self.waiting.settle() {
             let Some(waiter) = self.calls.open.remove(&call) else { continue };
-            let Stage::Stored(revisions) = &waiter.stage else { continue };
-            let pending = self.waiting.pending(revisions.last().copied().unwrap_or_default());
+            let Stage::Stored(revisions, last) = &waiter.stage else { continue };
+            let pending = self.waiting.pending(*last);
             let changed = Changed { pending, ..self.came_of(revisions, waiter.expected) };
             waiter.reply.say(Ok(changed));
         }
@@ -147,7 +163,7 @@ impl State {
                 Some(&self.calls.recent[at].1)
             })
             .collect();
-        if known.len() < revisions.len() {
+        if revisions.is_empty() || known.len() < revisions.len() {
             return expected;
         }
         let sum = |of: fn(&Changed) -> u64| known.iter().map(|changed| of(changed)).sum();

@@ -6,6 +6,9 @@ use crate::rules::shared::Revision;
 use mailrace_shards::time::{Instant, Now, Timestamp};
 use std::time::Duration;
 
+/// How soon is looked again at a wall clock that was set forward, beyond the end of a lease that is valid.
+const STEP: Duration = Duration::from_millis(500);
+
 /// What stands before all mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fence {
@@ -70,6 +73,8 @@ pub struct Gate {
     lease: Option<Now>,
     /// Until then, at the latest, somebody says whether this engine may deliver.
     unsure: Option<Instant>,
+    /// With everything up to it in force, nobody will say so.
+    sure_with: Option<Revision>,
     /// Another one runs with a copy of its data directory.
     copy: bool,
 }
@@ -79,12 +84,13 @@ impl Gate {
     #[must_use]
     pub fn new(holds: bool, margin: Duration, counted: bool) -> Self {
         let behind = if counted && !holds { None } else { Some(Revision::MAX) };
-        Self { holds, margin, behind, lease: None, unsure: None, copy: false }
+        Self { holds, margin, behind, lease: None, unsure: None, sure_with: None, copy: false }
     }
 
     /// Somebody may say until then that this engine must not deliver: it waits for that, and no longer.
     pub fn unsure(&mut self, until: Instant) {
         self.unsure = Some(until);
+        self.sure_with = None;
     }
 
     /// The same where it waits already, until another moment: it is being told, or will not be. Whoever delivers by what
@@ -95,9 +101,10 @@ impl Gate {
         }
     }
 
-    /// Nobody says so.
-    pub fn sure(&mut self) {
-        self.unsure = None;
+    /// Nobody says so. Where it waits, it goes on to do so until it has what was decided up to that revision, or the time
+    /// is over: what is stored here may be older than what this engine once had in force, if it came from a backup.
+    pub fn sure(&mut self, with: Revision) {
+        self.sure_with = self.unsure.map(|_| with);
     }
 
     /// Whether another engine runs with a copy of the data directory.
@@ -114,7 +121,10 @@ impl Gate {
     #[must_use]
     pub fn changes_within(&self, now: Now) -> Option<Duration> {
         let unsure = self.unsure.filter(|until| now.instant < *until).map(|until| until.since(now.instant));
-        let lease = self.lease.filter(|_| self.holds).map(|until| until.utc.since(now.utc));
+        let lease = self.lease.filter(|_| self.holds && self.is_leased(now.instant)).map(|until| {
+            // Whichever clock comes there first.
+            until.instant.since(now.instant).min(until.utc.since(now.utc).max(STEP))
+        });
         unsure.into_iter().chain(lease).min()
     }
 
@@ -143,6 +153,9 @@ impl Gate {
         if self.behind.is_some_and(|behind| behind <= revision) {
             self.behind = None;
         }
+        if self.sure_with.is_some_and(|with| with <= revision) {
+            (self.unsure, self.sure_with) = (None, None);
+        }
     }
 
     /// What stands before all mail now.
@@ -164,14 +177,28 @@ impl Gate {
         }
     }
 
-    fn is_leased(&self, now: Instant) -> bool {
+    /// For how long the lease is valid yet, for one that holds without it.
+    #[must_use]
+    pub fn leased_for(&self, now: Instant) -> Option<Duration> {
+        self.lease.filter(|_| self.holds).map(|until| until.instant.since(now))
+    }
+
+    /// Whether what was decided while the others did not count with this engine is in force here.
+    #[must_use]
+    pub fn has_caught_up(&self) -> bool {
+        self.behind.is_none() && !self.copy
+    }
+
+    /// Whether the lease is valid by now.
+    #[must_use]
+    pub fn is_leased(&self, now: Instant) -> bool {
         self.lease.is_some_and(|until| now < until.instant)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Fence, Gate, Why};
+    use super::{Fence, Gate, STEP, Why};
     use mailrace_shards::time::{Instant, Now, Timestamp};
     use std::time::Duration;
 
@@ -191,9 +218,9 @@ mod tests {
         assert_eq!(gate.fence(at(0)), Fence::Shut(Why::Behind), "nobody knows how far is far enough");
         gate.announced(60);
         gate.applied(59);
-        assert_eq!(gate.fence(at(0)), Fence::Shut(Why::Behind));
+        assert_eq!((gate.fence(at(0)), gate.has_caught_up()), (Fence::Shut(Why::Behind), false));
         gate.applied(60);
-        assert_eq!(gate.fence(at(0)), Fence::Open);
+        assert_eq!((gate.fence(at(0)), gate.has_caught_up()), (Fence::Open, true));
         gate.ended();
         assert_eq!(gate.fence(at(100)), Fence::Open, "the others wait for it");
     }
@@ -208,8 +235,12 @@ mod tests {
         );
         assert_eq!((gate.fence(at(2)), gate.changes_within(at(2))), (Fence::Open, None), "etcd may be away for long");
         gate.unsure(at(9).instant);
-        gate.sure();
-        assert_eq!(gate.fence(at(3)), Fence::Open, "the others wait for it");
+        gate.sure(70);
+        gate.applied(69);
+        assert_eq!(gate.fence(at(3)), Fence::Shut(Why::Unsure), "its rules may have come from a backup");
+        assert_eq!(gate.fence(at(9)), Fence::Open, "the others wait for it");
+        gate.applied(70);
+        assert_eq!(gate.fence(at(3)), Fence::Open);
         gate.uncounted();
         gate.applied(99);
         assert_eq!(gate.fence(at(3)), Fence::Shut(Why::Behind), "they do not: somebody has forgotten it");
@@ -255,6 +286,20 @@ mod tests {
         assert_eq!(gate.fence(at(30)), Fence::Shut(Why::Behind));
         gate.applied(21);
         assert_eq!(gate.fence(at(30)), Fence::From(at(38).utc));
+    }
+
+    #[test]
+    fn a_lease_that_is_over_is_nothing_to_wake_up_for() {
+        let mut gate = Gate::new(true, MARGIN, false);
+        gate.renewed(at(1), TTL);
+        assert_eq!(gate.changes_within(at(2)), Some(at(9).instant.since(at(2).instant)));
+        let forward = Now { utc: at(50).utc, ..at(2) };
+        assert_eq!(gate.changes_within(forward), Some(STEP));
+        let back = Now { utc: Timestamp(0), ..at(8) };
+        assert_eq!(gate.changes_within(back), Some(at(9).instant.since(at(8).instant)), "it ends by the other clock");
+        assert_eq!(gate.leased_for(back.instant), Some(at(9).instant.since(at(8).instant)));
+        assert_eq!(gate.changes_within(at(9)), None);
+        assert_eq!(gate.changes_within(at(90)), None, "else the thread would do nothing but wake up");
     }
 
     #[test]

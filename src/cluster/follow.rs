@@ -7,7 +7,7 @@ use super::board::{Board, Link, State};
 use super::compare::HeardSegments;
 use super::etcd::{Etcd, EtcdError, Event, Events, KeyValue, after_prefix};
 use super::heard::{Hearing, Missed, News};
-use super::join::Join;
+use super::join::{Join, Progress};
 use super::place::is_copy;
 use super::record::{Key, Keys, Run, Said, read_by, read_member, read_pool, read_rule, read_said};
 use super::relist::Relist;
@@ -86,6 +86,8 @@ pub struct Follower {
     pub run: Run,
     /// etcd has forgotten what follows on what is stored here.
     pub forgotten: bool,
+    /// How far it has brought in what was made here alone.
+    pub joining: Progress,
     /// How long the watch may be silent: every node says its word more often.
     pub silent_max: Duration,
     /// Suppressions.
@@ -167,7 +169,9 @@ impl Follower {
             self.forgotten = false;
         }
         if !self.membership.joined {
-            let join = Join { etcd: &self.etcd, keys: &self.keys, authority: &self.authority, node: &self.node };
+            let progress = &mut self.joining;
+            let mut join =
+                Join { etcd: &self.etcd, keys: &self.keys, authority: &self.authority, node: &self.node, progress };
             join.bring_in(&self.board)?;
             self.membership.joined = true;
         }
@@ -299,16 +303,21 @@ impl Follower {
                 if put.is_none() {
                     follow.changes.push(Shared::ForgetNode(name.clone()));
                 }
-                self.board.change(|state| state.announced(&name, put.map(member)));
-                if name == self.node && put.is_none() {
-                    // Somebody forgot us: what was answered since then did not wait for us.
+                let member = put.map(member);
+                let is_ours = |member: &Member| member.running && *member.uuid == *self.membership.uuid;
+                if name == self.node && !member.as_ref().is_some_and(is_ours) {
+                    // Somebody forgot us, or said in our name that we have stopped: what was answered since then did not
+                    // wait for us.
                     self.board.change(State::uncounted);
                 }
+                self.board.change(|state| state.announced(&name, member));
             }
             (Key::Word(name), put) if is_news => {
                 let said = put.and_then(said);
-                if *name == *self.node {
-                    self.hear_own(said.as_ref(), event.revision())?;
+                match &said {
+                    Some(said) if *name == *self.node => self.hear_own(said, event.revision())?,
+                    Some(said) => self.hear_other(said, event.revision())?,
+                    None => {}
                 }
                 let now = clock::now().utc;
                 self.board.change(|state| state.said(&name.into(), said, Some(now)));
@@ -320,10 +329,10 @@ impl Follower {
 
     /// Somebody spoke in this node's name. Of two that have the same data directory, the one that announced itself first
     /// stays: it says its word again over that of the other, who hears of it.
-    fn hear_own(&self, said: Option<&Said>, at: Revision) -> Result<(), Over> {
-        let Some(said) = said.filter(|said| said.run.uuid == self.run.uuid && said.run.id != self.run.id) else {
+    fn hear_own(&self, said: &Said, at: Revision) -> Result<(), Over> {
+        if said.run.uuid != self.run.uuid || said.run.id == self.run.id {
             return Ok(());
-        };
+        }
         let own = self.board.with(|state| state.announced_at);
         let theirs = if said.announced_at == 0 { at } else { said.announced_at };
         if own == 0 || said.run.id.is_empty() {
@@ -334,6 +343,18 @@ impl Follower {
             return Ok(());
         }
         if said.announced_at == 0 {
+            return Ok(());
+        }
+        self.board.change(|state| state.give_way(said.run.clone()));
+        Err(Over::Refused(is_copy(&said.run)))
+    }
+
+    /// Somebody spoke in a name that is not ours. If it has the same data directory, one of the two is a copy that was
+    /// given another name; here, too, the one that announced itself first stays.
+    pub(super) fn hear_other(&self, said: &Said, at: Revision) -> Result<(), Over> {
+        let own = self.board.with(|state| state.announced_at);
+        let theirs = if said.announced_at == 0 { at } else { said.announced_at };
+        if said.run.uuid != self.run.uuid || (own > 0 && own < theirs) {
             return Ok(());
         }
         self.board.change(|state| state.give_way(said.run.clone()));

@@ -13,7 +13,7 @@ use crate::rules::authority::Authority;
 use crate::rules::change::Suppression;
 use crate::rules::entry::Origin;
 use mailrace_shards::runtime::clock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,15 +34,39 @@ pub struct Join<'a> {
     pub authority: &'a Authority,
     /// This node.
     pub node: &'a Name,
+    /// How far it has come.
+    pub progress: &'a mut Progress,
+}
+
+/// How far it has come, for when it is interrupted: what is in is not put in again, since others may have removed it
+/// meanwhile.
+#[derive(Debug)]
+pub struct Progress {
+    /// The last of each kind that is in.
+    rule: u64,
+    pool: Arc<str>,
+    /// The last that is in, or among the segments.
+    suppression: Arc<str>,
+    /// Not known to be in, each with its key.
+    segments: VecDeque<(Vec<u8>, Vec<u8>)>,
+    /// How many of each kind there were.
+    counts: [usize; 3],
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { rule: 0, pool: "".into(), suppression: "".into(), segments: VecDeque::new(), counts: [0; 3] }
+    }
 }
 
 impl Join<'_> {
-    /// Brings in everything. Interrupted, it is begun anew, and what is in already is passed over.
-    pub(super) fn bring_in(&self, board: &Board) -> Result<(), Over> {
-        let rules = self.rules(board)?;
-        let pools = self.pools()?;
-        let suppressions = self.suppressions(board)?;
+    /// Brings in everything. Interrupted, it goes on where it was.
+    pub(super) fn bring_in(&mut self, board: &Board) -> Result<(), Over> {
+        self.rules(board)?;
+        self.pools()?;
+        self.suppressions(board)?;
         self.authority.note(crate::rules::store::Store::set_joined).map_err(Over::Again)?;
+        let [rules, pools, suppressions] = std::mem::take(self.progress).counts;
         if rules + pools + suppressions > 0 {
             report::notice(&format!(
                 "cluster: {rules} rules, {pools} pools and {suppressions} suppressions that were made here alone are now \
@@ -52,12 +76,11 @@ impl Join<'_> {
         Ok(())
     }
 
-    fn rules(&self, board: &Board) -> Result<usize, Over> {
-        let (mut after, mut count) = (0, 0);
+    fn rules(&mut self, board: &Board) -> Result<(), Over> {
         loop {
+            let after = self.progress.rule;
             let page = self.authority.look(move |store| store.unshared_rules(after, RULES)).map_err(Over::Again)?;
-            let Some(last) = page.last() else { return Ok(count) };
-            after = last.order;
+            let Some(last) = page.last() else { return Ok(()) };
             let now = clock::now().utc;
             let puts: Vec<(Vec<u8>, Vec<u8>)> = page
                 .iter()
@@ -67,20 +90,23 @@ impl Join<'_> {
                     (self.keys.rule(&key), write_entry(entry))
                 })
                 .collect();
-            count += self.put_absent(&puts)?;
+            self.progress.counts[0] += self.put_absent(&puts)?;
+            self.progress.rule = last.order;
             self.check(board)?;
         }
     }
 
-    fn pools(&self) -> Result<usize, Over> {
+    fn pools(&mut self) -> Result<(), Over> {
         let known = self.authority.look(crate::rules::store::Store::known_pools).map_err(Over::Again)?;
         let origin = self.origin("".into());
-        let puts: Vec<_> = known
-            .iter()
-            .filter(|(_, revision)| *revision == 0)
-            .map(|(pool, _)| (self.keys.pool(&pool.name), write_pool(pool, &origin)))
-            .collect();
-        puts.chunks(RULES as usize).map(|puts| self.put_absent(puts)).sum()
+        let own: Vec<_> = known.into_iter().filter(|(pool, at)| *at == 0 && pool.name > self.progress.pool).collect();
+        for part in own.chunks(RULES as usize) {
+            let puts: Vec<_> =
+                part.iter().map(|(pool, _)| (self.keys.pool(&pool.name), write_pool(pool, &origin))).collect();
+            self.progress.counts[1] += self.put_absent(&puts)?;
+            self.progress.pool = part.last().map_or("".into(), |(pool, _)| pool.name.clone());
+        }
+        Ok(())
     }
 
     /// Puts those of which there are none yet; how many these were.
@@ -99,25 +125,29 @@ impl Join<'_> {
         Ok(self.etcd.txn(&Txn { compare, success, failure: Vec::new() }, WITHIN)?.succeeded)
     }
 
-    fn suppressions(&self, board: &Board) -> Result<usize, Over> {
-        let (mut after, mut count): (Arc<str>, usize) = ("".into(), 0);
+    fn suppressions(&mut self, board: &Board) -> Result<(), Over> {
         loop {
-            let from = after.clone();
+            while let Some(segment) = self.progress.segments.front() {
+                // Where nobody knows whether it is in, its key tells.
+                self.put(std::slice::from_ref(segment))?;
+                self.progress.segments.pop_front();
+                self.check(board)?;
+            }
+            let from = self.progress.suppression.clone();
             let page = self.authority.look(move |store| store.known_suppressions(&from, SUPPRESSIONS));
             let page = page.map_err(Over::Again)?;
-            let Some((last, ..)) = page.last() else { return Ok(count) };
-            after = last.value.clone();
+            let Some((last, ..)) = page.last() else { return Ok(()) };
+            self.progress.suppression = last.value.clone();
             let mut by_token: BTreeMap<Arc<str>, Vec<Suppression>> = BTreeMap::new();
             for (entry, token, _) in page.into_iter().filter(|(_, _, is_shared)| !is_shared) {
                 by_token.entry(token).or_default().push(entry);
             }
             for (token, entries) in by_token {
-                count += entries.len();
+                self.progress.counts[2] += entries.len();
                 for segment in of_suppressions(&entries, &self.origin(token)) {
-                    self.put(&[(self.keys.suppressions(&new_id(0)), segment)])?;
+                    self.progress.segments.push_back((self.keys.suppressions(&new_id(0)), segment));
                 }
             }
-            self.check(board)?;
         }
     }
 
@@ -129,3 +159,7 @@ impl Join<'_> {
         if board.is_stopping() { Err(Over::Stopped) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+#[path = "join_tests.rs"]
+mod tests;

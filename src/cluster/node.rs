@@ -6,6 +6,7 @@ use super::compare::{Comparer, HeardSegments};
 use super::etcd::{Etcd, EtcdSettings, EtcdTls};
 use super::fence::{Fence, Gate};
 use super::follow::Follower;
+use super::join::Progress;
 use super::place::ASK_AT_MOST;
 use super::presence::{FENCE, Presence, fence_rule};
 use super::record::{Keys, Run};
@@ -204,6 +205,7 @@ impl Prepared {
             run: run.clone(),
             membership,
             forgotten: false,
+            joining: Progress::default(),
             silent_max: settings.lease.max(every * 3),
             hearing,
             heard: heard.clone(),
@@ -387,11 +389,12 @@ impl Cluster {
     #[must_use]
     pub fn status(&self) -> Status {
         self.board.with(|state| {
-            let holding = match state.fence(clock::now()) {
+            let now = clock::now();
+            let holding = match state.fence(now) {
                 Fence::Shut(why) => Some(why.as_str()),
                 Fence::Open | Fence::From(_) => None,
             };
-            Status::of(state, (&self.node, self.delivers_when_lost), self.etcd.endpoint(), holding)
+            Status::of(state, (&self.node, self.delivers_when_lost), self.etcd.endpoint(), (holding, now.instant))
         })
     }
 

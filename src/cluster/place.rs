@@ -48,7 +48,7 @@ impl Follower {
         let place = format!("{cluster_id:016x} {} {}", self.keys.prefix(), self.identity()?);
         self.check_place(&place, revision)?;
         let mut names = BTreeSet::new();
-        let mut words = Vec::new();
+        let (mut words, mut copies) = (Vec::new(), Vec::new());
         loop {
             for kv in &page.kvs {
                 match self.keys.read(&kv.key) {
@@ -60,7 +60,9 @@ impl Follower {
                     Key::Word(name) => {
                         let name: Name = name.into();
                         names.insert(name.clone());
-                        words.push((name, None, said(kv)));
+                        let said = said(kv);
+                        copies.extend(said.clone().filter(|_| name != self.node).map(|said| (said, kv.mod_revision)));
+                        words.push((name, None, said));
                     }
                     _ => {}
                 }
@@ -71,7 +73,8 @@ impl Follower {
             page = self.etcd.range(&next, &end, Some(revision), PAGE)?;
         }
         self.check_name(&words)?;
-        self.check_counted(&words);
+        copies.iter().try_for_each(|(said, at)| self.hear_other(said, *at))?;
+        self.check_counted(&words, revision);
         let silent: BTreeSet<&Name> =
             words.iter().filter(|(_, _, said)| said.is_some()).map(|(name, ..)| name).collect();
         self.board.change(|state| {
@@ -145,7 +148,8 @@ impl Follower {
         let of_us = || words.iter().filter(|(name, ..)| *name == self.node);
         let twin = self.board.with(|state| state.twin.clone());
         if let Some(twin) = twin {
-            if of_us().any(|(_, _, said)| said.as_ref().is_some_and(|said| said.run == twin)) {
+            // It may have another name.
+            if words.iter().any(|(_, _, said)| said.as_ref().is_some_and(|said| said.run == twin)) {
                 return Err(Over::Refused(is_copy(&twin)));
             }
             self.board.change(|state| {
@@ -178,21 +182,21 @@ impl Follower {
 
     /// Whether the others count with this node: whoever was answered meanwhile may not have waited for it. If they do not,
     /// it delivers nothing more until it has announced itself and caught up.
-    fn check_counted(&self, words: &[Found]) {
+    fn check_counted(&self, words: &[Found], revision: Revision) {
         let of_us = || words.iter().filter(|(name, ..)| *name == self.node);
         let word = of_us().find_map(|(_, _, said)| said.as_ref());
-        let is_counted =
-            word.is_some() || of_us().filter_map(|(_, member, _)| member.as_ref()).any(|member| member.running);
+        // What counts once the word is gone.
+        let is_counted = of_us().filter_map(|(_, member, _)| member.as_ref()).any(|member| member.running);
         let is_another_run = word.is_some_and(|said| said.run.id != self.run.id);
         self.board.change(|state| {
             if is_another_run {
                 state.gate.unsure(clock::now().instant.after(OBJECTION_WITHIN));
             } else {
-                state.gate.sure();
+                state.gate.sure(revision);
             }
-            if !is_counted && self.membership.revision > 0 && state.nodes_at == 0 {
+            if !is_counted && state.nodes_at == 0 {
                 state.gate.uncounted();
-            } else if !is_counted && state.nodes_at > 0 {
+            } else if !is_counted {
                 state.uncounted();
             }
         });

@@ -4,6 +4,7 @@
 use super::board::{Board, Link, State};
 use super::etcd::{Answer, Compare, Etcd, EtcdError, Lease, Op, Txn};
 use super::fence::{Fence, Why};
+use super::follow::member as announced;
 use super::record::{Keys, Run, Said, read_said, write_member, write_said};
 use super::waiting::{Member, Name};
 use crate::report;
@@ -58,12 +59,17 @@ impl Presence {
     pub fn run(mut self) {
         let mut lease: Option<Lease> = None;
         let mut due = clock::now().instant;
-        let mut said = String::new();
+        let (mut said, mut uncounted) = (String::new(), String::new());
         if let Fence::Shut(why) = self.fence {
             report::notice(why.as_str());
         }
         while !self.board.is_stopping() {
             self.set_fence();
+            let why = self.count_in().err().unwrap_or_default();
+            if why != uncounted && !why.is_empty() {
+                report::warning(&format!("cluster: {why}"));
+            }
+            uncounted = why;
             let now = clock::now().instant;
             if now >= due {
                 let (result, next) = self.renew(&mut lease);
@@ -105,7 +111,11 @@ impl Presence {
         }
         let sent = clock::now();
         if let Some(known) = *lease {
-            return match self.etcd.keep_alive(known, self.ttl / 3) {
+            // By then the fence may have to be shut, which is this thread's to do: the cores go by the wall clock, and that may
+            // have been set back.
+            let left = self.board.with(|state| state.gate.leased_for(sent.instant)).unwrap_or(self.ttl);
+            let within = if left.is_zero() { self.ttl } else { left }.min(self.ttl / 3);
+            return match self.etcd.keep_alive(known, within) {
                 Ok(Some(ttl)) => {
                     self.board.change(|state| state.gate.renewed(sent, ttl));
                     (Ok(()), self.ttl / 3)
@@ -152,7 +162,11 @@ impl Presence {
                 Answer::Range(page) => page.kvs.into_iter().next(),
                 Answer::Put | Answer::Deleted(_) => None,
             });
-        let known = pages.next().flatten().map_or(0, |member| member.mod_revision);
+        let known = pages.next().flatten();
+        if known.as_ref().map(announced).is_some_and(|known| known.running && known.uuid != self.run.uuid) {
+            return Err(format!("another engine has announced itself under the name {:?}", self.node));
+        }
+        let known = known.map_or(0, |member| member.mod_revision);
         let other = pages.next().flatten().and_then(|word| read_said(&word.value).ok()).map(|said| said.run);
         let other = other.filter(|other| other.id != self.run.id || other.uuid != self.run.uuid);
         if let Some(other) = other {
@@ -190,10 +204,14 @@ impl Presence {
         if !answer.succeeded {
             return Err(format!("somebody else announces a node {:?} at the same time", self.node));
         }
-        if self.delivers_when_lost {
-            self.count(true)?;
-        }
         Ok(answer.header.revision)
+    }
+
+    /// The others count with this node from its announcement on. It is stored only while it also has what was decided until
+    /// then without it: a start after a crash goes by what is stored here.
+    fn count_in(&mut self) -> Result<(), String> {
+        let is_in = self.delivers_when_lost && self.board.with(|state| state.gate.has_caught_up());
+        self.count(is_in)
     }
 
     /// Stores whether the others wait for this node even when it is lost: never true while they may not.
@@ -245,18 +263,8 @@ impl Presence {
         let counted = self.authority.look(crate::rules::store::Store::membership)?.is_some_and(|known| known.counted);
         self.counted = counted;
         self.count(false)?;
-        let within = deadline.since(clock::now().instant).max(AGAIN_AFTER);
-        let value = write_member(&self.member(false), applied, clock::now().utc);
-        let txn = Txn {
-            compare: Vec::new(),
-            success: vec![
-                Op::Put { key: self.keys.member(&self.node), value, lease: None },
-                Op::Delete { key: self.keys.word(&self.node) },
-            ],
-            failure: Vec::new(),
-        };
-        match self.etcd.txn(&txn, within) {
-            Ok(_) => {
+        match self.say_stopped(applied, deadline) {
+            Ok(()) => {
                 if let Some(lease) = lease {
                     // Without it the lease ends by itself.
                     let _ = self.etcd.revoke(lease, AGAIN_AFTER);
@@ -270,6 +278,38 @@ impl Presence {
                 Err(format!("etcd was not told that this node has stopped: {error}; calls elsewhere wait for it"))
             }
         }
+    }
+
+    /// That holds only as long as nobody has announced this node since: a request that was given up may be carried out
+    /// when the next run delivers, and the name may be another engine's by now.
+    fn say_stopped(&self, applied: Revision, deadline: Instant) -> Result<(), EtcdError> {
+        let within = || deadline.since(clock::now().instant).max(AGAIN_AFTER);
+        let (member_key, word_key) = (self.keys.member(&self.node), self.keys.word(&self.node));
+        let read = |key: &[u8]| Op::Range { from: key.to_vec(), end: Vec::new(), limit: 1 };
+        let both = Txn { success: vec![read(&member_key), read(&word_key)], ..Txn::default() };
+        // Nothing is asked yet but how it is.
+        let known = self.etcd.txn(&both, within() / 2).map_err(|error| match error {
+            EtcdError::Unknown(why) => EtcdError::Unreachable(why),
+            error => error,
+        })?;
+        let mut pages = known.answers.into_iter().map(|answer| match answer {
+            Answer::Range(page) => page.kvs.into_iter().next(),
+            Answer::Put | Answer::Deleted(_) => None,
+        });
+        let (member, word) = (pages.next().flatten(), pages.next().flatten());
+        // Forgotten, or the name is another engine's: nobody waits for this one.
+        let Some(member) = member.filter(|kv| announced(kv).uuid == self.run.uuid) else { return Ok(()) };
+        let speaks = word.and_then(|word| read_said(&word.value).ok()).map(|said| said.run);
+        if speaks.is_some_and(|run| run != self.run && !run.id.is_empty()) {
+            return Ok(());
+        }
+        let value = write_member(&self.member(false), applied, clock::now().utc);
+        let txn = Txn {
+            compare: vec![Compare::unchanged(&member_key, member.mod_revision)],
+            success: vec![Op::Put { key: member_key, value, lease: None }, Op::Delete { key: word_key }],
+            failure: Vec::new(),
+        };
+        self.etcd.txn(&txn, within()).map(drop)
     }
 }
 

@@ -5,7 +5,7 @@ use super::waiting::{self, Node};
 use crate::json::Json;
 use crate::rules::entry::rfc3339;
 use crate::rules::shared::Revision;
-use mailrace_shards::time::Timestamp;
+use mailrace_shards::time::{Instant, Timestamp};
 use std::sync::Arc;
 
 /// All of it.
@@ -77,7 +77,7 @@ impl Status {
         state: &State,
         (node, delivers_when_lost): (&Arc<str>, bool),
         endpoint: &str,
-        holding: Option<&'static str>,
+        (holding, now): (Option<&'static str>, Instant),
     ) -> Self {
         let lag = |applied: Revision| (state.relevant - applied).max(0);
         let partition = |delivers: bool| if delivers { "deliver" } else { "hold" };
@@ -98,7 +98,8 @@ impl Status {
         let applied = state.waiting.own();
         let own = NodeStatus {
             name: node.clone(),
-            state: if state.lease.is_some() { "live" } else { "lost" },
+            // As far as it can know: while etcd is away it may keep a lease in mind that is over.
+            state: if state.lease.is_some() && state.gate.is_leased(now) { "live" } else { "lost" },
             on_partition: Some(partition(delivers_when_lost)),
             applied,
             lag: lag(applied),

@@ -4,7 +4,7 @@
 
 use super::board::{Board, Link};
 use super::calls::unknown;
-use super::etcd::{Compare, Etcd, EtcdError, Op, Txn};
+use super::etcd::{Compare, Etcd, EtcdError, Header, Op, Txn, TxnAnswer};
 use super::record::{Keys, rule_key, write_by, write_entry, write_pool};
 use super::suppressions::segment::{of_removals, of_suppressions};
 use super::waiting::{Call, Name};
@@ -64,6 +64,16 @@ pub struct Writer {
     pub reader: Reader,
 }
 
+/// What came of an order.
+enum Written {
+    /// It is in etcd with these revisions.
+    At(Vec<Revision>),
+    /// There was nothing to be changed.
+    Nothing,
+    /// Each node hears of it by itself.
+    Said,
+}
+
 /// What is to be written.
 enum Plan {
     /// One transaction, under conditions; and what will have come of it.
@@ -87,13 +97,15 @@ impl Writer {
                 Task::Change(_) | Task::Forget(_) => self.write(&order),
             };
             self.board.change(|state| match result {
-                Ok((revisions, changed)) => state.stored(order.call, revisions, changed),
+                Ok((Written::At(revisions), changed)) => state.stored(order.call, revisions, changed),
+                Ok((Written::Nothing, changed)) => state.found_so(order.call, changed),
+                Ok((Written::Said, changed)) => state.said_so(order.call, changed),
                 Err(failure) => state.failed(order.call, failure),
             });
         }
     }
 
-    fn write(&self, order: &Order) -> Result<(Vec<Revision>, Changed), Failure> {
+    fn write(&self, order: &Order) -> Result<(Written, Changed), Failure> {
         // To be let in, this node may first have to forget the one whose name it took.
         let is_forgetting = matches!(order.task, Task::Forget(_));
         if !is_forgetting {
@@ -103,21 +115,24 @@ impl Writer {
         let mut refused = None;
         for _ in 0..TRIES {
             match self.plan(order)? {
-                Plan::Nothing if looked => return Ok((Vec::new(), Changed::default())),
+                Plan::Nothing if looked => return Ok((Written::Nothing, Changed::default())),
                 Plan::Nothing => {
                     // Only etcd knows that there is nothing.
+                    let known = self.known();
                     let now = self.etcd.range(&self.keys.by(), &[], None, 1).map_err(|error| failure(&error))?;
+                    follows_on(known, &now.header, false)?;
                     self.catch_up(now.header.revision, order)?;
                     looked = true;
                 }
-                Plan::Txn(txn, changed) => {
-                    let answer = self.etcd.txn(&txn, left(order)).map_err(|error| failure(&error))?;
-                    if answer.succeeded && is_forgetting {
-                        // Each node hears of it by itself.
-                        return Ok((Vec::new(), *changed));
+                Plan::Txn(txn, changed) if is_forgetting => {
+                    if self.etcd.txn(&txn, left(order)).map_err(|error| failure(&error))?.succeeded {
+                        return Ok((Written::Said, *changed));
                     }
+                }
+                Plan::Txn(txn, changed) => {
+                    let answer = self.commit(&txn, order)?;
                     if answer.succeeded {
-                        return Ok((vec![answer.header.revision], *changed));
+                        return Ok((Written::At(vec![answer.header.revision]), *changed));
                     }
                     // What is known here is as of that moment or a later one. If it still is not what etcd has, something
                     // of what etcd said did not arrive.
@@ -144,6 +159,18 @@ impl Writer {
         });
         let ready = ready.unwrap_or_else(|| Err("etcd has not answered yet".to_owned()));
         ready.map_err(|why| Failure::Unavailable(nothing_stored(&why)))
+    }
+
+    /// Writes into the etcd that this node follows.
+    fn commit(&self, txn: &Txn, order: &Order) -> Result<TxnAnswer, Failure> {
+        let known = self.known();
+        let answer = self.etcd.txn(txn, left(order)).map_err(|error| failure(&error))?;
+        follows_on(known, &answer.header, answer.succeeded).map(|()| answer)
+    }
+
+    /// Which etcd is followed, and up to where it was heard.
+    fn known(&self) -> (Option<u64>, Revision) {
+        self.board.with(|state| (state.cluster_id, state.seen()))
     }
 
     /// Waits until this node has everything up to a revision.
@@ -266,7 +293,7 @@ impl Writer {
     }
 
     /// New segments, as few transactions as they fit into. They depend on nothing that is there: the later one counts.
-    fn segments(&self, values: Vec<Vec<u8>>, order: &Order) -> Result<(Vec<Revision>, Changed), Failure> {
+    fn segments(&self, values: Vec<Vec<u8>>, order: &Order) -> Result<(Written, Changed), Failure> {
         self.ready(order)?;
         let (mut revisions, mut txn, mut octets) = (Vec::new(), Txn::default(), 0);
         let count = values.len();
@@ -277,24 +304,43 @@ impl Writer {
             txn.success.push(Op::Put { key, value, lease: None });
             let is_last = at + 1 == count;
             if is_last || octets + super::suppressions::SEGMENT_BYTES_MAX > TXN_BYTES_MAX {
-                let answer = self.etcd.txn(&std::mem::take(&mut txn), left(order)).map_err(|error| {
-                    match (failure(&error), revisions.is_empty()) {
-                        (Failure::Unavailable(why), false) => {
-                            Failure::Unavailable(format!("{why}; a part of it is stored, send all again"))
-                        }
-                        (failure, _) => failure,
+                let part = |failure| match failure {
+                    Failure::Unavailable(why) if !revisions.is_empty() => {
+                        Failure::Unavailable(format!("a part of it is stored, send all again. Of the rest: {why}"))
                     }
-                })?;
+                    failure => failure,
+                };
+                let answer = self.commit(&std::mem::take(&mut txn), order).map_err(part)?;
                 if !answer.succeeded {
-                    return Err(Failure::Unavailable("a new key of etcd is taken; try again".to_owned()));
+                    return Err(part(Failure::Unavailable("a new key of etcd is taken; try again".to_owned())));
                 }
                 revisions.push(answer.header.revision);
                 octets = 0;
             }
         }
-        Ok((revisions, Changed::default()))
+        Ok((Written::At(revisions), Changed::default()))
     }
 }
+
+/// Whether an answer is that of the etcd from which everything up to the revision was heard: another one, or one that was
+/// restored from a backup, may have taken its place a moment ago. What is written there seems older than what is in force
+/// everywhere, and is in force nowhere.
+fn follows_on((place, seen): (Option<u64>, Revision), header: &Header, wrote: bool) -> Result<(), Failure> {
+    let is_same = place.is_none_or(|place| place == header.cluster_id);
+    if is_same && header.revision >= seen + Revision::from(wrote) {
+        return Ok(());
+    }
+    let why = "etcd is another one than this engine follows, or was restored from a backup (`mailrace cluster` tells)";
+    Err(Failure::Unavailable(if wrote {
+        format!("{why}: the change is in it, and in force nowhere")
+    } else {
+        nothing_stored(why)
+    }))
+}
+
+#[cfg(test)]
+#[path = "write_tests.rs"]
+mod tests;
 
 /// Of a new segment.
 pub(super) fn new_id(at: usize) -> String {

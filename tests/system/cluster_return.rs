@@ -221,3 +221,129 @@ fn a_suppression_that_a_node_never_heard_is_found_out_and_made_up_for() {
     let known = cluster.await_agreement();
     assert!(known.contains_key("suppression \"anna@cluster.example\""), "{known:?}");
 }
+
+#[test]
+fn a_copy_that_was_given_another_name_is_a_copy_all_the_same() {
+    let mut cluster = Cluster::with(2, |_, config| config);
+    // Mail that both have, as after a machine was cloned.
+    cluster.nodes[1].api().post("/v1/pauses", &json!({"domain": "both.example"}));
+    cluster.nodes[1].send("one@both.example", "");
+    until("it waits", || cluster.nodes[1].in_state("both.example", "held").len() == 1);
+    cluster.nodes[1].engine.kill();
+    let copy = Node::prepare(&cluster.etcd, 2, |config| config);
+    copy_directory(&cluster.nodes[1].engine.data(), &copy.engine.data());
+    cluster.nodes.push(copy);
+    cluster.nodes[1].engine.run();
+    cluster.nodes[1].await_link("following");
+    cluster.nodes[0].await_sees("node-1", "live");
+    cluster.nodes[2].engine.run();
+    let [other, original, copy] = &cluster.nodes[..] else { unreachable!("three") };
+    copy.await_link("refused");
+    let (view, place) = (copy.view(), format!("process {}", original.engine.id()));
+    let why = view["why"].as_str().unwrap();
+    assert!(why.contains("copy of this data directory") && why.contains(&place), "{why}");
+    copy.send("two@free.example", "");
+    until("it is held", || copy.in_state("free.example", "held").len() == 1);
+    assert_eq!(other.post("/v1/pauses", &pause("without-it")).status, 200);
+    assert_eq!(original.view()["state"], "following");
+    assert!(copy.sink.attempts().is_empty());
+    // Once the other is gone for good, this one is an engine of its own.
+    assert!(cluster.nodes[1].engine.stop().success());
+    cluster.nodes[2].await_delivered("two@free.example");
+}
+
+#[test]
+fn a_node_killed_before_it_caught_up_does_not_deliver_by_what_it_knew_before() {
+    let mut cluster = Cluster::with(2, |_, config| config);
+    assert!(cluster.nodes[1].engine.stop().success());
+    // Nobody waits for it, and it will take a while to hear all of this.
+    let lines: String = (0..60_000)
+        .map(|number| format!("{{\"value\":\"r{number}@import.example\",\"type\":\"address\",\"code\":550}}\n"))
+        .collect();
+    let api = cluster.nodes[0].api();
+    let answer = api.exchange("POST", "/v1/suppressions", "application/x-ndjson", &lines).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let answer = cluster.nodes[0].post("/v1/errors", &json!({"tag": "spring", "code": 550, "cluster": true}));
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    cluster.nodes[1].engine.run();
+    cluster.nodes[0].await_sees("node-1", "live");
+    cluster.nodes[1].engine.kill();
+    // It was counted with, but not for what was decided before that.
+    cluster.nodes[1].net(Flow::Cut);
+    cluster.nodes[1].engine.run();
+    let second = &cluster.nodes[1];
+    second.send("one@spring.example", "x-mq-tag: spring\r\n");
+    linger(Duration::from_millis(3500));
+    assert!(second.sink.attempts().is_empty(), "nothing that the rule covers left it");
+    second.net(Flow::Pass);
+    until("it knows the rule", || second.engine.records().iter().any(|record| record.kind() == "Bounce"));
+    assert!(second.sink.attempts().is_empty());
+}
+
+#[test]
+fn an_engine_that_was_forgotten_while_it_ran_alone_catches_up_before_it_delivers() {
+    let mut cluster = Cluster::with(2, |_, config| config);
+    // It crashed, and is run without the cluster for a while.
+    cluster.nodes[1].engine.kill();
+    let clustered = cluster.nodes[1].config.clone();
+    cluster.nodes[1].engine.configure(&clustered.clone().without("cluster"));
+    cluster.nodes[1].engine.run();
+    assert!(cluster.nodes[1].engine.stop().success());
+    cluster.nodes[0].await_sees("node-1", "lost");
+    cluster.nodes[0].api().call("DELETE", "/v1/cluster/nodes/node-1", None);
+    let answer = cluster.nodes[0].post("/v1/errors", &json!({"tag": "spring", "code": 550, "cluster": true}));
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    cluster.nodes[1].engine.configure(&clustered);
+    cluster.nodes[1].net(Flow::Cut);
+    cluster.nodes[1].engine.run();
+    let second = &cluster.nodes[1];
+    second.send("one@spring.example", "x-mq-tag: spring\r\n");
+    linger(Duration::from_millis(3500));
+    assert!(second.sink.attempts().is_empty(), "nothing that the rule covers left it");
+    second.net(Flow::Pass);
+    until("it knows the rule", || second.engine.records().iter().any(|record| record.kind() == "Bounce"));
+    assert!(second.sink.attempts().is_empty());
+}
+
+#[test]
+fn a_farewell_that_arrives_late_does_not_stop_the_next_run() {
+    let mut cluster = Cluster::with(2, |_, config| config);
+    let said = |text: &str| base64(text.as_bytes());
+    // What a run said that ended long ago, as an etcd may carry it out that was slow for a while.
+    let uuid = {
+        let kvs = cluster.etcd.call(0, "/v3/kv/range", &json!({"key": said("/mailrace/nodes/node-1/member")}));
+        let value = kvs["kvs"][0]["value"].as_str().unwrap().to_owned();
+        serde_json::from_slice::<Value>(&{
+            use base64::Engine as _;
+            base64::prelude::BASE64_STANDARD.decode(&value).unwrap()
+        })
+        .unwrap()["uuid"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let before = cluster.nodes[1].engine.stderr().matches("announces itself again").count();
+    let stopped =
+        json!({"v": 1, "uuid": uuid, "state": "stopped", "on_partition": "deliver", "since": 1, "applied": 1});
+    cluster.etcd.put(0, "/mailrace/nodes/node-1/member", &stopped.to_string());
+    let second = &cluster.nodes[1];
+    until("it notices", || second.engine.stderr().matches("announces itself again").count() > before);
+    cluster.await_together();
+    // It counts again, also when it is lost.
+    cluster.nodes[1].net(Flow::Cut);
+    cluster.nodes[0].await_sees("node-1", "lost");
+    let answer = cluster.nodes[0].post("/v1/pauses", &pause("late"));
+    assert_eq!((answer.status, crate::support::cluster::pending(&answer)), (503, vec!["node-1".to_owned()]));
+    // What was answered as pending is so for whoever asks again, too.
+    let gone = |cluster: &Cluster| {
+        cluster.nodes[0].api().try_call("DELETE", "/v1/pauses", Some(&json!({"tag": "late", "cluster": true}))).unwrap()
+    };
+    for _ in 0..2 {
+        let answer = gone(&cluster);
+        assert_eq!((answer.status, crate::support::cluster::pending(&answer)), (503, vec!["node-1".to_owned()]));
+    }
+    cluster.nodes[1].net(Flow::Pass);
+    cluster.await_together();
+    until("it is gone everywhere", || gone(&cluster).status != 503);
+    cluster.await_agreement();
+}

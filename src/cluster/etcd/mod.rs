@@ -13,7 +13,8 @@ mod tests;
 
 pub use http::EtcdTls;
 pub use types::{
-    Answer, Compare, EtcdError, Event, Events, KeyValue, Lease, Op, Page, Revision, Txn, TxnAnswer, after_prefix,
+    Answer, Compare, EtcdError, Event, Events, Header, KeyValue, Lease, Op, Page, Revision, Txn, TxnAnswer,
+    after_prefix,
 };
 pub use watch::Watch;
 
@@ -306,8 +307,14 @@ impl Shared {
     /// The token to show, where there is a user; asks the member for one if none is known.
     fn token(&self, member: usize, deadline: Instant) -> Result<Option<String>, EtcdError> {
         let Some((name, password)) = &self.user else { return Ok(None) };
+        let is_current = || self.current.load(Ordering::Relaxed) == member;
+        let was_current = is_current();
         // Held while asking, so that one log-in serves all who wait for it.
         let mut known = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() && was_current && !is_current() {
+            // Nor does one that fails keep all of them, one after another.
+            return Err(EtcdError::Unreachable("the member does not answer who logs in".to_owned()));
+        }
         if known.is_none() {
             let content = json!({ "name": name, "password": password }).to_string();
             let within = deadline.since(clock::now().instant).min(ETCD_LOG_IN_WITHIN);

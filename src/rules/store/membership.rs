@@ -59,15 +59,16 @@ impl Store {
         Ok(membership)
     }
 
-    /// This engine is alone. What it has from a cluster stays; if it comes back, everything is compared anew.
+    /// This engine is alone. What it has from a cluster stays; if it comes back, everything is compared anew, and nothing
+    /// delivered before.
     pub fn leave_cluster(&mut self) -> Result<()> {
         self.clustered = false;
-        let query = "SELECT revision > 0 OR joined > 0 FROM cluster";
+        let query = "SELECT revision > 0 OR joined > 0 OR counted > 0 FROM cluster";
         let was = self.connection.query_row(query, [], |row| row.get(0)).optional();
         if !was.map_err(|error| self.failed(error))?.unwrap_or(false) {
             return Ok(());
         }
-        let query = "UPDATE cluster SET behind = max(behind, revision), revision = 0, joined = 0";
+        let query = "UPDATE cluster SET behind = max(behind, revision), revision = 0, joined = 0, counted = 0";
         self.within(|transaction| transaction.execute(query, [])).map(drop)
     }
 

@@ -6,7 +6,7 @@ use super::relay::{Flow, Relay};
 use super::server::Etcd as Server;
 use super::wait::until;
 use super::{PATIENT, client, guarded, put, write};
-use crate::cluster::etcd::{Etcd, EtcdError, Txn, after_prefix};
+use crate::cluster::etcd::{Etcd, EtcdError, EtcdSettings, Txn, after_prefix};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -300,4 +300,24 @@ fn a_watch_that_says_what_no_etcd_would_is_over() {
     assert!(matches!(first(&event("5")), Err(EtcdError::Unreachable(why)) if why.contains("something else")));
     let denied = "{\"result\":{\"created\":true,\"canceled\":true,\"cancel_reason\":\"rpc error: code = PermissionDenied desc = etcdserver: permission denied\"}}\n";
     assert!(matches!(first(denied), Err(EtcdError::Refused(why)) if why.contains("permission denied")));
+}
+
+#[test]
+fn a_member_that_is_silent_when_somebody_logs_in_keeps_the_others_but_once() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = Server::start(1);
+    let settings = EtcdSettings {
+        endpoints: vec![url(silent.local_addr().unwrap()), server.url(0)],
+        user: Some(("mailrace".to_owned(), "secret".to_owned())),
+        ..EtcdSettings::default()
+    };
+    let etcd = Etcd::new(&settings).unwrap();
+    std::thread::scope(|threads| {
+        for _ in 0..6 {
+            threads.spawn(|| etcd.range(b"/a", b"", None, 0).unwrap());
+        }
+    });
+    silent.set_nonblocking(true).unwrap();
+    let asked = std::iter::from_fn(|| silent.accept().ok()).count();
+    assert!((1..=2).contains(&asked), "{asked} asked one after another");
 }
