@@ -316,6 +316,33 @@ fn outcomes_are_synced_in_order_and_a_torn_line_is_cut() {
     assert_eq!((serials(&log.path), serials(&directory.0.join("moved")).len()), (vec![2], 2004));
 }
 
+/// A rotation that copies the file and cuts it; and a file that is removed. What came later was written behind a hole of
+/// zeros, or where nobody would find it.
+#[test]
+fn a_log_that_somebody_cuts_or_removes_goes_on_in_its_place() {
+    let directory = Directory::new("log-cut");
+    let log = start_log(&directory.0, 1 << 30, 0);
+    let append = |last| {
+        log.append(last, 2);
+        log.wait_for(&LogEvent::Synced { up_to: last });
+    };
+    append(2);
+    fs::File::options().write(true).open(&log.path).unwrap().set_len(0).unwrap();
+    append(4);
+    append(6);
+    assert_eq!(serials(&log.path), [3, 4, 5, 6]);
+    fs::remove_file(&log.path).unwrap();
+    append(8);
+    append(10);
+    assert_eq!(serials(&log.path), [7, 8, 9, 10]);
+    // In the middle of a line.
+    let length = fs::metadata(&log.path).unwrap().len();
+    fs::File::options().write(true).open(&log.path).unwrap().set_len(length - 5).unwrap();
+    append(12);
+    assert_eq!(serials(&log.path), [7, 8, 9, 11, 12]);
+    assert_eq!(log.log.stop(), 0);
+}
+
 #[test]
 fn a_log_that_fails_keeps_everything_and_recovers() {
     let directory = Directory::new("log-fails");

@@ -81,6 +81,26 @@ impl LogFile {
         self.length
     }
 
+    /// Finds out whether somebody has cut the file (a rotation that copies and truncates), or removed it, and goes on at
+    /// its end, or in a new one. True when it was so: what was not synced is to be written again.
+    pub(super) fn follow(&mut self) -> io::Result<bool> {
+        let now = self.file.metadata()?;
+        if !now.is_file() {
+            return Ok(false);
+        }
+        if now.nlink() == 0 {
+            self.reopen()?;
+            return Ok(true);
+        }
+        if now.len() >= self.length {
+            return Ok(false);
+        }
+        let whole = whole_lines(&self.file, now.len())?;
+        self.file.set_len(whole)?;
+        (self.first, self.length, self.synced) = (None, whole, whole);
+        Ok(true)
+    }
+
     /// Writes whole lines at the end. On an error the file is cut back to its last whole line, as far as the
     /// disk lets it; `reopen_after_failure` does it again.
     pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {

@@ -262,6 +262,9 @@ impl Worker {
     }
 
     fn write(&mut self, sync: bool) -> io::Result<()> {
+        if !self.pending.is_empty() && self.file.follow()? {
+            self.written = 0;
+        }
         let rest = &self.pending[self.written..];
         if !rest.is_empty() {
             self.file.append(rest)?;
@@ -279,6 +282,7 @@ impl Worker {
         for ((rule, queue), count) in &self.unlogged {
             put_ends(&mut lines, rule, queue, *count, self.last_at);
         }
+        self.unlogged_file.follow()?;
         self.unlogged_file.append(&lines)?;
         self.unlogged_file.sync()?;
         self.unlogged.clear();
