@@ -181,8 +181,11 @@ pub const HOST_REST_MILLIS_MAX: u64 = 60_000;
 /// How long an empty destination is kept for the next message.
 pub const DESTINATION_KEPT_SECONDS: u64 = 60;
 
-/// A message whose body has just been moved by compaction is picked again after this.
+/// A message whose body has just been moved by compaction is picked again after this, doubled each time…
 pub const BODY_MOVED_WAIT_MILLIS: u64 = 100;
+
+/// …and when that was so often in a row that it took a minute, the body counts as lost: nobody has moved it.
+pub const BODY_MISSED_MAX: u8 = 9;
 
 /// Octets of bodies by which a core's account may change before the others hear of it; the budget of all may be exceeded
 /// by so much for each core.

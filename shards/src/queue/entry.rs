@@ -118,8 +118,8 @@ pub struct Entry {
     pub state: State,
     /// An earlier attempt may have got through.
     pub maybe_delivered: bool,
-    /// Hosts that failed it within the present attempt.
-    pub hosts_tried: u8,
+    /// Hosts that failed it within the present attempt, or how often its body was not where it was looked for before one.
+    pub in_vain: u8,
 }
 
 const _: () = assert!(size_of::<Entry>() <= 88, "a queued message is at most 88 octets beside its envelope");
@@ -144,7 +144,7 @@ impl Entry {
             chained: false,
             state,
             maybe_delivered: new.maybe_delivered,
-            hosts_tried: 0,
+            in_vain: 0,
         };
         entry.set_location(new.location);
         entry
@@ -160,6 +160,7 @@ impl Entry {
     pub(super) fn set_location(&mut self, location: Location) {
         self.offset = u32::try_from(location.offset).expect("segments are below 4 GiB");
         (self.spool, self.segment, self.length) = (location.spool, location.segment, location.length);
+        self.in_vain = 0;
     }
 
     /// The body itself, while the memory budget has room for it.

@@ -60,7 +60,7 @@ impl Queue {
         let entry = &mut self.entries[id.0 as usize];
         entry.state = State::Waiting;
         entry.drop_body();
-        entry.hosts_tried = 0;
+        entry.in_vain = 0;
         entry.timer = due.min(entry.expires);
         self.timers.push(entry.timer, entry.place, id);
         self.trim_timers();

@@ -152,8 +152,11 @@ impl Carrier {
             None => match self.local.read_body(envelope.id(), location).await {
                 Ok(body) => body,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    // Compaction has moved it; the new place is on its way.
-                    return self.local.with_shard(|shard, now| shard.handle_body_moved(id, token, now));
+                    // Compaction has moved it; the new place is on its way, or else it is gone.
+                    if self.local.with_shard(|shard, now| shard.handle_body_moved(id, token, now)) {
+                        report(&format!("message {}: its body is gone from the spool: {error}", envelope.id()));
+                    }
+                    return;
                 }
                 Err(error) => {
                     report(&format!("message {}: its body cannot be read: {error}", envelope.id()));

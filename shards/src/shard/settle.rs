@@ -5,7 +5,7 @@
 use super::Shard;
 use super::gate::is_blank;
 use crate::event::{Command, Mail, SessionId};
-use crate::limits::{BODY_MOVED_WAIT_MILLIS, HOSTS_TRIED, UNSYNCED_RECORDS_MAX};
+use crate::limits::{BODY_MISSED_MAX, BODY_MOVED_WAIT_MILLIS, HOSTS_TRIED, UNSYNCED_RECORDS_MAX};
 use crate::message::CoreId;
 use crate::outcome::{Carrier, EnhancedCode, Outcome, RecordType, Response, RuleMark, Verb};
 use crate::queue::{EntryId, NewEntry, due_after};
@@ -89,8 +89,8 @@ impl Shard {
         let hosts: usize =
             self.sites.site(self.session(session).site).hosts.iter().map(|host| host.addresses.len()).sum();
         let entry = self.queue.entry_mut(id);
-        entry.hosts_tried = entry.hosts_tried.saturating_add(1);
-        usize::from(entry.hosts_tried) < hosts.min(HOSTS_TRIED)
+        entry.in_vain = entry.in_vain.saturating_add(1);
+        usize::from(entry.in_vain) < hosts.min(HOSTS_TRIED)
     }
 
     /// A transaction is given back uncharged.
@@ -112,21 +112,32 @@ impl Shard {
         }
     }
 
-    /// The body was not where it was thought to be: compaction has moved it, and the new place is on its way.
-    pub fn handle_body_moved(&mut self, session: SessionId, token: u64, now: Now) {
+    /// The body was not where it was thought to be: compaction has moved it, and the new place is on its way. When that
+    /// does not come, the file is gone and the body cannot be read. Whether that is so.
+    pub fn handle_body_moved(&mut self, session: SessionId, token: u64, now: Now) -> bool {
         let Some(flight) = self.take_flight(session, token) else {
-            return;
+            return false;
         };
-        let soon = now.utc.after(Duration::from_millis(BODY_MOVED_WAIT_MILLIS));
+        let missed = self.queue.entry(flight.entry).in_vain;
+        if missed >= BODY_MISSED_MAX {
+            self.defer_unreadable(flight.entry, now);
+            return true;
+        }
+        let soon = now.utc.after(Duration::from_millis(BODY_MOVED_WAIT_MILLIS << missed));
         self.queue.defer(flight.entry, soon);
+        self.queue.entry_mut(flight.entry).in_vain = missed + 1;
         self.end_if_ruled(flight.entry, now);
+        false
     }
 
     /// The body cannot be read, or is not what was stored. The message stays, for whoever repairs the disk.
     pub fn handle_body_unreadable(&mut self, session: SessionId, token: u64, now: Now) {
-        let Some(flight) = self.take_flight(session, token) else {
-            return;
-        };
+        if let Some(flight) = self.take_flight(session, token) {
+            self.defer_unreadable(flight.entry, now);
+        }
+    }
+
+    fn defer_unreadable(&mut self, id: EntryId, now: Now) {
         let response = Response {
             code: 451,
             enhanced: Some(EnhancedCode { class: 4, subject: 3, detail: 0 }),
@@ -134,9 +145,9 @@ impl Shard {
             verb: Verb::None,
         };
         let failure = Failure { kind: FailureKind::Refused, response, maybe_delivered: false };
-        let recipients = self.queue.entry(flight.entry).recipients.to_list();
+        let recipients = self.queue.entry(id).recipients.to_list();
         let results = recipients.into_iter().map(|index| (index, RecipientResult::Failed(failure.clone()))).collect();
-        self.settle(flight.entry, results, &Attempt::without_session(), now);
+        self.settle(id, results, &Attempt::without_session(), now);
     }
 
     /// Writes the records of an attempt, and ends, defers or puts back its recipients. The entry is in

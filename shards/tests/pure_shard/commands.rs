@@ -157,6 +157,30 @@ fn a_message_whose_body_has_moved_goes_again_soon_and_uncharged() {
     assert_eq!(world.story(id), [(Delivery, 250, 1)]);
 }
 
+/// A file that is gone was taken for one that compaction has removed, ten times a second and without a word, for as long
+/// as the message lived.
+#[test]
+fn a_message_whose_body_is_nowhere_counts_as_unreadable_after_a_minute() {
+    let (mut world, id, _) = sending();
+    let (mut times, begun) = (0, world.now.utc);
+    world.hosts.insert(peer(1), Behaviour::Sluggish(seconds(1)));
+    while world.records.is_empty() {
+        // Each delivery has the next number, with whichever session it is.
+        times += 1;
+        assert!(times <= 10, "it is tried {times} times");
+        let (now, sessions) = (world.now, world.open.keys().map(|(_, session)| *session).collect::<Vec<_>>());
+        for session in sessions {
+            world.ask(0, |shard| shard.handle_body_moved(session, times, now));
+        }
+        while world.shards[0].in_flight_ids().is_empty() && world.records.is_empty() {
+            world.run(Duration::from_millis(50));
+        }
+    }
+    assert_eq!((times, world.story(id)), (10, vec![(TransientFailure, 451, 1)]));
+    let waited = world.now.utc.since(begun);
+    assert!((seconds(50)..seconds(70)).contains(&waited), "{waited:?}");
+}
+
 #[test]
 fn a_message_whose_body_cannot_be_read_waits_for_whoever_repairs_the_disk() {
     let (mut world, id, session) = sending();
