@@ -4,7 +4,7 @@
 use super::disk::Disk;
 use super::group::{Small, Staged, trailer_names};
 use super::journal::{Journal, location};
-use super::ledger::Place;
+use super::ledger::{Place, Snapshot};
 use super::load::load_segment;
 use super::record::{Kind, point_meta, progress_meta, trailer_matches};
 use super::report::SpoolCompletion;
@@ -103,12 +103,12 @@ impl<D: Disk> Journal<D> {
                 }
             }
             Kind::Attempt => {
-                // A copy stands behind records that are newer than its original, so it must tell the standing of now.
-                let old = progress_meta(Kind::Attempt, meta).filter(|m| self.tells_of_another(m.segment, compaction));
-                if let (Some(old), Some(place)) = (old, self.ledger.place(header.id)) {
-                    let mut snapshot = self.ledger.snapshot(header.id);
-                    snapshot.done.clear();
-                    snapshot.tried.retain(|(index, _)| old.recipients.contains(index));
+                // With a message that is itself moved goes all that is known of it. A copy stands behind records that
+                // are newer than its original, so it must tell the standing of now.
+                let place = self.ledger.place(header.id).filter(|place| place.segment != compaction.segment);
+                if let (Some(old), Some(place)) = (progress_meta(Kind::Attempt, meta), place) {
+                    let tried = self.ledger.told_in(header.id, &old.recipients, compaction.segment);
+                    let snapshot = Snapshot { tried, ..Snapshot::default() };
                     let records = Small::of_snapshot(header.id, place.segment, &snapshot);
                     self.staged.extend(records.into_iter().map(Staged::Small));
                 }
@@ -171,7 +171,9 @@ impl<D: Disk> Journal<D> {
 
     /// Removes what can go, one wave: nothing that depends on it goes before its removal is durable.
     fn remove_segments(&mut self, out: &mut Vec<SpoolCompletion>) {
-        if self.removal_failed {
+        // Of attempts the newest record is needed, and it may be among those that power can still take.
+        let unsynced = self.current.as_ref().is_some_and(|current| current.synced != current.tail);
+        if self.removal_failed || unsynced {
             return;
         }
         let removable = self.ledger.removable();
