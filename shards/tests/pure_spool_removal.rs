@@ -62,6 +62,49 @@ fn maintain(journal: &mut Journal<MemoryDisk>, out: &mut Vec<SpoolCompletion>) -
     panic!("compaction does not come to an end");
 }
 
+/// Where the body of the message with this number among those in `octets` ends.
+fn body_end(octets: &[u8], number: usize) -> usize {
+    let mut ends = (500..octets.len()).filter(|at| octets[at - 500..*at] == [b'x'; 500] && octets[*at] != b'x');
+    ends.nth(number).unwrap()
+}
+
+/// Of two open messages in the first segment, one cannot be read. The other was moved, and then no later segment went
+/// before this one, for as long as the message that cannot be read was open.
+#[test]
+fn a_segment_with_an_unreadable_message_holds_no_other_back() {
+    for without_index in [false, true] {
+        let disk = MemoryDisk::new();
+        let mut journal = opened(&disk);
+        let mut out = Vec::new();
+        for sequence in 1..=400 {
+            out.extend(store(&mut journal, sequence, 1));
+            if sequence == 15 {
+                let mut octets = disk.content(&segment_name(1)).unwrap();
+                let end = body_end(&octets, 3);
+                // The name in its trailer; or, where there is no index, the header before the body.
+                let broken = if without_index { end - 560..end - 500 } else { end..end + 16 };
+                octets[broken].fill(0);
+                disk.damage(&segment_name(1), &octets);
+                if without_index {
+                    disk.put(&index_name(1), b"");
+                }
+            }
+            if sequence % 3 != 1 {
+                done(&mut journal, sequence);
+            }
+            maintain(&mut journal, &mut out);
+            journal.commit(true, &mut out);
+            let (total, needed) = journal.ledger().octets();
+            assert!(total <= 2 * needed + SLACK + 3 * SEGMENT, "{sequence}: {total} for {needed}");
+        }
+        let housekeeping = out.iter().filter(|of| matches!(of, SpoolCompletion::Housekeeping { .. })).count();
+        assert_eq!(housekeeping, 1, "it is said once: {without_index}");
+        assert!(disk.content(&segment_name(1)).is_some() && disk.content(&segment_name(5)).is_none());
+        let (_, recovered) = open(disk.after_crash(Survival::Everything), 2, options()).unwrap();
+        assert_eq!(recovered.messages.len(), if without_index { 133 } else { 134 });
+    }
+}
+
 /// What is written with a copy is as large as the copy where many recipients were tried: that was taken for waste, and
 /// moved again and again.
 #[test]

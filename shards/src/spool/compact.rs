@@ -19,9 +19,12 @@ pub(super) struct Compaction<F> {
     segment: u32,
     file: F,
     contents: Contents,
+    /// The next entry that is looked at before anything is moved: while a segment is half emptied, no later one may go.
+    checked: usize,
+    /// The next entry that is moved.
     next: usize,
-    /// A message could not be read, so the segment cannot go.
-    unreadable: bool,
+    /// Why a message could not be read, so that the segment cannot go.
+    unreadable: Option<io::Error>,
 }
 
 impl<D: Disk> Journal<D> {
@@ -61,19 +64,68 @@ impl<D: Disk> Journal<D> {
             .map_err(|error| io::Error::other(error.to_string()))?
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?
             .contents;
-        Ok(Compaction { segment, file, contents, next: 0, unreadable: false })
+        let is_open = |entry: &&Entry| {
+            entry.header.kind == Kind::Message && self.ledger.place(entry.header.id) == Some(place_of(segment, entry))
+        };
+        let open = self.ledger.segment(segment).map_or(0, |state| state.open);
+        if contents.entries.iter().filter(is_open).count() < open as usize {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not all of its messages are found in it"));
+        }
+        Ok(Compaction { segment, file, contents, checked: 0, next: 0, unreadable: None })
+    }
+
+    /// Reads the next messages that will be moved; false when one cannot be read, and nothing is moved.
+    fn check_slice(&mut self, compaction: &mut Compaction<D::File>, out: &mut Vec<SpoolCompletion>) -> bool {
+        let mut octets = 0;
+        while let Some(entry) = compaction.contents.entries.get(compaction.checked) {
+            if octets >= COMPACTION_SLICE_BYTES {
+                break;
+            }
+            if entry.header.kind == Kind::Message
+                && self.ledger.place(entry.header.id) == Some(place_of(compaction.segment, entry))
+            {
+                octets += entry.header.record_bytes();
+                if let Err(error) = self.read_rest(compaction, entry) {
+                    self.say_damaged(compaction.segment, entry, out);
+                    self.stuck(compaction.segment, &error, out);
+                    return false;
+                }
+            }
+            compaction.checked += 1;
+        }
+        true
+    }
+
+    /// The body of a message that is moved, and its trailer, which names it.
+    fn read_rest(&self, compaction: &Compaction<D::File>, entry: &Entry) -> io::Result<Vec<u8>> {
+        let mut rest = vec![0; entry.header.record_bytes() - entry.header.head_bytes()];
+        let at = u64::from(entry.offset) + entry.header.head_bytes() as u64;
+        self.disk.read_exact_at(&compaction.file, at, &mut rest)?;
+        if !trailer_names(&rest, entry.header.id) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a message's end is not what was written"));
+        }
+        Ok(rest)
+    }
+
+    fn say_damaged(&self, segment: u32, entry: &Entry, out: &mut Vec<SpoolCompletion>) {
+        let location = location(self.spool, place_of(segment, entry));
+        out.push(SpoolCompletion::Damaged { id: entry.header.id, location });
     }
 
     /// Stages the next records that must outlive the segment; false when the compaction is over.
     fn carry_slice(&mut self, compaction: &mut Compaction<D::File>, out: &mut Vec<SpoolCompletion>) -> bool {
+        if compaction.checked < compaction.contents.entries.len() {
+            return self.check_slice(compaction, out);
+        }
         // Whatever is staged from here on lets the segment go, so it must be durable first.
         self.must_sync = true;
         if compaction.next == compaction.contents.entries.len() {
             // `maintain` is called after the commit of the last slice: all of it is durable now.
-            if compaction.unreadable {
-                self.ledger.segment_mut(compaction.segment).stuck = true;
-            } else {
-                self.ledger.carried_over(compaction.segment);
+            if let Some(error) = compaction.unreadable.take() {
+                self.stuck(compaction.segment, &error, out);
+            } else if !self.ledger.carried_over(compaction.segment) {
+                // To begin again with it would not end.
+                self.stuck(compaction.segment, &io::Error::other("not all of it could be moved"), out);
             }
             return false;
         }
@@ -135,30 +187,24 @@ impl<D: Disk> Journal<D> {
         out: &mut Vec<SpoolCompletion>,
     ) -> usize {
         let header = entry.header;
-        let from = Place {
-            segment: compaction.segment,
-            offset: entry.offset,
-            head: header.head_bytes() as u32,
-            body: header.body,
-        };
+        let from = place_of(compaction.segment, &entry);
         if self.ledger.place(header.id) != Some(from) {
             return 0;
         }
-        let mut rest = vec![0; header.record_bytes() - header.head_bytes()];
-        let at = u64::from(entry.offset) + header.head_bytes() as u64;
-        let read = self.disk.read_exact_at(&compaction.file, at, &mut rest);
-        let whole = read.is_ok() && trailer_names(&rest, header.id);
-        if !whole {
-            compaction.unreadable = true;
-        }
-        let (body, trailer) = rest.split_at(header.body as usize);
-        if !whole || !trailer_matches(trailer, header.id, body) {
-            out.push(SpoolCompletion::Damaged { id: header.id, location: location(self.spool, from) });
-        }
-        if whole {
-            // A body that is damaged is moved as it is: whoever reads it will see that its checksum is wrong.
-            let meta = compaction.contents.meta(&entry).into();
-            self.staged.push_back(Staged::Copy { id: header.id, from, meta, rest: Bytes::from(rest) });
+        match self.read_rest(compaction, &entry) {
+            Ok(rest) => {
+                let (body, trailer) = rest.split_at(header.body as usize);
+                if !trailer_matches(trailer, header.id, body) {
+                    // It is moved as it is: whoever reads it will see that its checksum is wrong.
+                    self.say_damaged(compaction.segment, &entry, out);
+                }
+                let meta = compaction.contents.meta(&entry).into();
+                self.staged.push_back(Staged::Copy { id: header.id, from, meta, rest: Bytes::from(rest) });
+            }
+            Err(error) => {
+                self.say_damaged(compaction.segment, &entry, out);
+                compaction.unreadable = Some(error);
+            }
         }
         header.record_bytes()
     }
@@ -202,6 +248,12 @@ impl<D: Disk> Journal<D> {
         }
         Ok(())
     }
+}
+
+/// Where the message of an entry lies.
+fn place_of(segment: u32, entry: &Entry) -> Place {
+    let head = entry.header.head_bytes() as u32;
+    Place { segment, offset: entry.offset, head, body: entry.header.body }
 }
 
 fn housekeeping(spool: u16, text: String) -> SpoolCompletion {
