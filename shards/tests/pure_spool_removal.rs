@@ -170,3 +170,31 @@ fn check_standings(disk: &MemoryDisk, sequences: std::ops::RangeInclusive<u64>, 
         assert!(message.open.iter().all(|open| open.standing.attempts == attempts), "{message:?}");
     }
 }
+
+/// A disk that the spool itself has filled has room again as its mail leaves; nothing was removed while it was full.
+#[test]
+fn segments_go_while_the_disk_is_full() {
+    let disk = MemoryDisk::new();
+    let mut journal = opened(&disk);
+    let mut out = Vec::new();
+    for sequence in 1..=30 {
+        store(&mut journal, sequence, 1);
+    }
+    disk.set_free(0);
+    let refused = store(&mut journal, 31, 1);
+    assert!(!refused.iter().any(|of| matches!(of, SpoolCompletion::Stored { .. })), "{refused:?}");
+    assert!(journal.is_failing());
+    for sequence in 1..=28 {
+        done(&mut journal, sequence);
+    }
+    let before = disk.octets();
+    assert_eq!(maintain(&mut journal, &mut out), 0, "nothing is moved");
+    let freed = before - disk.octets();
+    assert!(freed > 3 * SEGMENT, "{freed} octets");
+    disk.set_free(freed);
+    journal.commit(true, &mut out);
+    assert!(!journal.is_failing(), "{out:?}");
+    let (_, recovered) = open(disk.after_crash(Survival::Nothing), 2, options()).unwrap();
+    let open: Vec<u64> = recovered.messages.iter().map(|of| of.envelope.id().sequence).collect();
+    assert_eq!(open, [29, 30]);
+}

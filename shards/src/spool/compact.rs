@@ -31,10 +31,11 @@ impl<D: Disk> Journal<D> {
     /// Removes segments that are not needed and stages the next slice of compaction; `commit` must follow.
     /// Returns whether there is more to do at once.
     pub fn maintain(&mut self, out: &mut Vec<SpoolCompletion>) -> bool {
+        self.remove_segments(out);
         if self.is_failing() {
+            // A full disk has room again by what was removed. To move anything takes some.
             return false;
         }
-        self.remove_segments(out);
         if self.compaction.is_none() {
             let Some(victim) = self.ledger.victim(self.options.slack_bytes) else { return false };
             match self.begin(victim) {
@@ -231,7 +232,9 @@ impl<D: Disk> Journal<D> {
             Ok(()) => removable.into_iter().for_each(|segment| self.ledger.forget_segment(segment)),
             Err(error) => {
                 self.removal_failed = true;
-                out.push(housekeeping(self.spool, format!("removing old segments: {error}")));
+                if !self.is_failing() {
+                    out.push(housekeeping(self.spool, format!("removing old segments: {error}")));
+                }
             }
         }
     }
