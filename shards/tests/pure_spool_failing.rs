@@ -251,6 +251,25 @@ fn what_was_refused_stays_refused_although_the_disk_would_not_cut_it_off() {
     }
 }
 
+/// Each idle moment cost a spool on a full disk a segment, and mail was refused until the next one.
+#[test]
+fn a_disk_without_room_for_zeros_has_some_for_records() {
+    let disk = MemoryDisk::new();
+    let (mut journal, _) = opened(&disk);
+    let small = Bytes::from_static(b"small");
+    for sequence in 1..=10 {
+        assert!(is_stored(&store(&mut journal, sequence, &small)));
+    }
+    disk.set_free(200);
+    for sequence in 11..=14 {
+        assert!(is_stored(&store(&mut journal, sequence, &small)), "{sequence}");
+        let mut out = Vec::new();
+        journal.idle(&mut out);
+        assert!(out.is_empty() && !journal.is_failing(), "{out:?}");
+        disk.set_free(200);
+    }
+}
+
 #[test]
 fn a_segment_that_cannot_be_made_is_named() {
     let (_, out) = without_room(&MemoryDisk::new());

@@ -342,6 +342,11 @@ fn a_log_that_is_moved_removed_or_cut_short_goes_on_under_its_name() {
     fs::remove_dir_all(&directory.0).unwrap();
     (6..=7).for_each(log_of);
     assert_eq!(serials(&log.path), [6, 7]);
+    // In the middle of a line.
+    let length = fs::metadata(&log.path).unwrap().len();
+    File::options().write(true).open(&log.path).unwrap().set_len(length - 5).unwrap();
+    log_of(8);
+    assert_eq!(serials(&log.path), [6, 8]);
     log.log.stop();
 }
 

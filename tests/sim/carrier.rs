@@ -248,7 +248,9 @@ impl World {
                 delivery.body = Some(body);
                 self.deliver(&mut carrier, delivery);
             }
-            BodyAnswer::Gone => self.with_shard(core, |shard, now| shard.handle_body_moved(id, token, now)),
+            BodyAnswer::Gone => {
+                self.with_shard(core, |shard, now| shard.handle_body_moved(id, token, now));
+            }
             BodyAnswer::Damaged => self.with_shard(core, |shard, now| shard.handle_body_unreadable(id, token, now)),
         }
         let end = self.carry(conn, &mut carrier);

@@ -4,7 +4,7 @@
 use super::disk::Disk;
 use super::group::{Small, Staged, trailer_names};
 use super::journal::{Journal, location};
-use super::ledger::Place;
+use super::ledger::{Place, Snapshot};
 use super::load::load_segment;
 use super::record::{Kind, point_meta, progress_meta, trailer_matches};
 use super::report::SpoolCompletion;
@@ -19,19 +19,23 @@ pub(super) struct Compaction<F> {
     segment: u32,
     file: F,
     contents: Contents,
+    /// The next entry that is looked at before anything is moved: while a segment is half emptied, no later one may go.
+    checked: usize,
+    /// The next entry that is moved.
     next: usize,
-    /// A message could not be read, so the segment cannot go.
-    unreadable: bool,
+    /// Why a message could not be read, so that the segment cannot go.
+    unreadable: Option<io::Error>,
 }
 
 impl<D: Disk> Journal<D> {
     /// Removes segments that are not needed and stages the next slice of compaction; `commit` must follow.
     /// Returns whether there is more to do at once.
     pub fn maintain(&mut self, out: &mut Vec<SpoolCompletion>) -> bool {
+        self.remove_segments(out);
         if self.is_failing() {
+            // A full disk has room again by what was removed. To move anything takes some.
             return false;
         }
-        self.remove_segments(out);
         if self.compaction.is_none() {
             let Some(victim) = self.ledger.victim(self.options.slack_bytes) else { return false };
             match self.begin(victim) {
@@ -61,19 +65,68 @@ impl<D: Disk> Journal<D> {
             .map_err(|error| io::Error::other(error.to_string()))?
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?
             .contents;
-        Ok(Compaction { segment, file, contents, next: 0, unreadable: false })
+        let is_open = |entry: &&Entry| {
+            entry.header.kind == Kind::Message && self.ledger.place(entry.header.id) == Some(place_of(segment, entry))
+        };
+        let open = self.ledger.segment(segment).map_or(0, |state| state.open);
+        if contents.entries.iter().filter(is_open).count() < open as usize {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not all of its messages are found in it"));
+        }
+        Ok(Compaction { segment, file, contents, checked: 0, next: 0, unreadable: None })
+    }
+
+    /// Reads the next messages that will be moved; false when one cannot be read, and nothing is moved.
+    fn check_slice(&mut self, compaction: &mut Compaction<D::File>, out: &mut Vec<SpoolCompletion>) -> bool {
+        let mut octets = 0;
+        while let Some(entry) = compaction.contents.entries.get(compaction.checked) {
+            if octets >= COMPACTION_SLICE_BYTES {
+                break;
+            }
+            if entry.header.kind == Kind::Message
+                && self.ledger.place(entry.header.id) == Some(place_of(compaction.segment, entry))
+            {
+                octets += entry.header.record_bytes();
+                if let Err(error) = self.read_rest(compaction, entry) {
+                    self.say_damaged(compaction.segment, entry, out);
+                    self.stuck(compaction.segment, &error, out);
+                    return false;
+                }
+            }
+            compaction.checked += 1;
+        }
+        true
+    }
+
+    /// The body of a message that is moved, and its trailer, which names it.
+    fn read_rest(&self, compaction: &Compaction<D::File>, entry: &Entry) -> io::Result<Vec<u8>> {
+        let mut rest = vec![0; entry.header.record_bytes() - entry.header.head_bytes()];
+        let at = u64::from(entry.offset) + entry.header.head_bytes() as u64;
+        self.disk.read_exact_at(&compaction.file, at, &mut rest)?;
+        if !trailer_names(&rest, entry.header.id) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a message's end is not what was written"));
+        }
+        Ok(rest)
+    }
+
+    fn say_damaged(&self, segment: u32, entry: &Entry, out: &mut Vec<SpoolCompletion>) {
+        let location = location(self.spool, place_of(segment, entry));
+        out.push(SpoolCompletion::Damaged { id: entry.header.id, location });
     }
 
     /// Stages the next records that must outlive the segment; false when the compaction is over.
     fn carry_slice(&mut self, compaction: &mut Compaction<D::File>, out: &mut Vec<SpoolCompletion>) -> bool {
+        if compaction.checked < compaction.contents.entries.len() {
+            return self.check_slice(compaction, out);
+        }
         // Whatever is staged from here on lets the segment go, so it must be durable first.
         self.must_sync = true;
         if compaction.next == compaction.contents.entries.len() {
             // `maintain` is called after the commit of the last slice: all of it is durable now.
-            if compaction.unreadable {
-                self.ledger.segment_mut(compaction.segment).stuck = true;
-            } else {
-                self.ledger.carried_over(compaction.segment);
+            if let Some(error) = compaction.unreadable.take() {
+                self.stuck(compaction.segment, &error, out);
+            } else if !self.ledger.carried_over(compaction.segment) {
+                // To begin again with it would not end.
+                self.stuck(compaction.segment, &io::Error::other("not all of it could be moved"), out);
             }
             return false;
         }
@@ -103,12 +156,12 @@ impl<D: Disk> Journal<D> {
                 }
             }
             Kind::Attempt => {
-                // A copy stands behind records that are newer than its original, so it must tell the standing of now.
-                let old = progress_meta(Kind::Attempt, meta).filter(|m| self.tells_of_another(m.segment, compaction));
-                if let (Some(old), Some(place)) = (old, self.ledger.place(header.id)) {
-                    let mut snapshot = self.ledger.snapshot(header.id);
-                    snapshot.done.clear();
-                    snapshot.tried.retain(|(index, _)| old.recipients.contains(index));
+                // With a message that is itself moved goes all that is known of it. A copy stands behind records that
+                // are newer than its original, so it must tell the standing of now.
+                let place = self.ledger.place(header.id).filter(|place| place.segment != compaction.segment);
+                if let (Some(old), Some(place)) = (progress_meta(Kind::Attempt, meta), place) {
+                    let tried = self.ledger.told_in(header.id, &old.recipients, compaction.segment);
+                    let snapshot = Snapshot { tried, ..Snapshot::default() };
                     let records = Small::of_snapshot(header.id, place.segment, &snapshot);
                     self.staged.extend(records.into_iter().map(Staged::Small));
                 }
@@ -135,30 +188,24 @@ impl<D: Disk> Journal<D> {
         out: &mut Vec<SpoolCompletion>,
     ) -> usize {
         let header = entry.header;
-        let from = Place {
-            segment: compaction.segment,
-            offset: entry.offset,
-            head: header.head_bytes() as u32,
-            body: header.body,
-        };
+        let from = place_of(compaction.segment, &entry);
         if self.ledger.place(header.id) != Some(from) {
             return 0;
         }
-        let mut rest = vec![0; header.record_bytes() - header.head_bytes()];
-        let at = u64::from(entry.offset) + header.head_bytes() as u64;
-        let read = self.disk.read_exact_at(&compaction.file, at, &mut rest);
-        let whole = read.is_ok() && trailer_names(&rest, header.id);
-        if !whole {
-            compaction.unreadable = true;
-        }
-        let (body, trailer) = rest.split_at(header.body as usize);
-        if !whole || !trailer_matches(trailer, header.id, body) {
-            out.push(SpoolCompletion::Damaged { id: header.id, location: location(self.spool, from) });
-        }
-        if whole {
-            // A body that is damaged is moved as it is: whoever reads it will see that its checksum is wrong.
-            let meta = compaction.contents.meta(&entry).into();
-            self.staged.push_back(Staged::Copy { id: header.id, from, meta, rest: Bytes::from(rest) });
+        match self.read_rest(compaction, &entry) {
+            Ok(rest) => {
+                let (body, trailer) = rest.split_at(header.body as usize);
+                if !trailer_matches(trailer, header.id, body) {
+                    // It is moved as it is: whoever reads it will see that its checksum is wrong.
+                    self.say_damaged(compaction.segment, &entry, out);
+                }
+                let meta = compaction.contents.meta(&entry).into();
+                self.staged.push_back(Staged::Copy { id: header.id, from, meta, rest: Bytes::from(rest) });
+            }
+            Err(error) => {
+                self.say_damaged(compaction.segment, &entry, out);
+                compaction.unreadable = Some(error);
+            }
         }
         header.record_bytes()
     }
@@ -171,7 +218,9 @@ impl<D: Disk> Journal<D> {
 
     /// Removes what can go, one wave: nothing that depends on it goes before its removal is durable.
     fn remove_segments(&mut self, out: &mut Vec<SpoolCompletion>) {
-        if self.removal_failed {
+        // Of attempts the newest record is needed, and it may be among those that power can still take.
+        let unsynced = self.current.as_ref().is_some_and(|current| current.synced != current.tail);
+        if self.removal_failed || unsynced {
             return;
         }
         let removable = self.ledger.removable();
@@ -183,7 +232,9 @@ impl<D: Disk> Journal<D> {
             Ok(()) => removable.into_iter().for_each(|segment| self.ledger.forget_segment(segment)),
             Err(error) => {
                 self.removal_failed = true;
-                out.push(housekeeping(self.spool, format!("removing old segments: {error}")));
+                if !self.is_failing() {
+                    out.push(housekeeping(self.spool, format!("removing old segments: {error}")));
+                }
             }
         }
     }
@@ -200,6 +251,12 @@ impl<D: Disk> Journal<D> {
         }
         Ok(())
     }
+}
+
+/// Where the message of an entry lies.
+fn place_of(segment: u32, entry: &Entry) -> Place {
+    let head = entry.header.head_bytes() as u32;
+    Place { segment, offset: entry.offset, head, body: entry.header.body }
 }
 
 fn housekeeping(spool: u16, text: String) -> SpoolCompletion {

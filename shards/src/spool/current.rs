@@ -7,7 +7,7 @@ use super::segment::{
     segment_header, segment_name,
 };
 use crate::limits::{INDEX_BUFFER_BYTES, SPOOL_SMALL_GROUP_BYTES, SPOOL_ZERO_AHEAD_BYTES};
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 
 /// Zeros are put ahead only in a run of so many small groups: where large ones come between (those of a busy
 /// engine, with what became of recipients in small ones between them), the next would write over them at once.
@@ -134,10 +134,19 @@ impl<F> Current<F> {
     /// the segment must be poisoned.
     pub(super) fn zero_ahead<D: Disk<File = F>>(&mut self, disk: &D, limit: u64) -> io::Result<()> {
         let wanted = self.small_run >= SMALL_RUN && self.zeroed - self.tail <= zero_step(limit) / 4;
-        if !wanted || !self.put_zeros(disk, limit)? {
+        if !wanted {
             return Ok(());
         }
-        self.sync(disk)
+        match self.put_zeros(disk, limit) {
+            Ok(true) => self.sync(disk),
+            Ok(false) => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+                // Where there is no room for zeros, there may be some for records.
+                self.small_run = 0;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Appends zeros to the file, within `limit`: a sync after overwriting them is cheaper than one after growing

@@ -35,9 +35,9 @@ impl Small {
     /// The segment whose messages would be misread without it; none when a newer one takes its place.
     pub(super) fn tells_of(&self) -> Option<u32> {
         match self {
-            Self::Done { segment, .. } | Self::Attempt { segment, .. } => Some(*segment),
+            Self::Done { segment, .. } => Some(*segment),
             Self::Cut(point) => Some(point.segment),
-            Self::Recorded(_) => None,
+            Self::Attempt { .. } | Self::Recorded(_) => None,
         }
     }
 
@@ -47,8 +47,12 @@ impl Small {
         if !snapshot.done.is_empty() {
             records.push(Self::Done { id, segment, recipients: snapshot.done.clone() });
         }
-        for &(index, standing) in &snapshot.tried {
-            records.push(Self::Attempt { id, segment, recipients: SmallVec::from_slice(&[index]), standing });
+        // Recipients that were tried together stand together.
+        let mut tried = snapshot.tried.clone();
+        tried.sort_by_key(|(index, of)| (of.due, of.attempts, of.maybe_delivered, *index));
+        for group in tried.chunk_by(|a, b| a.1 == b.1) {
+            let recipients = group.iter().map(|(index, _)| *index).collect();
+            records.push(Self::Attempt { id, segment, recipients, standing: group[0].1 });
         }
         records
     }

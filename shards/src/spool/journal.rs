@@ -16,6 +16,7 @@ use super::report::{Point, Progress, SpoolCompletion};
 use super::segment::segment_name;
 use crate::limits::{SPOOL_ENVELOPE_BYTES_MAX, SPOOL_PENDING_ATTEMPTS, SPOOL_RECORD_BYTES_MAX};
 use crate::message::{Body, Envelope, Location, MessageId};
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -54,6 +55,18 @@ struct Chunk {
     copies: Vec<(MessageId, Place)>,
     /// Segment that a record tells of, and the record's octets.
     refers: Vec<(u32, u64)>,
+    /// Of an attempt-record: message, recipients, octets.
+    told: Vec<(MessageId, SmallVec<[u16; 4]>, u64)>,
+}
+
+impl Chunk {
+    fn note(&mut self, small: &Small) {
+        let octets = small.record_bytes() as u64;
+        self.refers.extend(small.tells_of().map(|of| (of, octets)));
+        if let Small::Attempt { id, recipients, .. } = small {
+            self.told.push((*id, recipients.clone(), octets));
+        }
+    }
 }
 
 /// A group could not be written.
@@ -367,7 +380,7 @@ impl<D: Disk> Journal<D> {
                 }
                 Some(Staged::Small(small)) => {
                     encoded.small(mark, offset_now, &small);
-                    self.chunk.refers.extend(small.tells_of().map(|of| (of, small.record_bytes() as u64)));
+                    self.chunk.note(&small);
                     self.unsynced.push(small);
                 }
                 // A message that was finished or moved meanwhile is not written again: its done-record would not
@@ -377,6 +390,7 @@ impl<D: Disk> Journal<D> {
                     self.chunk.copies.push((id, Place { segment: number, offset: offset_now, head, ..from }));
                     for small in Small::of_snapshot(id, number, &self.ledger.snapshot(id)) {
                         encoded.small(mark, offset(encoded), &small);
+                        self.chunk.note(&small);
                     }
                 }
                 Some(Staged::Copy { .. }) | None => {}
@@ -396,6 +410,9 @@ impl<D: Disk> Journal<D> {
         }
         for (of, octets) in self.chunk.refers.drain(..) {
             self.ledger.refer(number, of, octets);
+        }
+        for (id, recipients, octets) in self.chunk.told.drain(..) {
+            self.ledger.told(id, &recipients, number, octets);
         }
     }
 

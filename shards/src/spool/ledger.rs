@@ -1,8 +1,9 @@
 //! What is open, where it lies, and which segments are still needed. Pure bookkeeping; one per spool, owned by
 //! the spool's thread.
 //!
-//! A segment may go when nothing in it is open and no attempt-, done- or cut-record in it tells of a segment
-//! that still exists: without its done-record a finished message would rise again. While a segment holds
+//! A segment may go when nothing in it is open, no done- or cut-record in it tells of a segment that still exists
+//! (without its done-record a finished message would rise again), and no attempt-record in it is the newest one of an
+//! open recipient. While a segment holds
 //! superseded copies (compaction moved messages out of it), no later segment may go before it, because a
 //! message's done-record is only kept for as long as its newest copy. And it stays while the outcome log may lack
 //! the reception of a message that came in there.
@@ -57,9 +58,29 @@ struct Rare {
     /// Their bitmap.
     bits: Vec<u64>,
     /// Open recipients that were tried, by index.
-    standings: Vec<(u16, Standing)>,
+    standings: Vec<Tried>,
     /// Octets before the body, when [`LONG_HEAD`] says so.
     head: u32,
+}
+
+/// How far an open recipient is, and where that is written.
+#[derive(Clone, Copy)]
+pub(super) struct Tried {
+    pub(super) index: u16,
+    /// Of the record that tells it, the octets for this recipient; zero before it is written…
+    pub(super) share: u16,
+    /// …and its segment.
+    pub(super) at: u32,
+    pub(super) standing: Standing,
+}
+
+impl Tried {
+    /// Nobody needs its record any more.
+    fn untell(&self, segments: &mut BTreeMap<u32, SegmentState>) {
+        if let Some(state) = segments.get_mut(&self.at) {
+            state.told -= u64::from(self.share);
+        }
+    }
 }
 
 /// What the ledger knows of one segment.
@@ -81,20 +102,23 @@ pub struct SegmentState {
     pub stuck: bool,
     /// Where the last message begins that came in here; copies apart, which came in elsewhere.
     last_message: Option<u32>,
-    /// Octets of records here that tell of another segment, by that segment.
+    /// Octets of done- and cut-records here that tell of another segment, by that segment.
     refers: BTreeMap<u32, u64>,
+    /// Octets of attempt-records here that tell how far open recipients are. Where they were tried again since, a newer
+    /// record does.
+    told: u64,
 }
 
 impl SegmentState {
     /// Octets that must outlive a compaction.
     #[must_use]
     pub fn needed(&self) -> u64 {
-        self.live + self.refers.values().sum::<u64>()
+        self.live + self.refers.values().sum::<u64>() + self.told
     }
 
     /// Nothing in it is needed: it only waits for those before it to go.
     fn is_idle(&self) -> bool {
-        self.open == 0 && self.refers.is_empty()
+        self.open == 0 && self.refers.is_empty() && self.told == 0
     }
 }
 
@@ -174,9 +198,35 @@ impl Ledger {
         }
     }
 
-    /// Whatever in this segment tells of others has been written again elsewhere.
-    pub fn carried_over(&mut self, segment: u32) {
-        self.segment_mut(segment).refers.clear();
+    /// Whatever in this segment tells of others has been written again elsewhere. Whether nothing else is needed of it.
+    pub fn carried_over(&mut self, segment: u32) -> bool {
+        let state = self.segment_mut(segment);
+        state.refers.clear();
+        state.is_idle()
+    }
+
+    /// A record of `octets` in segment `at` tells how far these recipients are, and nobody needs those that did before.
+    pub fn told(&mut self, id: MessageId, recipients: &[u16], at: u32, octets: u64) {
+        let share = u16::try_from(octets / recipients.len().max(1) as u64).unwrap_or(u16::MAX);
+        let Self { rare, segments, .. } = self;
+        let Some(rare) = rare.get_mut(&id) else { return };
+        for index in recipients {
+            if let Ok(found) = rare.standings.binary_search_by_key(index, |tried| tried.index) {
+                let tried = &mut rare.standings[found];
+                tried.untell(segments);
+                (tried.at, tried.share) = (at, share);
+                segments.entry(at).or_default().told += u64::from(share);
+            }
+        }
+    }
+
+    /// Of these recipients, those of which a record in this segment tells how far they are, with their standing of now.
+    #[must_use]
+    pub fn told_in(&self, id: MessageId, recipients: &[u16], segment: u32) -> Vec<(u16, Standing)> {
+        let Some(rare) = self.rare.get(&id) else { return Vec::new() };
+        let find = |index| rare.standings.binary_search_by_key(index, |tried| tried.index).ok();
+        let tried = recipients.iter().filter_map(find).map(|found| rare.standings[found]);
+        tried.filter(|tried| tried.at == segment).map(|tried| (tried.index, tried.standing)).collect()
     }
 
     /// A message came in, or was found, at `place`.
@@ -282,10 +332,17 @@ impl Ledger {
         }
         if closed {
             self.messages.remove(id);
-            self.rare.remove(&id);
+            let standings = self.rare.remove(&id).map(|rare| rare.standings).unwrap_or_default();
+            standings.iter().for_each(|tried| tried.untell(&mut self.segments));
             self.count(place, false);
         } else if let Some(rare) = self.rare.get_mut(&id) {
-            rare.standings.retain(|(index, _)| !recipients.contains(index));
+            rare.standings.retain(|tried| {
+                let ended = recipients.contains(&tried.index);
+                if ended {
+                    tried.untell(&mut self.segments);
+                }
+                !ended
+            });
         }
         changed.then_some(place)
     }
@@ -295,9 +352,9 @@ impl Ledger {
         let open = *self.messages.get(id)?;
         for &index in recipients.iter().filter(|&&index| self.is_open(id, &open, index)).collect::<Vec<_>>() {
             let standings = &mut self.rare.entry(id).or_default().standings;
-            match standings.binary_search_by_key(&index, |(index, _)| *index) {
-                Ok(at) => standings[at].1 = standing,
-                Err(at) => standings.insert(at, (index, standing)),
+            match standings.binary_search_by_key(&index, |tried| tried.index) {
+                Ok(at) => standings[at].standing = standing,
+                Err(at) => standings.insert(at, Tried { index, share: 0, at: 0, standing }),
             }
         }
         Some(self.place_of(id, &open))
@@ -334,7 +391,8 @@ impl Ledger {
         let Some(open) = self.messages.get(id) else { return Snapshot::default() };
         let rare = self.rare.get(&id);
         let done = (0..self.recipients(id)).filter(|&index| !self.is_open(id, open, index)).collect();
-        Snapshot { done, tried: rare.map(|rare| rare.standings.clone()).unwrap_or_default() }
+        let standings = rare.map(|rare| &*rare.standings).unwrap_or_default();
+        Snapshot { done, tried: standings.iter().map(|tried| (tried.index, tried.standing)).collect() }
     }
 
     /// Segments that may be removed now, ascending.

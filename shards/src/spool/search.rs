@@ -9,7 +9,7 @@ use super::disk::Disk;
 use super::envelope::{BadEnvelope, decode};
 use super::found::FoundMessages;
 use super::group::Small;
-use super::ledger::{Ledger, Place};
+use super::ledger::{Ledger, Place, Tried};
 use super::load::{failed, load_segment, newer, read_whole};
 use super::record::{Kind, point_meta, progress_meta};
 use super::recover::{Findings, Older, Search};
@@ -48,19 +48,20 @@ pub fn search<D: Disk>(
 #[derive(Default)]
 struct Story {
     done: SmallVec<[u16; 4]>,
-    /// The newest of each recipient.
-    standings: Vec<(u16, Standing)>,
+    /// The newest of each recipient, by index.
+    standings: Vec<Tried>,
 }
 
 impl Story {
-    /// Adds a record that is older than all that are known.
-    fn add(&mut self, kind: Kind, recipients: SmallVec<[u16; 4]>, standing: Standing) {
+    /// Adds a record of `octets` in segment `at` that is older than all that are known.
+    fn add(&mut self, kind: Kind, recipients: SmallVec<[u16; 4]>, standing: Standing, at: u32, octets: u64) {
         if kind == Kind::Done {
             return self.done.extend(recipients);
         }
+        let share = u16::try_from(octets / recipients.len().max(1) as u64).unwrap_or(u16::MAX);
         for index in recipients {
-            if !self.standings.iter().any(|(known, _)| *known == index) {
-                self.standings.push((index, standing));
+            if let Err(place) = self.standings.binary_search_by_key(&index, |known| known.index) {
+                self.standings.insert(place, Tried { index, share, at, standing });
             }
         }
     }
@@ -69,8 +70,8 @@ impl Story {
     fn open(&self, count: u16) -> SmallVec<[OpenRecipient; 1]> {
         let done: BTreeSet<u16> = self.done.iter().copied().collect();
         let standing = |index| {
-            let found = self.standings.iter().find(|(known, _)| *known == index);
-            found.map(|(_, standing)| *standing).unwrap_or_default()
+            let found = self.standings.binary_search_by_key(&index, |known| known.index);
+            found.map(|found| self.standings[found].standing).unwrap_or_default()
         };
         let open = (0..count).filter(|index| !done.contains(index));
         open.map(|index| OpenRecipient { index, standing: standing(index) }).collect()
@@ -206,7 +207,7 @@ impl<'a, D: Disk> Recovery<'a, D> {
             Kind::Cut => point_meta(meta).map(|Point { segment: of, offset: length }| {
                 let cut = self.cuts.entry(of).or_insert(length);
                 *cut = length.min(*cut);
-                of
+                Some(of)
             }),
             Kind::Recorded => {
                 let Some(point) = point_meta(meta) else { return Err(newer(segment, entry)) };
@@ -217,12 +218,13 @@ impl<'a, D: Disk> Recovery<'a, D> {
                 let id = entry.header.id;
                 // Behind a copy stands what was known when it was made, unless a crash has parted them.
                 let stories = if self.is_met(id) { self.copied.entry(id).or_default() } else { self.story(id) };
-                stories.add(kind, progress.recipients, progress.standing);
-                progress.segment
+                stories.add(kind, progress.recipients, progress.standing, segment, octets);
+                // Attempts are needed by their recipients, each the newest one, and not by a segment.
+                (kind == Kind::Done).then_some(progress.segment)
             }),
         };
         match tells_of {
-            Some(of) => self.ledger.refer(segment, of, octets),
+            Some(of) => of.into_iter().for_each(|of| self.ledger.refer(segment, of, octets)),
             // Its checksum is right and its version is ours, so somebody else's program has written it.
             None => return Err(newer(segment, entry)),
         }
@@ -268,6 +270,9 @@ impl<'a, D: Disk> Recovery<'a, D> {
             self.finished.insert(id, Finished { segment, done: story.done });
         } else {
             self.ledger.insert_recovered(id, place, count, &open);
+            for tried in &story.standings {
+                self.ledger.told(id, &[tried.index], tried.at, tried.share.into());
+            }
             self.places.entry(segment).or_default().push(place.offset);
             let untried = |of: &OpenRecipient| of.standing == Standing::default();
             if open.len() < usize::from(count) || !open.iter().all(untried) {
@@ -292,8 +297,8 @@ impl<'a, D: Disk> Recovery<'a, D> {
             let segment = place.segment;
             let all = 0..self.ledger.recipients(id);
             let tried = self.ledger.snapshot(id).tried;
-            for &(index, standing) in &story.standings {
-                if !tried.iter().any(|(known, _)| *known == index) {
+            for &Tried { index, standing, .. } in &story.standings {
+                if tried.binary_search_by_key(&index, |(known, _)| *known).is_err() {
                     self.ledger.tried(id, &[index], standing);
                 }
             }
@@ -308,8 +313,8 @@ impl<'a, D: Disk> Recovery<'a, D> {
             let snapshot = self.ledger.snapshot(id);
             repair.extend(Small::of_snapshot(id, segment, &snapshot));
             let standing = |index| {
-                let tried = snapshot.tried.iter().find(|(known, _)| *known == index);
-                tried.map(|(_, standing)| *standing).unwrap_or_default()
+                let tried = snapshot.tried.binary_search_by_key(&index, |(known, _)| *known);
+                tried.map(|found| snapshot.tried[found].1).unwrap_or_default()
             };
             let open = all.filter(|index| !snapshot.done.contains(index));
             self.uneven.insert(id, open.map(|index| OpenRecipient { index, standing: standing(index) }).collect());
