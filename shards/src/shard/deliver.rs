@@ -89,6 +89,8 @@ impl Shard {
                 }
                 Next::Deliver(delivery)
             }
+            // Its mail is attended to when tokens come; whoever stands in line has the place meanwhile.
+            Picked::Rate if self.session(id).messages > 0 && self.places.in_line() > 0 => self.finish(id),
             // This goes for a recalled one too: who lets the permit go while the rate's answer is on its way has to get
             // both anew, and would for ever.
             Picked::Rate => self.wait(id, now),
