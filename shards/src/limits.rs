@@ -156,6 +156,10 @@ pub const PICK_SKIPS: usize = 256;
 /// Destinations that one pick looks at; the session asks again after that.
 pub const PICK_DESTINATIONS: usize = 64;
 
+/// Destinations behind those that are passed over for one that waits for no rate; what stands behind these waits until some
+/// of them have gone.
+pub const PICK_RATED_DESTINATIONS: usize = 1024;
+
 /// Entries that a sweep (a destination whose hosts all failed, a rule that ends mail) touches in one tick.
 pub const SWEEP_ENTRIES_PER_TICK: usize = 512;
 

@@ -5,7 +5,7 @@ use super::gate::Judgement;
 use super::session::{Flight, Phase};
 use super::site::SiteId;
 use crate::event::SessionId;
-use crate::limits::{PICK_DESTINATIONS, PICK_SKIPS, UNSYNCED_RECORDS_MAX};
+use crate::limits::{PICK_DESTINATIONS, PICK_RATED_DESTINATIONS, PICK_SKIPS, UNSYNCED_RECORDS_MAX};
 use crate::message::{Body, Envelope, Location};
 use crate::path::{Member, Tokens};
 use crate::queue::{BucketId, DestinationId, EntryId};
@@ -89,6 +89,8 @@ impl Shard {
                 }
                 Next::Deliver(delivery)
             }
+            // Its mail is attended to when tokens come; whoever stands in line has the place meanwhile.
+            Picked::Rate if self.session(id).messages > 0 && self.places.in_line() > 0 => self.finish(id),
             // This goes for a recalled one too: who lets the permit go while the rate's answer is on its way has to get
             // both anew, and would for ever.
             Picked::Rate => self.wait(id, now),
@@ -134,7 +136,6 @@ impl Shard {
     /// The next message for a session: destinations of its site in turn, buckets of a destination in turn.
     fn pick(&mut self, id: SessionId, now: Now) -> Picked {
         let site = self.session(id).site;
-        let mut only_rates = true;
         let mut found = Picked::Nothing;
         for looks in 0..=PICK_DESTINATIONS {
             self.delist_empty(site);
@@ -144,8 +145,9 @@ impl Shard {
             };
             if looks == PICK_DESTINATIONS {
                 // What was not looked at gets its turn soon. What waits for a rate is attended to by its tokens.
-                if !only_rates {
-                    self.stall(destination, now.instant);
+                let behind = ring.iter().take((ring.len() - looks).min(PICK_RATED_DESTINATIONS));
+                if let Some(next) = behind.copied().find(|behind| !self.routes.awaits_tokens(*behind)) {
+                    self.stall(next, now.instant);
                 }
                 return found;
             }
@@ -154,7 +156,7 @@ impl Shard {
             match picked {
                 Picked::Message(..) => return picked,
                 Picked::Rate => found = Picked::Rate,
-                Picked::Nothing => only_rates = false,
+                Picked::Nothing => {}
             }
         }
         found

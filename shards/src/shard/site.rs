@@ -97,6 +97,11 @@ impl RouteTable {
         self.states.get(id.0 as usize).map(|state| state.route)
     }
 
+    /// Whether some of its mail waits for tokens.
+    pub fn awaits_tokens(&self, id: DestinationId) -> bool {
+        self.states.get(id.0 as usize).is_some_and(|state| !state.awaited.is_empty())
+    }
+
     pub fn of(&mut self, id: DestinationId) -> &mut RouteState {
         let at = id.0 as usize;
         if at >= self.states.len() {

@@ -9,7 +9,7 @@ use super::way::{Ways, closes_ways};
 use crate::limits::SWEEP_ENTRIES_PER_TICK;
 use crate::path::Member;
 use crate::queue::{BucketId, DestinationId, EntryId, State};
-use crate::rules::{Change, Moment, PathFacts, Phase, Transition, Update};
+use crate::rules::{Change, Fields, Moment, PathFacts, Phase, Rule, Transition, Update};
 use crate::smtp::classify::Failure;
 use crate::smtp::client::{RecipientResult, Results};
 use crate::time::Now;
@@ -154,8 +154,18 @@ impl Shard {
 
     /// Everything held is judged anew: a rule came that acts when an attempt is made, and so wins over holds; or one
     /// went that had closed a way, so that mail held by a rule over its other ways may go.
-    pub(super) fn let_go_all(&mut self, now: Now) {
-        let mut holding: Vec<Arc<str>> = self.held.keys().cloned().collect();
+    fn let_go_all(&mut self, now: Now) {
+        self.let_go_of(|_| true, now);
+    }
+
+    /// What is held by something that settings decide is judged anew: its pool may be another one, or have more ways.
+    pub(super) fn let_go_after_reload(&mut self, now: Now) {
+        self.let_go_of(|rule| rule.scope.fields().meets(Fields::OF_PATH.with(Fields::POOL)), now);
+    }
+
+    fn let_go_of(&mut self, which: impl Fn(&Rule) -> bool, now: Now) {
+        let wanted = |id: &&Arc<str>| self.rules.rule(id).is_none_or(|rule| which(rule));
+        let mut holding: Vec<Arc<str>> = self.held.keys().filter(wanted).cloned().collect();
         // The map's own order differs from run to run, and what is let go first is served first.
         holding.sort_unstable();
         for rule in holding {

@@ -210,8 +210,7 @@ impl Shard {
         }
         self.tell_limits(now);
         self.carry_permits(now);
-        // What is held by its pool or on all its ways may be in another one now, and have more of them.
-        self.let_go_all(now);
+        self.let_go_after_reload(now);
         self.attend_all(now);
     }
 

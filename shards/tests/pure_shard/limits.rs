@@ -2,9 +2,9 @@
 
 use crate::world::{Behaviour, World, own, peer, seconds, settings};
 use mailrace_shards::event::Connect;
-use mailrace_shards::limits::{PATH_CONNECTIONS_DEFAULT, PERMIT_HELD_MIN_MS, WINDOW_START};
+use mailrace_shards::limits::{PATH_CONNECTIONS_DEFAULT, PERMIT_HELD_MIN_MS, PICK_DESTINATIONS, WINDOW_START};
 use mailrace_shards::message::Extras;
-use mailrace_shards::outcome::RecordType::TransientFailure;
+use mailrace_shards::outcome::RecordType::{Delivery, TransientFailure};
 use mailrace_shards::outcome::Verb;
 use mailrace_shards::settings::{LimitPer, LimitSettings, Rate, Settings};
 use mailrace_shards::smtp::classify::FailureKind;
@@ -395,4 +395,29 @@ fn no_connection_is_opened_for_mail_that_waits_for_a_rate() {
         // Those that the first messages open before it is known that they must wait; then one for each.
         assert!(times <= 8, "{cores} cores: {times} connections");
     }
+}
+
+/// Mail that no rate holds up does not wait behind the mail of many others that wait for theirs.
+#[test]
+fn a_destination_behind_many_that_wait_for_a_rate_is_served() {
+    let count = 3 * PICK_DESTINATIONS;
+    let domains: Vec<String> = (0..count).map(|number| format!("d{number}.test")).collect();
+    let slow = |domain: &String| LimitSettings {
+        message_rate: Some(Rate { count: 1, period: seconds(3600) }),
+        domain: Some(domain.as_str().into()),
+        ..LimitSettings::new(LimitPer::Domain)
+    };
+    let mut settings = with(domains.iter().map(slow).collect());
+    settings.retry.max_age = seconds(100_000);
+    let mut world = World::new(settings);
+    let names: Vec<&str> = domains.iter().map(String::as_str).chain(["free.test"]).collect();
+    world.everything_at(&names, &[("mx.hoster.test", peer(1))]);
+    for domain in domains.iter().chain(&domains) {
+        world.post(&[&format!("r@{domain}")]);
+    }
+    world.run(seconds(60));
+    assert_eq!((world.delivered(), world.open.len()), (count, 0));
+    let id = world.post(&["r@free.test"]);
+    world.run(seconds(1));
+    assert_eq!(world.story(id), [(Delivery, 250, 1)]);
 }

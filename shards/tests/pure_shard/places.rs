@@ -3,6 +3,7 @@
 use crate::limits::with;
 use crate::world::{Behaviour, World, own, peer, seconds, settings};
 use mailrace_shards::event::Connect;
+use mailrace_shards::outcome::RecordType::Delivery;
 use mailrace_shards::outcome::Verb;
 use mailrace_shards::settings::{ConnectionSettings, LimitPer, LimitSettings, Rate, Settings};
 use mailrace_shards::smtp::classify::FailureKind;
@@ -173,4 +174,23 @@ fn a_stop_ends_all_that_wait_for_the_same_limit() {
     world.ask(0, |shard| shard.handle_stop(now));
     world.run(seconds(5));
     assert_eq!(world.shards[0].open_sessions(), 0);
+}
+
+/// Who waits for a rate between two messages needs no place meanwhile, while others stand in line for one.
+#[test]
+fn mail_that_goes_at_a_rate_leaves_its_place_to_others() {
+    let connections = ConnectionSettings { injecting: 1, delivering: 1 };
+    let rate = Some(Rate { count: 1, period: seconds(1) });
+    let slow = LimitSettings { message_rate: rate, ..LimitSettings::new(LimitPer::Domain) };
+    let mut world = World::new(Settings { connections, ..with(vec![slow]) });
+    for _ in 0..100 {
+        world.post(&["r@a.test"]);
+    }
+    world.run(seconds(5));
+    let other = world.post(&["r@b.test"]);
+    // The first four that stood in line for a.test wait for a token each.
+    world.run(seconds(10));
+    assert_eq!(world.story(other), [(Delivery, 250, 1)]);
+    world.run(seconds(130));
+    assert_eq!((world.delivered(), world.states()), (101, (0, 0, 0, 0)));
 }

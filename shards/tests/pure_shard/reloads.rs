@@ -1,11 +1,11 @@
 //! Settings that are taken over while mail waits and connections stand.
 
 use crate::limits::with;
-use crate::world::{Behaviour, World, own, peer, rule, seconds, settings};
+use crate::world::{Behaviour, World, domain, own, peer, rule, seconds, settings};
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::RecordType::{Delivery, TransientFailure};
 use mailrace_shards::outcome::Verb;
-use mailrace_shards::rules::{Kind, Scope};
+use mailrace_shards::rules::{Change, Kind, Scope};
 use mailrace_shards::settings::{LimitPer, LimitSettings, PoolSettings, Settings, SourceSettings};
 use mailrace_shards::smtp::classify::FailureKind;
 use std::sync::Arc;
@@ -97,4 +97,20 @@ fn mail_that_is_held_is_judged_anew_after_a_reload() {
         world.run(seconds(5));
         assert_eq!(world.story(id), [(Delivery, 250, 1)], "{scope:?}");
     }
+}
+
+/// What a rule holds whatever the settings say stays held: nobody is asked for its hosts, and nothing connects there.
+#[test]
+fn a_reload_leaves_mail_alone_that_is_held_by_its_domain() {
+    let mut world = World::new(with_pools(&[("default", &[0])]));
+    world.put(rule("p", Kind::Pause, domain("a.test")));
+    world.post(&["r@a.test"]);
+    world.run(seconds(20));
+    let before = (world.lookups.len(), world.connects.len());
+    reload(&mut world, &with_pools(&[("default", &[0, 1])]));
+    world.run(seconds(20));
+    assert_eq!((world.lookups.len(), world.connects.len()), before);
+    world.change(&[Change::Remove("p".into())]);
+    world.run(seconds(5));
+    assert_eq!((world.delivered(), world.states()), (1, (0, 0, 0, 0)));
 }
