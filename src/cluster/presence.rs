@@ -133,6 +133,11 @@ impl Presence {
         }
         // Whatever lease there was, the others may have seen it end.
         self.board.change(State::lost);
+        // In another one, or one that was restored from a backup, whoever hears what is in force here would take it for what
+        // was decided there.
+        if !self.board.with(|state| state.is_right) {
+            return (Ok(()), AGAIN_AFTER / 5);
+        }
         let granted = self.etcd.grant(self.ttl, self.ttl / 3);
         let announced = granted.map_err(|error| format!("no lease: {error}")).and_then(|(new, ttl)| {
             let at = self.announce(new)?;
@@ -160,11 +165,15 @@ impl Presence {
         let (member_key, word_key) = (self.keys.member(&self.node), self.keys.word(&self.node));
         let read = |key: &[u8]| Op::Range { from: key.to_vec(), end: Vec::new(), limit: 1 };
         let both = Txn { success: vec![read(&member_key), read(&word_key)], ..Txn::default() };
-        let mut pages =
-            self.etcd.txn(&both, self.ttl / 3).map_err(failed)?.answers.into_iter().map(|answer| match answer {
-                Answer::Range(page) => page.kvs.into_iter().next(),
-                Answer::Put | Answer::Deleted(_) => None,
-            });
+        let (place, seen) = self.board.with(|state| (state.cluster_id, state.seen()));
+        let read = self.etcd.txn(&both, self.ttl / 3).map_err(failed)?;
+        if place.is_some_and(|place| place != read.header.cluster_id) || read.header.revision < seen {
+            return Err("etcd is another one than this engine follows, or was restored from a backup".to_owned());
+        }
+        let mut pages = read.answers.into_iter().map(|answer| match answer {
+            Answer::Range(page) => page.kvs.into_iter().next(),
+            Answer::Put | Answer::Deleted(_) => None,
+        });
         let known = pages.next().flatten();
         if known.as_ref().map(announced).is_some_and(|known| known.running && known.uuid != self.run.uuid) {
             return Err(format!("another engine has announced itself under the name {:?}", self.node));
