@@ -324,6 +324,8 @@ impl Follower {
                 let now = clock::now().utc;
                 self.board.change(|state| state.said(&name.into(), said, Some(now)));
             }
+            // The trail knows it all the same from now on.
+            (Key::Member(name), None) => follow.changes.push(Shared::ForgetNode(name.into())),
             (Key::Member(_) | Key::Word(_) | Key::By | Key::Identity | Key::Other, _) => {}
         }
         Ok(())
