@@ -106,6 +106,8 @@ pub struct State {
     pub comparisons: u64,
     /// See [`State::comparisons`].
     pub differences: u64,
+    /// Since it was last reached, etcd was found to be the right one.
+    pub is_right: bool,
     /// As of when nodes were read; what the watch says of them up to then is older.
     pub nodes_at: Revision,
     /// The others do not count with this node any more: it is to note that, and to announce itself again.
@@ -158,6 +160,7 @@ impl Board {
             compare_now: false,
             comparisons: 0,
             differences: 0,
+            is_right: false,
             nodes_at: 0,
             forgotten: false,
             announced_at: 0,

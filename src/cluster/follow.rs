@@ -108,6 +108,7 @@ impl Follower {
             self.ask_first(started, true);
             let over = self.follow();
             self.ask_first(started, false);
+            self.board.change(|state| state.is_right = false);
             let why = match over {
                 Over::Stopped => return,
                 Over::Forgotten => {
@@ -163,6 +164,7 @@ impl Follower {
     fn begin(&mut self) -> Result<(), Over> {
         let revision = self.nodes()?;
         self.check_history()?;
+        self.board.change(|state| state.is_right = true);
         if self.membership.revision == 0 || self.forgotten {
             self.board.change(|state| state.set_link(Link::Reading));
             self.relist(revision)?;
@@ -322,6 +324,8 @@ impl Follower {
                 let now = clock::now().utc;
                 self.board.change(|state| state.said(&name.into(), said, Some(now)));
             }
+            // The trail knows it all the same from now on.
+            (Key::Member(name), None) => follow.changes.push(Shared::ForgetNode(name.into())),
             (Key::Member(_) | Key::Word(_) | Key::By | Key::Identity | Key::Other, _) => {}
         }
         Ok(())

@@ -26,6 +26,9 @@ const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// killed does not; one that has the same data directory and runs does so as soon as it hears of it.
 pub(super) const OBJECTION_WITHIN: Duration = Duration::from_millis(1500);
 
+/// How often a stopped node says so while something comes between.
+const FAREWELLS: usize = 3;
+
 /// How often the thread looks about.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -130,6 +133,11 @@ impl Presence {
         }
         // Whatever lease there was, the others may have seen it end.
         self.board.change(State::lost);
+        // In another one, or one that was restored from a backup, whoever hears what is in force here would take it for what
+        // was decided there.
+        if !self.board.with(|state| state.is_right) {
+            return (Ok(()), AGAIN_AFTER / 5);
+        }
         let granted = self.etcd.grant(self.ttl, self.ttl / 3);
         let announced = granted.map_err(|error| format!("no lease: {error}")).and_then(|(new, ttl)| {
             let at = self.announce(new)?;
@@ -157,11 +165,15 @@ impl Presence {
         let (member_key, word_key) = (self.keys.member(&self.node), self.keys.word(&self.node));
         let read = |key: &[u8]| Op::Range { from: key.to_vec(), end: Vec::new(), limit: 1 };
         let both = Txn { success: vec![read(&member_key), read(&word_key)], ..Txn::default() };
-        let mut pages =
-            self.etcd.txn(&both, self.ttl / 3).map_err(failed)?.answers.into_iter().map(|answer| match answer {
-                Answer::Range(page) => page.kvs.into_iter().next(),
-                Answer::Put | Answer::Deleted(_) => None,
-            });
+        let (place, seen) = self.board.with(|state| (state.cluster_id, state.seen()));
+        let read = self.etcd.txn(&both, self.ttl / 3).map_err(failed)?;
+        if place.is_some_and(|place| place != read.header.cluster_id) || read.header.revision < seen {
+            return Err("etcd is another one than this engine follows, or was restored from a backup".to_owned());
+        }
+        let mut pages = read.answers.into_iter().map(|answer| match answer {
+            Answer::Range(page) => page.kvs.into_iter().next(),
+            Answer::Put | Answer::Deleted(_) => None,
+        });
         let known = pages.next().flatten();
         if known.as_ref().map(announced).is_some_and(|known| known.running && known.uuid != self.run.uuid) {
             return Err(format!("another engine has announced itself under the name {:?}", self.node));
@@ -287,29 +299,36 @@ impl Presence {
         let (member_key, word_key) = (self.keys.member(&self.node), self.keys.word(&self.node));
         let read = |key: &[u8]| Op::Range { from: key.to_vec(), end: Vec::new(), limit: 1 };
         let both = Txn { success: vec![read(&member_key), read(&word_key)], ..Txn::default() };
-        // Nothing is asked yet but how it is.
-        let known = self.etcd.txn(&both, within() / 2).map_err(|error| match error {
-            EtcdError::Unknown(why) => EtcdError::Unreachable(why),
-            error => error,
-        })?;
-        let mut pages = known.answers.into_iter().map(|answer| match answer {
-            Answer::Range(page) => page.kvs.into_iter().next(),
-            Answer::Put | Answer::Deleted(_) => None,
-        });
-        let (member, word) = (pages.next().flatten(), pages.next().flatten());
-        // Forgotten, or the name is another engine's: nobody waits for this one.
-        let Some(member) = member.filter(|kv| announced(kv).uuid == self.run.uuid) else { return Ok(()) };
-        let speaks = word.and_then(|word| read_said(&word.value).ok()).map(|said| said.run);
-        if speaks.is_some_and(|run| run != self.run && !run.id.is_empty()) {
-            return Ok(());
+        for _ in 0..FAREWELLS {
+            // Nothing is asked yet but how it is.
+            let known = self.etcd.txn(&both, within() / 2).map_err(|error| match error {
+                EtcdError::Unknown(why) => EtcdError::Unreachable(why),
+                error => error,
+            })?;
+            let mut pages = known.answers.into_iter().map(|answer| match answer {
+                Answer::Range(page) => page.kvs.into_iter().next(),
+                Answer::Put | Answer::Deleted(_) => None,
+            });
+            let (member, word) = (pages.next().flatten(), pages.next().flatten());
+            // Forgotten, or the name is another engine's: nobody waits for this one.
+            let Some(member) = member.filter(|kv| announced(kv).uuid == self.run.uuid) else { return Ok(()) };
+            let speaks = word.and_then(|word| read_said(&word.value).ok()).map(|said| said.run);
+            if speaks.is_some_and(|run| run != self.run && !run.id.is_empty()) {
+                return Ok(());
+            }
+            let value = write_member(&self.member(false), applied, clock::now().utc);
+            let put = Op::Put { key: member_key.clone(), value, lease: None };
+            let txn = Txn {
+                compare: vec![Compare::unchanged(&member_key, member.mod_revision)],
+                success: vec![put, Op::Delete { key: word_key.clone() }],
+                failure: Vec::new(),
+            };
+            if self.etcd.txn(&txn, within())?.succeeded {
+                return Ok(());
+            }
+            // An announcement of ours that was given up was carried out after all.
         }
-        let value = write_member(&self.member(false), applied, clock::now().utc);
-        let txn = Txn {
-            compare: vec![Compare::unchanged(&member_key, member.mod_revision)],
-            success: vec![Op::Put { key: member_key, value, lease: None }, Op::Delete { key: word_key }],
-            failure: Vec::new(),
-        };
-        self.etcd.txn(&txn, within()).map(drop)
+        Err(EtcdError::Refused(format!("somebody keeps announcing a node {:?}", self.node)))
     }
 }
 

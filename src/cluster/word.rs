@@ -88,10 +88,15 @@ impl State {
         self.words.object = true;
     }
 
+    /// Without a lease nobody listens; and what is in force here is said of what the right etcd has decided.
+    fn heard_under(&self) -> Option<Lease> {
+        self.lease.filter(|_| self.is_right)
+    }
+
     /// When the next word is due.
     fn word_due(&self, now: Instant, every: Duration) -> Instant {
         let words = &self.words;
-        if self.lease.is_none() {
+        if self.heard_under().is_none() {
             return now.after(every);
         }
         let is_owed = words.owed.first().is_some_and(|first| *first <= self.waiting.own());
@@ -107,7 +112,7 @@ impl State {
 
     /// A word is begun: what it says, if it is due.
     fn begin_word(&mut self, now: Instant, every: Duration) -> Option<(Lease, Revision)> {
-        let lease = self.lease.filter(|_| self.word_due(now, every) <= now)?;
+        let lease = self.heard_under().filter(|_| self.word_due(now, every) <= now)?;
         let applied = self.waiting.own();
         let words = &mut self.words;
         words.owed = words.owed.split_off(&(applied + 1));
@@ -198,6 +203,8 @@ mod tests {
         board.with(|state| {
             assert_eq!(said(state), None, "without a lease nobody listens");
             state.lease = Some(Lease(1));
+            assert_eq!(said(state), None, "another etcd, or an older one, may have come in its place");
+            state.is_right = true;
             assert_eq!(said(state), Some(10), "the first word tells that it is there");
             assert_eq!(said(state), None);
             state.begin(12, 1);
@@ -227,7 +234,7 @@ mod tests {
     fn what_was_made_here_is_said_without_haste() {
         let board = Board::new("a".into(), Gate::new(false, Duration::ZERO, true), 10);
         board.with(|state| {
-            state.lease = Some(Lease(1));
+            (state.lease, state.is_right) = (Some(Lease(1)), true);
             assert_eq!(said(state), Some(10));
             // Whoever made it may hear of it from etcd's answer before the watch says so, or after.
             state.made_here(12);

@@ -111,6 +111,10 @@ fn a_node_that_is_forgotten_while_it_is_cut_off_holds_its_mail_once_it_hears_of_
     until("it knows the rule", || third.engine.records().iter().any(|record| record.kind() == "Bounce"));
     assert!(!third.has_delivered("two@free.example"));
     assert_eq!(state_of(&cluster.nodes[0].view(), "node-2"), "live");
+    for node in &cluster.nodes {
+        let trail = node.api().get("/v1/audit").to_string();
+        assert_eq!(trail.matches("node forgotten").count(), 1, "{}: {trail}", node.name);
+    }
 }
 
 #[test]

@@ -122,6 +122,27 @@ fn an_etcd_that_came_back_older_takes_no_rule_away() {
 }
 
 #[test]
+fn nobody_announces_itself_in_an_etcd_that_came_in_the_place_of_another() {
+    let mut etcd = crate::support::etcd::Etcd::start(1);
+    etcd.kill_all();
+    etcd.keep("empty");
+    etcd.start_all();
+    let nodes = (0..2).map(|number| Node::prepare(&etcd, number, |config| config)).collect();
+    let mut cluster = Cluster { nodes, etcd };
+    cluster.nodes.iter_mut().for_each(|node| node.engine.run());
+    cluster.await_together();
+    cluster.nodes[0].api().post("/v1/pauses", &json!({"tag": "kept", "cluster": true}));
+    cluster.etcd.kill_all();
+    cluster.etcd.restore("empty");
+    cluster.etcd.start_all();
+    for node in &cluster.nodes {
+        node.await_link("refused");
+    }
+    // Whoever is new there would take what they have in force for what is decided there.
+    assert_eq!(cluster.etcd.keys(0, "/mailrace/nodes/"), 0);
+}
+
+#[test]
 fn another_etcd_takes_no_rule_away() {
     let mut cluster = Cluster::with(2, |_, config| config);
     cluster.nodes[0].api().post("/v1/pauses", &json!({"tag": "kept", "cluster": true}));
