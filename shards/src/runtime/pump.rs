@@ -154,13 +154,10 @@ impl Pump {
         let Some(tls) = &mut self.tls else {
             return outgoing.refill(client, now);
         };
-        outgoing.refill_sealed(|out, marks| {
-            if !tls.handshaking() {
-                plain.clear();
-                client.fill(plain, FILL_BYTES, marks, now);
-                if !plain.is_empty() {
-                    tls.encrypt(plain);
-                }
+        let client = (!tls.handshaking()).then_some(client);
+        outgoing.refill_sealed(client, plain, now, |octets, out| {
+            if !octets.is_empty() {
+                tls.encrypt(octets);
             }
             tls.pull(out);
         });

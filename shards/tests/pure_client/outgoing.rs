@@ -1,9 +1,8 @@
 //! The octets between session and `send(2)`: which of them complete a message, and that the gate takes all back.
 
 use super::harness::{config, transaction};
-use mailrace_shards::limits::FILL_BYTES;
 use mailrace_shards::settings::TlsPolicy;
-use mailrace_shards::smtp::client::{Outgoing, Session, Withdrawal};
+use mailrace_shards::smtp::client::{ClientEvent, Outgoing, Session, Withdrawal};
 use mailrace_shards::time::Instant;
 
 const NOW: Instant = Instant(1_000_000);
@@ -56,21 +55,42 @@ fn nothing_stays_to_be_sent_of_a_message_that_is_covered_at_the_gate() {
     }
 }
 
-/// Nobody can read a TLS record before its last octet, so that one completes the message, wherever its text ends.
+/// Nobody can read a TLS record before its last octet, so that one completes the message whose end it holds, wherever its
+/// text ends. With several messages at once all of them were complete only with the last octet of all: one that the peer
+/// had, and had answered, could be taken back and sent again.
 #[test]
-fn under_tls_the_last_octet_of_the_records_completes_a_message() {
+fn under_tls_the_last_octet_of_its_record_completes_a_message() {
+    let seal = |octets: &[u8], out: &mut Vec<u8>| {
+        if !octets.is_empty() {
+            out.extend_from_slice(&[octets, b"the record's tag"].concat());
+        }
+    };
     let (mut session, mut outgoing) = ready();
-    outgoing.refill_sealed(|octets, marks| {
-        session.fill(octets, FILL_BYTES, marks, NOW);
-        octets.extend_from_slice(b"the record's tag");
-    });
-    let tag = outgoing.unsent().len() - PLAIN.len();
-    assert_eq!((tag, outgoing.completes_message()), (16, true));
-    assert!(outgoing.note_sent(PLAIN.len() + tag - 1, &mut session, NOW).is_empty());
+    session.submit(transaction(2, "other"), NOW);
+    outgoing.refill_sealed(Some(&mut session), &mut Vec::new(), NOW, seal);
+    let record = PLAIN.len() + 16;
+    assert_eq!((outgoing.unsent().len(), outgoing.completes_message()), (2 * record + "RSET\r\n".len(), true));
+    assert!(outgoing.note_sent(record - 1, &mut session, NOW).is_empty());
     assert!(outgoing.completes_message() && outgoing.pass_gate(&mut session, NOW, nobody));
     assert_eq!(outgoing.note_sent(1, &mut session, NOW).as_slice(), [1]);
-    outgoing.refill_sealed(|_, _| {});
+    assert!(outgoing.completes_message());
+    session.handle_bytes(b"250 ok\r\n250 ok\r\n250 taken\r\n", NOW);
+    let events: Vec<_> = std::iter::from_fn(|| session.poll_event()).collect();
+    assert!(matches!(&events[..], [.., ClientEvent::Finished { token: 1, .. }]), "{events:?}");
+    assert_eq!(outgoing.note_sent(record + "RSET\r\n".len(), &mut session, NOW).as_slice(), [2]);
+    outgoing.refill_sealed(Some(&mut session), &mut Vec::new(), NOW, seal);
     assert!(outgoing.unsent().is_empty() && !outgoing.completes_message());
+}
+
+/// As long as hands are shaken, TLS has the word.
+#[test]
+fn nothing_of_the_session_goes_out_before_hands_are_shaken() {
+    let (mut session, mut outgoing) = ready();
+    outgoing.refill_sealed(None, &mut b"old".to_vec(), NOW, |octets, out| {
+        out.extend_from_slice(&[octets, b"hello"].concat())
+    });
+    assert_eq!((outgoing.unsent(), outgoing.completes_message()), (&b"hello"[..], false));
+    assert!(outgoing.note_sent(5, &mut session, NOW).is_empty());
 }
 
 /// An idle connection keeps no room for octets; what is to be sent is never given away with it.

@@ -2,7 +2,7 @@
 
 use crate::driver::{ALL_PIECES, Driver, FRIEND, NOW, Pieces, config, large};
 use mailrace_shards::limits::{MESSAGE_CHUNKS_MAX, SESSION_IDLE_COMMANDS_MAX, SESSION_OUTPUT_BYTES_MAX};
-use mailrace_shards::smtp::server::ServerConfig;
+use mailrace_shards::smtp::server::{ServerConfig, StoreRefusal};
 use mailrace_shards::time::{Instant, Now};
 use std::time::Duration;
 
@@ -242,4 +242,35 @@ fn a_stop_ends_a_handshake_without_a_word() {
     driver.session.output().clear();
     driver.session.shutdown(NOW);
     assert!(driver.session.output().is_empty() && !driver.session.awaits_tls());
+}
+
+/// Content that is short is taken to its end when memory has become short. A long one's octets are let go at once: whatever
+/// was begun by however many could be sent to its end before.
+#[test]
+fn long_content_when_memory_is_short() {
+    let line = b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd\r\n";
+    for (command, lines, end, taken) in [
+        ("DATA\r\n", 900, ".\r\n", true),
+        ("DATA\r\n", 1100, ".\r\n", false),
+        ("BDAT 640000\r\n", 900, "", true),
+        ("BDAT 640000\r\n", 1100, "", false),
+    ] {
+        let mut driver = Driver::new(ServerConfig { max_message_bytes: 1 << 20, ..config() }, FRIEND);
+        driver.feed(b"HELO c\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@b.test>\r\n", Pieces::Whole);
+        driver.feed(command.as_bytes(), Pieces::Whole);
+        driver.feed(&line.repeat(lines), Pieces::Whole);
+        driver.session.relieve(&StoreRefusal::storage("Memory is short"));
+        driver.feed(line, Pieces::Whole);
+        assert_eq!(driver.session.memory() > lines * line.len(), taken, "{command} {lines}");
+        let rest = if end.is_empty() { 10_000 - lines - 1 } else { 0 };
+        driver.feed(&line.repeat(rest), Pieces::Whole);
+        driver.feed(if end.is_empty() { b"BDAT 0 LAST\r\n" } else { end.as_bytes() }, Pieces::Whole);
+        assert_eq!(driver.messages.len(), usize::from(taken), "{command} {lines}");
+        assert_eq!(
+            driver.transcript.contains(&"S: 452 4.3.1 Memory is short".to_owned()),
+            !taken,
+            "{:?}",
+            driver.transcript
+        );
+    }
 }

@@ -64,14 +64,29 @@ impl Outgoing {
         self.piece = piece.unwrap_or_default();
     }
 
-    /// Takes what `seal` makes of the session's next output: whole TLS records, of which only the last octet
-    /// completes a message, because a record can be read only as a whole.
-    pub fn refill_sealed(&mut self, seal: impl FnOnce(&mut Vec<u8>, &mut Vec<EndOfDataMark>)) {
+    /// Takes the next output of `client` as whole TLS records; of nobody as long as hands are shaken. `seal` appends what it
+    /// makes of octets, and what TLS has to say itself. Each message ends a record: it is complete with the last octet of
+    /// that, before which the peer cannot read it, and not only when what goes with it is sent, too.
+    pub fn refill_sealed(
+        &mut self,
+        client: Option<&mut Session>,
+        plain: &mut Vec<u8>,
+        now: Instant,
+        mut seal: impl FnMut(&[u8], &mut Vec<u8>),
+    ) {
         self.clear();
-        seal(&mut self.octets, &mut self.marks);
-        for mark in &mut self.marks {
-            mark.position = self.octets.len() - 1;
+        plain.clear();
+        if let Some(client) = client {
+            client.fill(plain, FILL_BYTES, &mut self.marks, now);
         }
+        let mut from = 0;
+        for mark in &mut self.marks {
+            let end = mark.position + 1;
+            seal(&plain[from..end], &mut self.octets);
+            mark.position = self.octets.len() - 1;
+            from = end;
+        }
+        seal(&plain[from..], &mut self.octets);
     }
 
     /// Whether the unsent octets may go, as far as their messages are concerned. `covered` carries out the orders
