@@ -68,7 +68,13 @@ impl Caller {
         let local = match query.get("wait") {
             None | Some("all") => false,
             Some("local") => true,
-            Some(_) => return Err(Refusal::of_field(400, "wait", "`wait` must be all or local")),
+            Some(_) => {
+                return Err(Refusal::of_field(
+                    400,
+                    "wait",
+                    "Failed to deserialize query string: `wait` must be all or local",
+                ));
+            }
         };
         Ok(Self { identity, local })
     }

@@ -5,6 +5,7 @@ use crate::config;
 use crate::http::form;
 use crate::json::Json;
 use crate::rules::stored::enhanced_code;
+use mailrace_shards::message::domain_of;
 use mailrace_shards::outcome::EnhancedCode;
 use mailrace_shards::rules::normal_address;
 use mailrace_shards::smtp::server::mailbox;
@@ -134,7 +135,7 @@ impl Fields {
 
     /// A domain, in lower case and A-labels.
     pub fn domain(&self, name: &'static str) -> Read<Arc<str>> {
-        self.parsed(name, config::domain)
+        self.parsed(name, domain)
     }
 
     /// An address of the IP, canonical.
@@ -235,6 +236,17 @@ pub fn truth(text: &str) -> Option<bool> {
     }
 }
 
+/// A domain in lower case and A-labels, or an address literal: any that mail can be for, also where it is no host name.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn domain(text: &str) -> Result<Arc<str>, String> {
+    config::domain(text).or_else(|why| match mailbox(&format!("x@{text}")) {
+        Ok(address) => Ok(domain_of(&address).into()),
+        Err(_) => Err(why),
+    })
+}
+
 /// A mail address in the form in which rules and suppressions compare it.
 ///
 /// # Errors
@@ -260,7 +272,7 @@ pub fn moment(text: &str) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Fields, moment};
+    use super::{Fields, domain, moment};
     use crate::json::parse;
 
     #[test]
@@ -278,6 +290,24 @@ mod tests {
             ("99999999999999999999", None),
         ] {
             assert_eq!(moment(text).map(|at| at.0), expected, "{text}");
+        }
+    }
+
+    /// What mail can be for can be paused, also where it is no name of a host.
+    #[test]
+    fn every_domain_of_mail_can_be_named() {
+        for (text, expected) in [
+            ("A-.Example", Some("a-.example")),
+            ("-a.example", Some("-a.example")),
+            ("a.example.", Some("a.example")),
+            ("a@b.example", None),
+            ("*.example", None),
+            ("192.0.2.1", None),
+            ("a..example", None),
+            ("a.example>", None),
+            (" a.example", None),
+        ] {
+            assert_eq!(domain(text).ok().as_deref(), expected, "{text}");
         }
     }
 

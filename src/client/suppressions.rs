@@ -211,6 +211,12 @@ impl<'a, R: Read> JsonOfCsv<'a, R> {
             };
             let named: Vec<_> = self.record.iter().map(name).collect();
             let is_head = named.contains(&Some("value"));
+            let first = self.record.get(0).unwrap_or_default();
+            if !is_head && !first.contains(['@', '.', '[']) {
+                // The head of another list: its first word would be suppressed as a domain.
+                let why = format!("line 1: {first:?} is no address or domain; a first line of names has `value` in it");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
             self.columns = Some(if is_head { named } else { COLUMNS.map(Some).to_vec() });
             if is_head && !self.records.read_record(&mut self.record).map_err(io::Error::other)? {
                 return Ok(false);
@@ -289,6 +295,10 @@ mod tests {
             let read = JsonOfCsv::new(csv.as_bytes(), &verdict).read_to_string(&mut String::new());
             let why = read.unwrap_err().to_string();
             assert!(why.starts_with(&format!("line {line}: ")), "{why}");
+        }
+        for head in ["email\na@b.example\n", "E-mail,Code\na@b.example,550\n", "\u{feff}address\n"] {
+            let read = JsonOfCsv::new(head.as_bytes(), &verdict).read_to_string(&mut String::new());
+            assert!(read.unwrap_err().to_string().contains("is no address or domain"), "{head}");
         }
         let spare = "value,code\nb.example,551,,\n";
         assert!(

@@ -2,9 +2,8 @@
 
 use super::{errors, fields, removed};
 use crate::api::desk::{Ask, COUNTED_WITHIN, Desk, Format, PAGE, Pages, dry_run, pending, send};
-use crate::api::fields::{Fields, Wrong, address};
+use crate::api::fields::{Fields, Wrong, address, domain as mail_domain};
 use crate::api::native::suppression_stream;
-use crate::config;
 use crate::http::{Refusal, Response, Waiting, media};
 use crate::json::Json;
 use crate::rules::authority::Failure;
@@ -90,7 +89,7 @@ pub(in crate::api) fn value_only(fields: &Fields) -> Result<Arc<str>, Wrong> {
 
 /// A domain as the list keeps it: in lower case as a whole, address literals too.
 fn domain(text: &str) -> Result<Arc<str>, String> {
-    config::domain(text).map(|domain| normal_address(&domain).into())
+    mail_domain(text).map(|domain| normal_address(&domain).into())
 }
 
 /// A rule that covers what the entry would.
@@ -100,7 +99,7 @@ fn thought(entry: &Suppression) -> Rule {
         Scope { address: Some(value), ..Scope::default() }
     } else {
         // Mail names an address literal in another way than the list.
-        Scope { domain: Some(config::domain(&value).unwrap_or(value)), ..Scope::default() }
+        Scope { domain: Some(mail_domain(&value).unwrap_or(value)), ..Scope::default() }
     };
     let kind = Kind::Suppression(entry.verdict.answer());
     Rule { id: "".into(), order: u64::MAX, kind, scope, validity: Validity::always(), by: "".into() }
