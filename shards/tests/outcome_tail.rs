@@ -144,6 +144,8 @@ fn what_was_not_stored_is_found_over_rotations() {
     assert_eq!(sum(&other), 0);
     world.run();
     world.record(2000, 7, false);
+    // A log that runs may rename its file while it is looked at.
+    world.stop();
     assert_eq!(world.uncounted(Some(&places)).0, 7);
     assert_eq!(sum(&world.take()), 22, "what was left before is still there for who takes it");
 }
