@@ -235,11 +235,8 @@ impl<'a, R: Read> JsonOfCsv<'a, R> {
             entry.insert(name.to_owned(), cell.trim_start_matches('\u{feff}').into());
         }
         let value = entry.get("value").and_then(Value::as_str).unwrap_or_default();
-        // A single word is rather the name of a column that nobody knows than a domain.
-        if value.contains(['@', '.']) {
-            let kind = type_of(value);
-            entry.entry("type").or_insert_with(|| kind.into());
-        }
+        let kind = type_of(value);
+        entry.entry("type").or_insert_with(|| kind.into());
         self.line = Value::Object(entry).to_string().into_bytes();
         self.line.push(b'\n');
         Ok(true)
@@ -280,7 +277,7 @@ mod tests {
             ("\u{feff}value,type\r\na@b.example,address\r\n\r\n", vec![one]),
             ("Code,Name,Value\n551,x,b.example\n,y,a@b.example", vec![other, one]),
             ("description,value\n\"a, \"\"b\"\"\",a@b.example\n", vec![words]),
-            ("email\n", vec![r#"{"code":550,"extended":"5.1.1","value":"email"}"#]),
+            ("b.example,,551\nlocalhost,,551\n", vec![other, &other.replace("b.example", "localhost")]),
         ] {
             let mut text = String::new();
             JsonOfCsv::new(csv.as_bytes(), &verdict).read_to_string(&mut text).unwrap();
