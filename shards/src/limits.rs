@@ -73,6 +73,13 @@ pub const INDEX_BUFFER_BYTES: usize = 256 << 10;
 /// Bodies asked of a reader and not yet answered. Beyond it the caller asks again later.
 pub const BODY_READS_MAX: usize = 4096;
 
+/// Of the memory for all, the bodies that are read back for deliveries may take this part, over all cores. A body more is
+/// read back when one of those before it has gone.
+pub const BODIES_READ_BACK_PART: u64 = 4;
+
+/// Octets of a body that does not wait for that: so many times the connections are not much.
+pub const BODY_SMALL_BYTES: u32 = 64 << 10;
+
 /// Segment files that a body reader keeps open; the one used longest ago is closed.
 pub const BODY_FILES_MAX: usize = 16;
 

@@ -126,7 +126,8 @@ fn mail_survives_and_bodies_are_read_back() {
     assert_eq!((second.open.len(), second.open[0].index, second.open[0].standing), (1, 1, standing));
 
     let (sender, answers) = unbounded();
-    let reader = BodyReader::start(root, Box::new(move |batch| batch.into_iter().for_each(|a| drop(sender.send(a)))));
+    let reader =
+        BodyReader::start(root, 1 << 20, Box::new(move |batch| batch.into_iter().for_each(|a| drop(sender.send(a)))));
     let reader = reader.expect("starts");
     let kind = |location: Location, id: MessageId| {
         reader.request(5, id, location).expect("the queue has room");

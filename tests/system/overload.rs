@@ -151,6 +151,51 @@ fn memory_that_is_used_up_refuses_new_mail_and_keeps_the_old() {
     assert!(engine.stop().success());
 }
 
+/// Mail of earlier runs is read back for its deliveries. As many large messages as there are connections, at hosts that are
+/// slow to take them, are more than the memory for all.
+#[test]
+fn bodies_that_are_read_back_keep_to_their_part_of_the_memory() {
+    const SITES: usize = 25;
+    const OCTETS: usize = 6 << 20;
+    let sinks: Vec<Sink> = (0..SITES).map(|_| Sink::start(Features::default())).collect();
+    let config = |memory: u64| {
+        let route =
+            |config: Config, (number, sink): (usize, &Sink)| config.route(&format!("d{number}.example"), sink.address);
+        let config = sinks.iter().enumerate().fold(Config::default().shards(1), route);
+        config.line("limits", &format!("memory_bytes = {memory}"))
+    };
+    let mut engine = Engine::start(&config(1 << 30));
+    let empty = resident(&engine);
+    Api::of(&engine).post("/v1/pauses", &json!({}));
+    let mut client = engine.client();
+    let line = format!("{}\r\n", "x".repeat(998));
+    let body = content("large") + &line.repeat(OCTETS / line.len());
+    for number in 0..SITES {
+        client.send("s@test.example", &[&format!("r{number}@d{number}.example")], body.as_bytes());
+    }
+    sinks.iter().for_each(|sink| sink.valve().narrow_after(100_000));
+    let room = 64 << 20;
+    engine.configure(&config(empty + room));
+    engine.kill();
+    engine.run();
+    Api::of(&engine).delete("/v1/pauses", &json!({}));
+    let mut most = 0;
+    let open = || sinks.iter().map(Sink::open_connections).sum::<usize>();
+    until("all connections stand", || {
+        most = most.max(resident(&engine));
+        open() == SITES
+    });
+    let begun = moment();
+    while begun.elapsed() < Duration::from_secs(2) {
+        most = most.max(resident(&engine));
+        crate::support::wait::linger(Duration::from_millis(10));
+    }
+    assert!(most < empty + room, "{most} octets, {empty} without mail, {SITES} messages of {OCTETS}");
+    sinks.iter().for_each(|sink| sink.valve().open());
+    until("all is delivered", || sinks.iter().map(Sink::count).sum::<usize>() == SITES);
+    assert!(engine.stop().success());
+}
+
 /// Connections that were greeted with 220, and how many were turned away with 421.
 fn crowd(smtp: SocketAddr, count: usize) -> (Vec<Client>, usize) {
     let (mut in_side, mut turned_away) = (Vec::new(), 0);

@@ -1,6 +1,6 @@
 //! One core: its thread from the first line to the last.
 
-use crate::limits::{ALARM_SCAN_MILLIS, TICK_MILLIS};
+use crate::limits::{ALARM_SCAN_MILLIS, BODIES_READ_BACK_PART, TICK_MILLIS};
 use crate::message::MessageId;
 use crate::rules::HashKey;
 use crate::runtime::dns_socket::DnsClient;
@@ -162,7 +162,8 @@ fn open(start: &CoreStart) -> Result<Opened, String> {
             .map_err(|error| format!("outcome log in {}: {error}", directory.display()))?;
     let slot = start.mailbox.completion_slot();
     let notify = Box::new(move |answers| slot.put(Completion::Body(answers)));
-    let reader = BodyReader::start(&spool_root, notify).map_err(|error| format!("the body reader: {error}"))?;
+    let most = settings.memory_bytes / BODIES_READ_BACK_PART / start.cores as u64;
+    let reader = BodyReader::start(&spool_root, most, notify).map_err(|error| format!("the body reader: {error}"))?;
     Ok(Opened { writers, found, log, reader })
 }
 

@@ -2,7 +2,8 @@
 //! session, and messages and results between the session and the brain. It decides nothing.
 
 use crate::event::{Connect, SessionId};
-use crate::limits::CONNECT_TIMEOUT_SECONDS;
+use crate::limits::{CONNECT_TIMEOUT_SECONDS, TICK_MILLIS};
+use crate::message::Location;
 use crate::outcome::Verb;
 use crate::runtime::clock;
 use crate::runtime::local::{Local, SessionSlot};
@@ -16,6 +17,7 @@ use crate::shard::{Delivery, Next, TlsFacts};
 use crate::smtp::classify::{Failure, FailureKind};
 use crate::smtp::client::{ClientConfig, ClientEvent, Session, Transaction};
 use futures_lite::FutureExt;
+use glommio::timer::sleep;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -149,6 +151,9 @@ impl Carrier {
         let id = self.id;
         let body = match body {
             Some(body) => body,
+            None if !self.has_room_for(location).await => {
+                return self.local.with_shard(|shard, now| shard.handle_aborted(id, token, now));
+            }
             None => match self.local.read_body(envelope.id(), location).await {
                 Ok(body) => body,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -162,6 +167,18 @@ impl Carrier {
             },
         };
         self.pump.client.submit(Transaction { token, envelope, recipients, body }, clock::recent().instant);
+    }
+
+    /// Waits until there is room for a body of the spool beside those that were read back and still are in use: as many as
+    /// there are sessions may be more than all memory. False when a stop comes first.
+    async fn has_room_for(&self, location: Location) -> bool {
+        while !self.local.reader.has_room(location) {
+            if self.local.stopping() {
+                return false;
+            }
+            sleep(Duration::from_millis(TICK_MILLIS)).await;
+        }
+        true
     }
 
     async fn start_tls(&mut self) {

@@ -119,7 +119,7 @@ pub struct Local {
     spools: Vec<(u16, SpoolHandle)>,
     /// Gone once the core has stopped.
     pub(super) log: RefCell<Option<OutcomeLog>>,
-    reader: BodyReader,
+    pub(super) reader: BodyReader,
     dns: DnsClient,
     /// Tells which sockets are ready.
     pub ring: Ring,

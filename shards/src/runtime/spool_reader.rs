@@ -1,17 +1,20 @@
-//! Reads bodies back from segment files, of any spool, on a thread of its own. Never writes.
+//! Reads bodies back from segment files, of any spool, on a thread of its own. Never writes. Counts what it has read as
+//! long as somebody has it.
 
 use super::spool_disk::StopProcessOnPanic;
 use super::spool_file::{Full, spool_directory};
-use crate::limits::{BODY_FILES_IDLE_MS, BODY_FILES_MAX, BODY_READS_MAX, SPOOL_RECORD_BYTES_MAX};
+use crate::limits::{BODY_FILES_IDLE_MS, BODY_FILES_MAX, BODY_READS_MAX, BODY_SMALL_BYTES, SPOOL_RECORD_BYTES_MAX};
 use crate::message::{Body, Location, MessageId};
+use crate::runtime::bodies::BodyBudget;
 use crate::spool::record::{TRAILER_BYTES, trailer_matches};
 use crate::spool::segment::segment_name;
-use bytes::Bytes;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -33,6 +36,11 @@ pub type BodyNotify = Box<dyn Fn(Vec<BodyAnswer>) + Send>;
 /// A thread that reads bodies. Each core has its own.
 pub struct BodyReader {
     requests: Sender<Request>,
+    /// Octets asked for and not read yet.
+    asked: Arc<AtomicU64>,
+    /// What was read, as long as it lives.
+    read: BodyBudget,
+    most: u64,
     thread: JoinHandle<()>,
 }
 
@@ -43,18 +51,28 @@ struct Request {
 }
 
 impl BodyReader {
-    /// Starts the thread.
+    /// Starts the thread. What it reads is to take no more than `most` octets of memory (see [`Self::has_room`]).
     ///
     /// # Errors
     /// The thread could not be started.
-    pub fn start(spool_root: &Path, notify: BodyNotify) -> io::Result<Self> {
+    pub fn start(spool_root: &Path, most: u64, notify: BodyNotify) -> io::Result<Self> {
         let (requests, receiver) = bounded(BODY_READS_MAX);
-        let mut files = Files { root: spool_root.to_path_buf(), open: Vec::new() };
+        let (asked, read) = (Arc::<AtomicU64>::default(), BodyBudget::new(most));
+        let mut files =
+            Files { root: spool_root.to_path_buf(), open: Vec::new(), asked: asked.clone(), read: read.clone() };
         let thread = std::thread::Builder::new().name(String::from("bodies")).spawn(move || {
             let _guard = StopProcessOnPanic("the body reader's thread");
             answer(&receiver, &mut files, &notify);
         })?;
-        Ok(Self { requests, thread })
+        Ok(Self { requests, asked, read, most, thread })
+    }
+
+    /// Whether the body there may be read by now: it is small, the first, or fits in beside those that were read and still
+    /// are in use.
+    #[must_use]
+    pub fn has_room(&self, location: Location) -> bool {
+        let taken = self.read.used() + self.asked.load(Ordering::Relaxed);
+        location.length <= BODY_SMALL_BYTES || taken == 0 || taken + u64::from(location.length) <= self.most
     }
 
     /// Asks for a body; answered through the callback. Does not wait.
@@ -62,7 +80,12 @@ impl BodyReader {
     /// # Errors
     /// [`Full`]: ask again later.
     pub fn request(&self, token: u64, id: MessageId, location: Location) -> Result<(), Full<()>> {
-        self.requests.try_send(Request { token, id, location }).map_err(|_| Full(()))
+        let octets = u64::from(location.length);
+        self.asked.fetch_add(octets, Ordering::Relaxed);
+        self.requests.try_send(Request { token, id, location }).map_err(|_| {
+            self.asked.fetch_sub(octets, Ordering::Relaxed);
+            Full(())
+        })
     }
 
     /// Answers what was asked and ends the thread. Waits for that.
@@ -91,7 +114,10 @@ fn answer(requests: &Receiver<Request>, files: &mut Files, notify: &BodyNotify) 
         let mut octets = 0;
         let mut next = Some(first);
         while let Some(Request { token, id, location }) = next {
-            answers.push(BodyAnswer { token, id, body: files.read(id, location) });
+            let body = files.read(id, location);
+            // It counts as read by now.
+            files.asked.fetch_sub(u64::from(location.length), Ordering::Relaxed);
+            answers.push(BodyAnswer { token, id, body });
             octets += location.length as usize;
             next = if octets < ANSWER_BYTES { requests.try_recv().ok() } else { None };
         }
@@ -103,6 +129,8 @@ fn answer(requests: &Receiver<Request>, files: &mut Files, notify: &BodyNotify) 
 struct Files {
     root: PathBuf,
     open: Vec<((u16, u32), File)>,
+    asked: Arc<AtomicU64>,
+    read: BodyBudget,
 }
 
 impl Files {
@@ -120,7 +148,7 @@ impl Files {
         if !trailer_matches(trailer, id, body) {
             return Err(invalid(id, location));
         }
-        let mut body = Bytes::from(octets);
+        let mut body = self.read.count(octets);
         body.truncate(length);
         Ok(body)
     }
