@@ -215,6 +215,10 @@ pub const ASKS_MAX: usize = 64;
 /// Flushes that are kept for mail of earlier runs which is not in the queue yet; a further one is answered `Busy`.
 pub const FLUSHES_KEPT_MAX: usize = 64;
 
+/// Entries that a rule holds by themselves are gone through for those that have ended when there are twice as many as were
+/// left the last time, or as these.
+pub const HELD_ENTRIES_KEPT: usize = 1024;
+
 /// Entries that a tick looks at for a question.
 pub const ASK_ENTRIES_PER_TICK: usize = 4096;
 

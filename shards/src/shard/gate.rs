@@ -259,7 +259,9 @@ impl Shard {
             if self.queue.entry(held).state == State::Ready {
                 let at = self.queue.entry(held).place;
                 self.queue.hold(held);
-                self.held.entry(rule).or_default().entries.push((held, at));
+                let queue = &self.queue;
+                let is_held = |id, place| queue.entry_at(id, place).is_some_and(|entry| entry.state == State::Held);
+                self.held.entry(rule).or_default().keep(held, at, is_held);
             }
         }
         if !parts.later.is_empty() {

@@ -6,7 +6,7 @@ use super::gate::{Fate, Judgement, is_blank};
 use super::settle::Attempt;
 use super::site::{Route, SiteId};
 use super::way::{Ways, closes_ways};
-use crate::limits::SWEEP_ENTRIES_PER_TICK;
+use crate::limits::{HELD_ENTRIES_KEPT, SWEEP_ENTRIES_PER_TICK};
 use crate::path::Member;
 use crate::queue::{BucketId, DestinationId, EntryId, State};
 use crate::rules::{Change, Fields, Moment, PathFacts, Phase, Rule, Transition, Update};
@@ -22,10 +22,24 @@ use std::sync::Arc;
 pub(super) struct Held {
     /// Whole buckets, as long as they are there.
     pub buckets: BTreeSet<BucketId>,
-    /// Single entries, with their places.
+    /// Single entries, with their places; some may have ended since.
     pub entries: Vec<(EntryId, u64)>,
+    /// How many entries there were when those that had ended were last left out.
+    left: usize,
     /// Most sessions that a site of its buckets had when one was held.
     pub sessions: u32,
+}
+
+impl Held {
+    /// One entry more. Now and then those go that are not held any more: a pause of a tag may hold mail for months that expires
+    /// in days.
+    pub fn keep(&mut self, id: EntryId, place: u64, is_held: impl Fn(EntryId, u64) -> bool) {
+        if self.entries.len() >= 2 * self.left.max(HELD_ENTRIES_KEPT) {
+            self.entries.retain(|(id, place)| is_held(*id, *place));
+            self.left = self.entries.len();
+        }
+        self.entries.push((id, place));
+    }
 }
 
 /// All ready entries of a destination, or some of them, share a failure.
@@ -348,5 +362,28 @@ impl Shard {
         } else {
             None
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Held;
+    use crate::limits::HELD_ENTRIES_KEPT;
+    use crate::queue::EntryId;
+
+    #[test]
+    fn entries_that_have_ended_do_not_pile_up_under_the_rule_that_held_them() {
+        let (mut held, mut most) = (Held::default(), 0);
+        for number in 0..100_000_u32 {
+            // The last thousand are held, each tenth for good.
+            let is_held = |id: EntryId, _| id.0 % 10 == 0 || id.0 + 1000 > number;
+            held.keep(EntryId(number), 7, is_held);
+            let really = number as usize / 10 + 1000;
+            most = most.max(held.entries.len() * 100 / really);
+        }
+        assert!(most <= 230, "{most} in a hundred");
+        assert!(held.entries.len() <= 2 * (10_000 + HELD_ENTRIES_KEPT));
+        let for_good = held.entries.iter().filter(|(id, place)| id.0 % 10 == 0 && *place == 7).count();
+        assert_eq!(for_good, 10_000, "none is left out that is held");
     }
 }
