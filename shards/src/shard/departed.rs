@@ -72,7 +72,9 @@ impl Shard {
             }
             Change::Suppress { .. } => return,
         };
-        if let Some(rule) = going.filter(|rule| !stays && in_force(rule)).cloned() {
+        // One that is over may be taken away before the next tick comes to its end.
+        let was_in_force = |rule: &Rule| in_force(rule) || self.rules.was_in_force(&rule.id);
+        if let Some(rule) = going.filter(|rule| !stays && was_in_force(rule)).cloned() {
             self.departed.keep_rule(&rule, now.utc);
         }
     }

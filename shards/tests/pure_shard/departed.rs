@@ -114,3 +114,17 @@ fn whatever_ends_mail_at_once_is_kept_however_it_goes_and_nothing_else() {
     of_two.sort_unstable_by_key(|kind| format!("{kind:?}"));
     assert_eq!(of_two, [Delivery, Suppression], "each recipient by itself");
 }
+
+/// Whoever keeps the rules takes one away that is over, which may be before a shard's tick comes to its end.
+#[test]
+fn a_rule_that_goes_between_its_end_and_the_next_tick_is_kept() {
+    let mut world = world();
+    let validity = Validity::between(world.now.utc, world.now.utc.after(seconds(1)));
+    world.put(Rule { validity, ..rule("short", bounce(), domain("a.test")) });
+    world.run(Duration::from_millis(900));
+    world.now = world.now.after(Duration::from_millis(200));
+    remove(&mut world, "short");
+    let on_its_way = post(&mut world, EARLIER, &["r@a.test"], "x");
+    world.run(seconds(5));
+    assert_eq!(kinds(&world, on_its_way), [AdminBounce]);
+}
