@@ -376,14 +376,14 @@ mod tests {
         let (mut held, mut most) = (Held::default(), 0);
         for number in 0..100_000_u32 {
             // The last thousand are held, each tenth for good.
-            let is_held = |id: EntryId, _| id.0 % 10 == 0 || id.0 + 1000 > number;
+            let is_held = |id: EntryId, _| id.0.is_multiple_of(10) || id.0 + 1000 > number;
             held.keep(EntryId(number), 7, is_held);
             let really = number as usize / 10 + 1000;
             most = most.max(held.entries.len() * 100 / really);
         }
         assert!(most <= 230, "{most} in a hundred");
         assert!(held.entries.len() <= 2 * (10_000 + HELD_ENTRIES_KEPT));
-        let for_good = held.entries.iter().filter(|(id, place)| id.0 % 10 == 0 && *place == 7).count();
+        let for_good = held.entries.iter().filter(|(id, place)| id.0.is_multiple_of(10) && *place == 7).count();
         assert_eq!(for_good, 10_000, "none is left out that is held");
     }
 }
