@@ -3,7 +3,7 @@
 //! nothing that `waiting` or `fence` decide.
 
 use super::calls::Calls;
-use super::etcd::Lease;
+use super::etcd::{Header, Lease};
 use super::fence::{Fence, Gate};
 use super::record::{Run, Said};
 use super::waiting::{Member, Name, Waiting, Word};
@@ -26,6 +26,22 @@ const CHANGES_ON_THE_WAY_MAX: usize = 40_000;
 /// Words by which a node's clock is judged. What took long on its way makes a clock look late, never early: the least
 /// late of a few is near the truth.
 const CLOCK_WORDS: usize = 5;
+
+/// Which etcd is followed, and up to where it was heard.
+#[derive(Clone, Copy, Debug)]
+pub struct Followed {
+    cluster_id: Option<u64>,
+    seen: Revision,
+}
+
+impl Followed {
+    /// Whether an answer that came later is that of this etcd. Another one, or one that was restored from a backup, may
+    /// have taken its place a moment ago; what was written there (`wrote`) seems older than what is in force everywhere.
+    #[must_use]
+    pub fn answers(self, header: &Header, wrote: bool) -> bool {
+        self.cluster_id.is_none_or(|id| id == header.cluster_id) && header.revision >= self.seen + Revision::from(wrote)
+    }
+}
 
 /// How it is with the link to etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -381,6 +397,12 @@ impl State {
     #[must_use]
     pub fn seen(&self) -> Revision {
         self.seen
+    }
+
+    /// By what an answer of etcd is known to be of the one that is followed.
+    #[must_use]
+    pub fn followed(&self) -> Followed {
+        Followed { cluster_id: self.cluster_id, seen: self.seen }
     }
 
     fn progress(&mut self) {

@@ -2,7 +2,7 @@
 //! count with it. A thread of its own, so that a lease is renewed in time whatever else etcd is slow with.
 
 use super::board::{Board, Link, State};
-use super::etcd::{Answer, Compare, Etcd, EtcdError, Lease, Op, Txn};
+use super::etcd::{Answer, Compare, Etcd, EtcdError, Header, KeyValue, Lease, Op, Txn};
 use super::fence::{Fence, Why};
 use super::follow::member as announced;
 use super::record::{Keys, Run, Said, read_said, write_member, write_said};
@@ -159,27 +159,32 @@ impl Presence {
         }
     }
 
-    /// Says that this node runs. From that revision on, the others count with it.
-    fn announce(&mut self, lease: Lease) -> Result<Revision, String> {
-        let failed = |error: EtcdError| format!("this node cannot announce itself: {error}");
-        let (member_key, word_key) = (self.keys.member(&self.node), self.keys.word(&self.node));
-        let read = |key: &[u8]| Op::Range { from: key.to_vec(), end: Vec::new(), limit: 1 };
-        let both = Txn { success: vec![read(&member_key), read(&word_key)], ..Txn::default() };
-        let (place, seen) = self.board.with(|state| (state.cluster_id, state.seen()));
-        let read = self.etcd.txn(&both, self.ttl / 3).map_err(failed)?;
-        if place.is_some_and(|place| place != read.header.cluster_id) || read.header.revision < seen {
-            return Err("etcd is another one than this engine follows, or was restored from a backup".to_owned());
-        }
+    /// The announcement and the word in this node's name, where there are any.
+    fn read_own(&self, within: Duration) -> Result<(Header, Option<KeyValue>, Option<KeyValue>), EtcdError> {
+        let read = |from: Vec<u8>| Op::Range { from, end: Vec::new(), limit: 1 };
+        let both = vec![read(self.keys.member(&self.node)), read(self.keys.word(&self.node))];
+        let read = self.etcd.txn(&Txn { success: both, ..Txn::default() }, within)?;
         let mut pages = read.answers.into_iter().map(|answer| match answer {
             Answer::Range(page) => page.kvs.into_iter().next(),
             Answer::Put | Answer::Deleted(_) => None,
         });
-        let known = pages.next().flatten();
+        Ok((read.header, pages.next().flatten(), pages.next().flatten()))
+    }
+
+    /// Says that this node runs. From that revision on, the others count with it.
+    fn announce(&mut self, lease: Lease) -> Result<Revision, String> {
+        let failed = |error: EtcdError| format!("this node cannot announce itself: {error}");
+        let (member_key, word_key) = (self.keys.member(&self.node), self.keys.word(&self.node));
+        let followed = self.board.with(|state| state.followed());
+        let (header, known, word) = self.read_own(self.ttl / 3).map_err(failed)?;
+        if !followed.answers(&header, false) {
+            return Err("etcd is another one than this engine follows, or was restored from a backup".to_owned());
+        }
         if known.as_ref().map(announced).is_some_and(|known| known.running && known.uuid != self.run.uuid) {
             return Err(format!("another engine has announced itself under the name {:?}", self.node));
         }
         let known = known.map_or(0, |member| member.mod_revision);
-        let other = pages.next().flatten().and_then(|word| read_said(&word.value).ok()).map(|said| said.run);
+        let other = word.and_then(|word| read_said(&word.value).ok()).map(|said| said.run);
         let other = other.filter(|other| other.id != self.run.id || other.uuid != self.run.uuid);
         if let Some(other) = other {
             if other.uuid != self.run.uuid {
@@ -297,19 +302,12 @@ impl Presence {
     fn say_stopped(&self, applied: Revision, deadline: Instant) -> Result<(), EtcdError> {
         let within = || deadline.since(clock::now().instant).max(AGAIN_AFTER);
         let (member_key, word_key) = (self.keys.member(&self.node), self.keys.word(&self.node));
-        let read = |key: &[u8]| Op::Range { from: key.to_vec(), end: Vec::new(), limit: 1 };
-        let both = Txn { success: vec![read(&member_key), read(&word_key)], ..Txn::default() };
         for _ in 0..FAREWELLS {
             // Nothing is asked yet but how it is.
-            let known = self.etcd.txn(&both, within() / 2).map_err(|error| match error {
+            let (_, member, word) = self.read_own(within() / 2).map_err(|error| match error {
                 EtcdError::Unknown(why) => EtcdError::Unreachable(why),
                 error => error,
             })?;
-            let mut pages = known.answers.into_iter().map(|answer| match answer {
-                Answer::Range(page) => page.kvs.into_iter().next(),
-                Answer::Put | Answer::Deleted(_) => None,
-            });
-            let (member, word) = (pages.next().flatten(), pages.next().flatten());
             // Forgotten, or the name is another engine's: nobody waits for this one.
             let Some(member) = member.filter(|kv| announced(kv).uuid == self.run.uuid) else { return Ok(()) };
             let speaks = word.and_then(|word| read_said(&word.value).ok()).map(|said| said.run);

@@ -2,7 +2,7 @@
 //! condition that etcd knows the same. Where it does not, this node first hears what it has missed. The threads here
 //! wait for etcd; whoever asked waits for the board.
 
-use super::board::{Board, Link};
+use super::board::{Board, Followed, Link};
 use super::calls::unknown;
 use super::etcd::{Compare, Etcd, EtcdError, Header, Op, Txn, TxnAnswer};
 use super::record::{Keys, rule_key, write_by, write_entry, write_pool};
@@ -118,9 +118,9 @@ impl Writer {
                 Plan::Nothing if looked => return Ok((Written::Nothing, Changed::default())),
                 Plan::Nothing => {
                     // Only etcd knows that there is nothing.
-                    let known = self.known();
+                    let followed = self.followed();
                     let now = self.etcd.range(&self.keys.by(), &[], None, 1).map_err(|error| failure(&error))?;
-                    follows_on(known, &now.header, false)?;
+                    check(followed, &now.header, false)?;
                     self.catch_up(now.header.revision, order)?;
                     looked = true;
                 }
@@ -163,14 +163,13 @@ impl Writer {
 
     /// Writes into the etcd that this node follows.
     fn commit(&self, txn: &Txn, order: &Order) -> Result<TxnAnswer, Failure> {
-        let known = self.known();
+        let followed = self.followed();
         let answer = self.etcd.txn(txn, left(order)).map_err(|error| failure(&error))?;
-        follows_on(known, &answer.header, answer.succeeded).map(|()| answer)
+        check(followed, &answer.header, answer.succeeded).map(|()| answer)
     }
 
-    /// Which etcd is followed, and up to where it was heard.
-    fn known(&self) -> (Option<u64>, Revision) {
-        self.board.with(|state| (state.cluster_id, state.seen()))
+    fn followed(&self) -> Followed {
+        self.board.with(|state| state.followed())
     }
 
     /// Waits until this node has everything up to a revision.
@@ -322,12 +321,9 @@ impl Writer {
     }
 }
 
-/// Whether an answer is that of the etcd from which everything up to the revision was heard: another one, or one that was
-/// restored from a backup, may have taken its place a moment ago. What is written there seems older than what is in force
-/// everywhere, and is in force nowhere.
-fn follows_on((place, seen): (Option<u64>, Revision), header: &Header, wrote: bool) -> Result<(), Failure> {
-    let is_same = place.is_none_or(|place| place == header.cluster_id);
-    if is_same && header.revision >= seen + Revision::from(wrote) {
+/// Whether an answer is that of the etcd which is followed. What is written into another one is in force nowhere.
+fn check(followed: Followed, header: &Header, wrote: bool) -> Result<(), Failure> {
+    if followed.answers(header, wrote) {
         return Ok(());
     }
     let why = "etcd is another one than this engine follows, or was restored from a backup (`mailrace cluster` tells)";
