@@ -13,12 +13,11 @@ fn pause(tag: &str) -> Value {
     json!({"tag": tag, "cluster": true})
 }
 
-#[test]
-fn a_copy_of_a_data_directory_delivers_nothing_and_names_the_engine_that_it_is_a_copy_of() {
-    let mut cluster = Cluster::with(2, |_, config| config);
-    cluster.nodes[0].api().post("/v1/pauses", &pause("kept"));
+/// Runs a copy of the second node's data directory, as the third node, under the name of that number. It is refused, and
+/// names the process that it is a copy of, as this does.
+fn run_copy(cluster: &mut Cluster, number: usize) -> String {
     cluster.nodes[1].engine.kill();
-    let copy = Node::prepare(&cluster.etcd, 1, |config| config);
+    let copy = Node::prepare(&cluster.etcd, number, |config| config);
     copy_directory(&cluster.nodes[1].engine.data(), &copy.engine.data());
     cluster.nodes.push(copy);
     cluster.nodes[1].engine.run();
@@ -26,11 +25,20 @@ fn a_copy_of_a_data_directory_delivers_nothing_and_names_the_engine_that_it_is_a
     // The others see the first one live, and so does etcd; now the copy comes.
     cluster.nodes[0].await_sees("node-1", "live");
     cluster.nodes[2].engine.run();
-    let [other, original, copy] = &cluster.nodes[..] else { unreachable!("three") };
+    let [_, original, copy] = &cluster.nodes[..] else { unreachable!("three") };
     copy.await_link("refused");
     let (view, place) = (copy.view(), format!("process {}", original.engine.id()));
     let why = view["why"].as_str().unwrap();
     assert!(why.contains("copy of this data directory") && why.contains(&place), "{why}");
+    place
+}
+
+#[test]
+fn a_copy_of_a_data_directory_delivers_nothing_and_names_the_engine_that_it_is_a_copy_of() {
+    let mut cluster = Cluster::with(2, |_, config| config);
+    cluster.nodes[0].api().post("/v1/pauses", &pause("kept"));
+    let place = run_copy(&mut cluster, 1);
+    let [other, original, copy] = &cluster.nodes[..] else { unreachable!("three") };
     copy.send("one@copy.example", "");
     until("it is held", || copy.in_state("copy.example", "held").len() == 1);
     assert!(copy.engine.stderr().contains(&place), "{}", copy.engine.stderr());
@@ -233,19 +241,8 @@ fn a_copy_that_was_given_another_name_is_a_copy_all_the_same() {
     cluster.nodes[1].api().post("/v1/pauses", &json!({"domain": "both.example"}));
     cluster.nodes[1].send("one@both.example", "");
     until("it waits", || cluster.nodes[1].in_state("both.example", "held").len() == 1);
-    cluster.nodes[1].engine.kill();
-    let copy = Node::prepare(&cluster.etcd, 2, |config| config);
-    copy_directory(&cluster.nodes[1].engine.data(), &copy.engine.data());
-    cluster.nodes.push(copy);
-    cluster.nodes[1].engine.run();
-    cluster.nodes[1].await_link("following");
-    cluster.nodes[0].await_sees("node-1", "live");
-    cluster.nodes[2].engine.run();
+    run_copy(&mut cluster, 2);
     let [other, original, copy] = &cluster.nodes[..] else { unreachable!("three") };
-    copy.await_link("refused");
-    let (view, place) = (copy.view(), format!("process {}", original.engine.id()));
-    let why = view["why"].as_str().unwrap();
-    assert!(why.contains("copy of this data directory") && why.contains(&place), "{why}");
     copy.send("two@free.example", "");
     until("it is held", || copy.in_state("free.example", "held").len() == 1);
     assert_eq!(other.post("/v1/pauses", &pause("without-it")).status, 200);

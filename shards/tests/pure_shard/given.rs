@@ -6,7 +6,7 @@ mod sample;
 use mailrace_shards::event::{Host, Resolved};
 use mailrace_shards::outcome::{EnhancedCode, Response, Verb};
 use mailrace_shards::rules::{Answer, Kind, Rule, Scope, Validity};
-use mailrace_shards::settings::{RetrySettings, Settings, SmtpSettings};
+use mailrace_shards::settings::{RetrySettings, Settings, SmtpSettings, SourceSettings};
 use mailrace_shards::smtp::classify::{Failure, FailureKind};
 use mailrace_shards::time::Instant;
 use std::net::SocketAddr;
@@ -47,6 +47,16 @@ pub fn own(kind: FailureKind, verb: Verb) -> Failure {
 /// An address of a host, by number.
 pub fn peer(number: u8) -> SocketAddr {
     SocketAddr::from(([198, 51, 100, number], 25))
+}
+
+/// The source that sends from 192.0.2.`number`.
+pub fn source(number: u8) -> SourceSettings {
+    SourceSettings {
+        name: format!("ip-{number}").into(),
+        address: Some([192, 0, 2, number].into()),
+        address_v6: None,
+        ehlo: format!("ip-{number}").into(),
+    }
 }
 
 /// All of one domain.

@@ -1,6 +1,6 @@
 //! Hosts that fail, sites that recover, and connections that are kept, shared and closed.
 
-use crate::world::{Behaviour, World, domain, own, peer, reply, rule, seconds, settings, site};
+use crate::world::{Behaviour, World, domain, own, peer, reply, rule, seconds, settings, site, source};
 use mailrace_shards::event::Lookup;
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::RecordType::{Bounce, Delivery, TransientFailure};
@@ -15,15 +15,6 @@ use std::time::Duration;
 
 fn refused() -> Failure {
     own(FailureKind::ConnectRefused, Verb::Connect)
-}
-
-fn source(number: u8) -> SourceSettings {
-    SourceSettings {
-        name: format!("ip-{number}").into(),
-        address: Some([192, 0, 2, number].into()),
-        address_v6: None,
-        ehlo: format!("ip-{number}").into(),
-    }
 }
 
 fn pool(name: &str, sources: &[(usize, u32)]) -> PoolSettings {

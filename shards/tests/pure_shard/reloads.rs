@@ -1,23 +1,14 @@
 //! Settings that are taken over while mail waits and connections stand.
 
 use crate::limits::with;
-use crate::world::{Behaviour, World, domain, own, peer, rule, seconds, settings};
+use crate::world::{Behaviour, World, domain, own, peer, rule, seconds, settings, source};
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::RecordType::{Delivery, TransientFailure};
 use mailrace_shards::outcome::Verb;
 use mailrace_shards::rules::{Change, Kind, Scope};
-use mailrace_shards::settings::{LimitPer, LimitSettings, PoolSettings, Settings, SourceSettings};
+use mailrace_shards::settings::{LimitPer, LimitSettings, PoolSettings, Settings};
 use mailrace_shards::smtp::classify::FailureKind;
 use std::sync::Arc;
-
-fn source(number: u8) -> SourceSettings {
-    SourceSettings {
-        name: format!("ip-{number}").into(),
-        address: Some([192, 0, 2, number].into()),
-        address_v6: None,
-        ehlo: format!("ip-{number}").into(),
-    }
-}
 
 /// Two sources, and pools of them by their places.
 fn with_pools(pools: &[(&str, &[usize])]) -> Settings {

@@ -1,25 +1,16 @@
 //! Rules that close some ways of mail while its other ways are down: what has no way left by both together has made
 //! its attempt, and mail that the rules leave alone is not charged for it.
 
-use crate::world::{Behaviour, World, own, peer, rule, seconds, settings};
+use crate::world::{Behaviour, World, own, peer, rule, seconds, settings, source};
 use mailrace_shards::message::Extras;
 use mailrace_shards::outcome::RecordType::{AdminBounce, Delivery, TransientFailure};
 use mailrace_shards::outcome::Verb;
 use mailrace_shards::rules::{Answer, Change, Kind, Rule, Scope, Validity};
-use mailrace_shards::settings::{PoolSettings, Settings, SourceSettings};
+use mailrace_shards::settings::{PoolSettings, Settings};
 use mailrace_shards::smtp::classify::FailureKind;
 use std::time::Duration;
 
 const SOURCES: u8 = 4;
-
-fn source(number: u8) -> SourceSettings {
-    SourceSettings {
-        name: format!("ip-{number}").into(),
-        address: Some([192, 0, 2, number].into()),
-        address_v6: None,
-        ehlo: format!("ip-{number}").into(),
-    }
-}
 
 /// Some sources in one pool; all mail goes to one host.
 fn world(sources: u8) -> World {

@@ -1,7 +1,7 @@
 //! A small world round one or more shards: a clock that only the test moves, a resolver, hosts that behave as they
 //! are told, a log that syncs when it is let, and the mail lanes between the cores.
 
-pub use crate::given::{answer, domain, own, peer, reply, rule, seconds, settings, site};
+pub use crate::given::{answer, domain, own, peer, reply, rule, seconds, settings, site, source};
 use mailrace_shards::event::{Answer, Command, Connect, Lookup, Mail, Question, ReplyTo, Resolved, SessionId};
 use mailrace_shards::limits::TICK_MILLIS;
 use mailrace_shards::message::{Body, ContentFlags, CoreId, Envelope, Extras, Location, MessageId};
