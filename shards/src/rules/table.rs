@@ -154,13 +154,17 @@ impl RuleTable {
     /// The rule with this id.
     #[must_use]
     pub fn rule(&self, id: &str) -> Option<&Arc<Rule>> {
-        self.by_id.find(self.key.fast(id.as_bytes()), |kept| *kept.rule.id == *id).map(|kept| &kept.rule)
+        self.kept(id).map(|kept| &kept.rule)
+    }
+
+    fn kept(&self, id: &str) -> Option<&Kept> {
+        self.by_id.find(self.key.fast(id.as_bytes()), |kept| *kept.rule.id == *id)
     }
 
     /// Whether the rule with this id was in force when time was last looked at here; it may be over by now.
     #[must_use]
     pub fn was_in_force(&self, id: &str) -> bool {
-        self.by_id.find(self.key.fast(id.as_bytes()), |kept| *kept.rule.id == *id).is_some_and(|kept| kept.in_force)
+        self.kept(id).is_some_and(|kept| kept.in_force)
     }
 
     /// Applies an update as a whole.

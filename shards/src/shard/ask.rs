@@ -4,7 +4,7 @@
 
 use super::Shard;
 use super::count::Counts;
-use super::rule_counts::RuleCounting;
+use super::rule_counts::{RuleCounting, earlier};
 use super::site::Route;
 use crate::event::{Answer, Coverage, MessageFilter, MessageView, Question, ReplyTo, Waits};
 use crate::limits::ASK_DESTINATIONS_AT_ONCE;
@@ -64,18 +64,19 @@ impl Shard {
             Question::RuleCounts(ids) => {
                 let counting = self.count_rules(ids);
                 if counting.needs_walk() {
-                    return self.begin_walk(question, reply, now);
+                    return self.begin_walk(question, Some(counting), reply, now);
                 }
                 Answer::RuleCounts(counting.finish(true))
             }
             Question::Covered { .. } | Question::Messages { .. } | Question::Flush { .. } | Question::Queues => {
-                return self.begin_walk(question, reply, now);
+                return self.begin_walk(question, None, reply, now);
             }
         };
         reply.send(answer);
     }
 
-    fn begin_walk(&mut self, mut question: Question, reply: ReplyTo<Answer>, now: Now) {
+    /// `rules` is what is known at once of those that are asked for.
+    fn begin_walk(&mut self, mut question: Question, rules: Option<RuleCounting>, reply: ReplyTo<Answer>, now: Now) {
         let full = self.asks.open.len() >= ASKS_MAX;
         if full && !matches!(question, Question::Covered { .. } | Question::RuleCounts(_)) {
             return reply.send(Answer::Busy);
@@ -83,12 +84,8 @@ impl Shard {
         let mut coverage = Coverage::default();
         let mut in_flight_by_queue = HashMap::new();
         let (mut at_least, mut within) = (0, Duration::from_millis(ASK_MILLIS));
-        let mut rules = None;
         match &mut question {
-            Question::RuleCounts(ids) => {
-                rules = Some(self.count_rules(ids));
-                within = Duration::from_millis(ASK_RULES_MILLIS);
-            }
+            Question::RuleCounts(_) => within = Duration::from_millis(ASK_RULES_MILLIS),
             Question::Covered { scope, within: wanted } => {
                 in_flight_by_queue = self.in_flight(scope);
                 *scope = of_queued(scope);
@@ -249,8 +246,7 @@ impl Shard {
                 count.matched += recipients;
                 ask.coverage.matched += recipients;
                 ask.coverage.held += if held { recipients } else { 0 };
-                let first = ask.coverage.first_expiry.map_or(entry.expires, |at| at.min(entry.expires));
-                ask.coverage.first_expiry = Some(first);
+                ask.coverage.first_expiry = earlier(ask.coverage.first_expiry, entry.expires);
             }
             Question::Messages { filter, limit } => {
                 // Entries come in no order. Of a list in pages none may be left out, so each has the next by id.

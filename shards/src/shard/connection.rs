@@ -354,7 +354,7 @@ impl Shard {
         let session = self.sessions.remove(id.0 as usize);
         let path = self.sites.path_mut(session.path);
         path.leave(session.share);
-        if session.waits() || session.phase == Phase::Opening {
+        if !session.stands() {
             path.opened(session.share);
         }
         if session.permit != PermitId::UNLIMITED {

@@ -55,7 +55,8 @@ impl RuleCounting {
     }
 }
 
-fn earlier(known: Option<Timestamp>, at: Timestamp) -> Option<Timestamp> {
+/// The earlier of what is known and another.
+pub(super) fn earlier(known: Option<Timestamp>, at: Timestamp) -> Option<Timestamp> {
     Some(known.map_or(at, |known| known.min(at)))
 }
 

@@ -104,6 +104,11 @@ impl Session {
         matches!(self.phase, Phase::AwaitingPermit | Phase::InLine)
     }
 
+    /// Whether its connection stands: it was greeted.
+    pub fn stands(&self) -> bool {
+        !self.waits() && self.phase != Phase::Opening
+    }
+
     /// Whether it takes no further message. One that is recalled still takes its first.
     pub fn retiring(&self) -> bool {
         self.recalled && self.messages > 0 || self.phase == Phase::Finishing

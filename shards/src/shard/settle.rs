@@ -182,7 +182,7 @@ impl Shard {
 
     /// The message's time ran out.
     pub(super) fn expire(&mut self, id: EntryId, now: Now) {
-        self.counters.expired += self.queue.entry(id).recipients.to_list().len() as u64;
+        self.counters.expired += self.queue.entry(id).recipients.len() as u64;
         let response = Response {
             code: 551,
             enhanced: Some(EnhancedCode { class: 5, subject: 4, detail: 7 }),

@@ -194,7 +194,7 @@ impl Shard {
                 self.departed.keep_rule(&rule, now.utc);
             }
             match phase {
-                Phase::Began if rule.kind.record().is_some() && !rule.waits_for_attempt() => self.scan(),
+                Phase::Began if rule.ends_at_once() => self.scan(),
                 Phase::Began if rule.waits_for_attempt() => self.let_go_all(now),
                 Phase::Began => {}
                 Phase::Lapsed | Phase::Ended if closes_ways(&rule) => self.let_go_all(now),

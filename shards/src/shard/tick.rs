@@ -190,8 +190,7 @@ impl Shard {
     /// Sessions that a stop waits for: those whose connection stands. Nothing is lost with the others.
     #[must_use]
     pub fn working_sessions(&self) -> usize {
-        let stands = |session: &Session| !session.waits() && session.phase != Phase::Opening;
-        self.sessions.iter().filter(|(_, session)| stands(session)).count()
+        self.sessions.iter().filter(|(_, session)| session.stands()).count()
     }
 
     /// New settings. Open sessions go on as they were made; everything chosen later follows the new ones. What waits for
